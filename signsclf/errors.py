@@ -1,0 +1,39 @@
+"""Errors that a user can mend. Each message is one line: what was wrong, what would be right, what to do."""
+
+from __future__ import annotations
+
+
+class SignsclfError(Exception):
+    """Base of every error that signsclf raises on purpose.
+
+    Attributes:
+        exit_code: what the command line exits with: 1 for trouble found, 2 for wrong use.
+    """
+
+    exit_code = 2
+
+
+class SourceError(SignsclfError):
+    """The source of images cannot be used: not there, empty, of no known layout, or inconsistent."""
+
+
+class BadImageError(SignsclfError):
+    """An image cannot be read: truncated, not an image, too large, or of a kind that is refused."""
+
+    exit_code = 1
+
+
+class ModelError(SignsclfError):
+    """A model folder, checkpoint or weights file is missing, damaged, unknown or does not fit."""
+
+
+class GateError(SignsclfError):
+    """A check that guards a result was not passed, so nothing was written."""
+
+    exit_code = 1
+
+
+class DownloadError(SignsclfError):
+    """A download failed, or what came is not what was asked for."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""From probabilities and targets to figures, tables and pictures."""
