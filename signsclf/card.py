@@ -1,0 +1,140 @@
+"""The model card: README.md of a model folder, written from its figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from signsclf import modelfolder
+from signsclf.judging.canvas import write_whole
+from signsclf.judging.metrics import Report
+
+_WEAKEST = 8
+
+
+def write_card(folder: Path, config: modelfolder.Config, report: Report | None) -> None:
+    """Writes README.md from config.json's values and, for the weakest classes, the validation report."""
+    write_whole(folder / modelfolder.CARD, render(config, report).encode())
+
+
+def render(config: modelfolder.Config, report: Report | None) -> str:
+    """The card as Markdown."""
+    figures = config.figures
+    training = figures.get("training") or {}
+    side = config.input_size[0]
+    lines = [
+        f"# {config.architecture}, {len(config.classes)} classes",
+        "",
+        f"An image classifier made by [signsclf](https://pypi.org/project/signsclf/) {config.versions['signsclf']}.",
+        "",
+        "## What it was trained on",
+        "",
+        f"- {training.get('n', 0):,} images of {len(config.classes)} classes, source `{training.get('source', '')}`",
+        f"- data fingerprint `{config.fingerprint[:16]}…` (whole in config.json)",
+        f"- classes: {', '.join(_escape(name) for name in config.classes[:60])}"
+        + (f" and {len(config.classes) - 60} more" if len(config.classes) > 60 else ""),
+        "- images: whole, squashed to "
+        + f"{side}×{side} px"
+        + ("; **expects crops to the object's box**" if config.crop == "roi" else ""),
+        "",
+        "## How",
+        "",
+        *_recipe(config.recipe, training),
+        "",
+        "## Figures",
+        "",
+        *_figures(figures.get("valid"), report),
+        "",
+        "## How sure it is",
+        "",
+        *_calibration(config),
+        "",
+        "## What it is not for",
+        "",
+        "- Images of other things: it answers with one of its classes all the same. Look at `accepted`.",
+        "- Decisions on which safety or a person's rights depend, without a test on images from that very place.",
+        "",
+        "## How to load it",
+        "",
+        *_loading(config),
+        "",
+        "## Licence",
+        "",
+        config.licence or "Unknown.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _recipe(recipe: dict[str, Any], training: dict[str, Any]) -> list[str]:
+    named = ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)
+    spent = f"{training.get('epochs', 0)} epochs in {training.get('seconds', 0):,.0f} s"
+    best = training.get("best_epoch")
+    return [f"- {named}", f"- {spent}" + (f"; epoch {best} was the best and is kept" if best else "")]
+
+
+def _figures(valid: dict[str, Any] | None, report: Report | None) -> list[str]:
+    if valid is None:
+        return ["Everything trained: no image was held out, so no figure can be given."]
+    lines = [
+        "From `model.onnx`, on validation images, of which whole groups were held out. The best epoch was chosen on "
+        "them, so figures on other images may be a little lower.",
+        "",
+        f"| | n = {valid['n']:,} |",
+        "| --- | --- |",
+        f"| accuracy | {_percent(valid['accuracy'])} "
+        f"(95 % interval {_percent(valid['accuracy_low'])} to {_percent(valid['accuracy_high'])}) |",
+        f"| top-5 | {_percent(valid['top5'])} |",
+        f"| macro-F1 ({valid['n_classes_present']} classes judged) | {_percent(valid['macro_f1'])} |",
+        f"| balanced accuracy | {_percent(valid['balanced_accuracy'])} |",
+    ]
+    if report is not None:
+        judged = sorted((c for c in report.per_class if c.n), key=lambda c: (c.f1, c.label))
+        weak = [c for c in judged[:_WEAKEST] if c.f1 < 1]
+        lines += ["", "Weakest classes (F1, n): "] if weak else ["", "No class has a mistake."]
+        lines += [f"- {_escape(c.label)}: {_percent(c.f1)}, {c.n}" for c in weak]
+        unjudged = [c.label for c in report.per_class if not c.n]
+        if unjudged:
+            lines += ["", f"Not judged, for want of validation images: {', '.join(map(_escape, unjudged))}."]
+    return lines
+
+
+def _calibration(config: modelfolder.Config) -> list[str]:
+    found = config.figures.get("calibration")
+    if found is None:
+        return ["Not known: that needs validation images of two groups or more. `accepted` is null."]
+    error = "none" if found["accepted_error"] is None else _percent(found["accepted_error"], 2)
+    return [
+        f"- Temperature {config.temperature:.3f}, folded into the last layer. Expected calibration error "
+        f"{_percent(found['ece_before'], 2)} before, {_percent(found['ece_after'], 2)} after.",
+        f"- Accepted from a probability of {config.reject_threshold:.4f} up: {_percent(found['accepted'])} of the "
+        f"images, of which {error} wrong (aimed at {_percent(found['accept_error'], 2)}).",
+        f"- Measured on {found['n']:,} images, each by a fit on the other half of the groups.",
+    ]
+
+
+def _loading(config: modelfolder.Config) -> list[str]:
+    lines = [
+        "```python",
+        "import signsclf",
+        "",
+        'print(signsclf.load("this folder").predict("image.png"))',
+        "```",
+        "",
+        f"Or `model.onnx` in any ONNX Runtime: uint8 RGB (N, {config.input_size[0]}, {config.input_size[1]}, 3) in, "
+        "logits out, labels in the metadata. fastai opens `learner.pkl` (a pickle: it can run code, open it only from "
+        "someone you trust).",
+    ]
+    if "timm" in config.readers:
+        lines.append("`timm.create_model('local-dir:this folder', pretrained=True)` and transformers' pipeline read it.")
+    else:
+        lines.append("timm and transformers do not know this architecture; the other readers do.")
+    return lines
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _escape(text: str) -> str:
+    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in text)

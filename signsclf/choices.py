@@ -1,0 +1,40 @@
+"""Choices that decide no weights, apart from what uses them, so that the command line can name them at no cost."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Layout(str, Enum):
+    """How a source lies on disk."""
+
+    GTSRB = "gtsrb"
+    KAGGLE = "gtsrb-kaggle"
+    FOLDERS = "folders"
+    TABLE = "table"
+    SYNTHETIC = "synthetic"
+
+
+class Part(str, Enum):
+    """Which images of a source are judged."""
+
+    TRAIN = "train"
+    VALID = "valid"
+    TEST = "test"
+
+
+class Format(str, Enum):
+    """How predictions are written."""
+
+    TABLE = "table"
+    JSON = "json"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class Provider(str, Enum):
+    """Where an exported model runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"

@@ -1,0 +1,300 @@
+"""Every source of labelled images as one table, and what there is to say of it.
+
+The table has one row an image and a RangeIndex:
+
+- ``path``: str, an absolute file path with forward slashes, ``ARCHIVE.zip/member``, or ``synthetic:...``;
+- ``label``: str, Unicode NFC;
+- ``split``: "train", "valid", "test" or None. Where a source has training and no validation, some of training
+  is still to be held out;
+- ``group``: str or None, the same for all images of one physical object;
+- ``roi``: (x1, y1, x2, y2) in pixels, inclusive, or None.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image, UnidentifiedImageError
+
+from signsclf import images
+from signsclf.data.gtsrb import CLASS_NAMES
+from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle
+from signsclf.data.layouts import Found, Layout, Row, find_table, read_folders, read_table
+from signsclf.data.tree import TABLE_SUFFIXES, Tree, list_folder, list_zip, relative_name, some
+from signsclf.errors import BadImageError, SourceError
+
+__all__ = ["Layout", "Source", "apply_crop", "describe", "image_size", "read_source"]
+
+_COLUMNS = ("path", "label", "split", "group", "roi")
+_TITLES = {
+    Layout.GTSRB: "official GTSRB",
+    Layout.KAGGLE: "Kaggle's copy of GTSRB",
+    Layout.FOLDERS: "class folders",
+    Layout.TABLE: "table of paths and labels",
+    Layout.SYNTHETIC: "drawn signs",
+}
+_FINDERS = {Layout.GTSRB: find_gtsrb, Layout.KAGGLE: find_kaggle, Layout.TABLE: find_table}
+_NEEDS = {
+    Layout.GTSRB: "Images/CCCCC/GT-CCCCC.csv or Final_Test/Images",
+    Layout.KAGGLE: "Train.csv or Test.csv with the columns Path and ClassId",
+    Layout.TABLE: "a csv or parquet file with the columns path and label",
+}
+_SIZES_READ = 10_000
+"""At 50 to 100 µs an image header, the sizes of this many are known within a second."""
+_SIZES_DRAWN = 100
+"""Drawn signs have no headers: each one looked at is drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Labelled images from one place.
+
+    Attributes:
+        root: absolute path of the folder or archive that was read, or "synthetic".
+        layout: what it was recognised as.
+        table: one row an image; see the module's text.
+        classes: labels in the order of class indices: by ClassId for GTSRB, else in natural order.
+        is_gtsrb: whether the labels are GTSRB's, so that its mirror map applies.
+        notes: what the user should be told, a line each.
+        base: what `relative` cuts: the folder, ending in '/', that the layout lies in below ``root``; or ''.
+        roi_sizes: for each row the (width, height) that its roi is measured on, or None.
+    """
+
+    root: str
+    layout: Layout
+    table: pd.DataFrame
+    classes: tuple[str, ...]
+    is_gtsrb: bool
+    notes: tuple[str, ...] = ()
+    base: str = ""
+    roi_sizes: tuple[tuple[int, int] | None, ...] = ()
+
+    @property
+    def has_roi(self) -> bool:
+        """Whether every image has a box around the object."""
+        return bool(self.table["roi"].notna().all())
+
+    def relative(self, path: str) -> str:
+        """A path as it is called within the layout: the same for an archive and its unpacked files."""
+        if self.layout is Layout.SYNTHETIC:
+            return path
+        mounted = self.layout is Layout.GTSRB
+        return relative_name(path, self.root, mounted).removeprefix(self.base)
+
+
+def read_source(source: str | Path, layout: Layout | None = None) -> Source:
+    """Reads a folder, a .zip archive (in place), a .csv or .parquet table, or "synthetic" for drawn signs.
+
+    Args:
+        source: relative or absolute, ``~`` is expanded. "synthetic" is the keyword, "./synthetic" a path.
+        layout: what the source must be; None recognises it.
+
+    Raises:
+        SourceError: nothing is there, no layout fits, or what is there contradicts itself.
+    """
+    if source == Layout.SYNTHETIC.value or layout is Layout.SYNTHETIC:
+        return _synthetic(source, layout)
+    path = Path(source)
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        raise SourceError(f"{source}: no such user; give the path in full") from error
+    suffix = path.suffix.lower()
+    if not source or not _exists(path):
+        raise SourceError(_not_there(path))
+    if path.is_dir():
+        tree, found = _recognise(list_folder(path), layout)
+    elif suffix == ".zip":
+        tree, found = _recognise(list_zip(path), layout)
+    elif suffix in TABLE_SUFFIXES:
+        if layout not in (None, Layout.TABLE):
+            raise SourceError(f"{path}: a table, so --layout {layout.value} does not fit; leave it out")
+        whole = path.absolute()
+        tree = Tree(whole.parent.as_posix(), False, {whole.name: whole.as_posix()})
+        found = read_table(tree, whole.name)
+    else:
+        what = "one image" if images.is_image_name(path.name) else f"a {suffix or 'plain'} file"
+        raise SourceError(f"{path}: {what}; a source is a folder, a .zip, a .csv or a .parquet file")
+    return _source(tree, found)
+
+
+def apply_crop(source: Source, crop: bool) -> Source:
+    """The source as `--crop roi` wants it (True), or without boxes, so that images are taken whole (False).
+
+    Every image's header is read to see that its box was measured on these very pixels; an unreadable image is
+    left for the decoding to report.
+
+    Raises:
+        SourceError: there are no boxes, or they do not fit the images.
+    """
+    if not crop:
+        return replace(source, table=source.table.assign(roi=None), roi_sizes=(None,) * len(source.table))
+    if without := int(source.table["roi"].isna().sum()):
+        raise SourceError(
+            f"{source.root}: {without:,} of {len(source.table):,} images have no box; leave out --crop roi"
+        )
+    rows = zip(source.table["path"], source.table["roi"], source.roi_sizes, strict=True)
+    for path, (x1, y1, x2, y2), declared in rows:
+        try:
+            width, height = images.size(path)
+        except BadImageError:
+            continue
+        name = source.relative(path)
+        if declared is not None and declared != (width, height):
+            says = f"{name} is {width}×{height} pixels, its csv says {declared[0]}×{declared[1]}"
+            raise SourceError(f"{source.root}: {says}, so its box does not fit; leave out --crop roi")
+        if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
+            box = f"the box {x1},{y1} to {x2},{y2} of {name}"
+            raise SourceError(
+                f"{source.root}: {box} leaves its {width}×{height} pixels; leave out --crop roi"
+            )
+    return source
+
+
+def describe(source: Source) -> list[str]:
+    """Lines for a person: layout, images, classes, splits, tracks, imbalance, sizes in pixels, notes."""
+    table = source.table
+    counts = table["label"].value_counts()
+    commonest, rarest = counts.index[0], counts.index[-1]
+    most, fewest = int(counts.iloc[0]), int(counts.iloc[-1])
+    splits = table["split"].value_counts()
+    unassigned = int(table["split"].isna().sum())
+    parts = [f"{name} {int(splits[name]):,}" for name in ("train", "valid", "test") if name in splits]
+    groups = table["group"].dropna()
+    return [
+        f"layout: {_TITLES[source.layout]} ({source.layout.value})",
+        f"images: {len(table):,}",
+        f"classes: {len(source.classes):,} ({some(source.classes)})",
+        f"splits: {', '.join(parts + [f'unassigned {unassigned:,}'] * bool(unassigned))}",
+        f"tracks: {groups.nunique():,} with {len(groups):,} images" if len(groups) else "tracks: none known",
+        f"imbalance: {most / fewest:.1f} to 1 ({commonest!r} {most:,}, {rarest!r} {fewest:,})",
+        f"sizes: {_sizes(source)}",
+        *(f"note: {note}" for note in source.notes),
+    ]
+
+
+def _recognise(tree: Tree, layout: Layout | None) -> tuple[Tree, Found]:
+    for candidate, find in _FINDERS.items():
+        if layout in (None, candidate):
+            found = find_table(tree, meant=True) if layout is Layout.TABLE else find(tree)
+            if found is not None:
+                return tree, found
+    if not tree.is_archive and not tree.image_names:
+        if len(tree.archives) == 1:
+            return _recognise(list_zip(tree.files[tree.archives[0]]), layout)
+        if tree.archives:
+            which = some(tree.archives)
+            raise SourceError(f"{tree.root}: {len(tree.archives)} archives and no images: {which}; give one")
+    if layout in (None, Layout.FOLDERS):
+        return tree, read_folders(tree)
+    raise SourceError(
+        f"{tree.root}: not of the layout {layout.value}, which needs {_NEEDS[layout]}; leave out --layout"
+    )
+
+
+def _synthetic(source: str | Path, layout: Layout | None) -> Source:
+    if source != Layout.SYNTHETIC.value or layout not in (None, Layout.SYNTHETIC):
+        raise SourceError(
+            f"{source}: drawn signs are the source 'synthetic' and no other; leave out --layout"
+        )
+    # What draws is needed for this source alone.
+    from signsclf.data import synthetic
+
+    table = synthetic.table()
+    sizes = (None,) * len(table)
+    return Source(synthetic.KEYWORD, Layout.SYNTHETIC, table, _classes(table, True), True, roi_sizes=sizes)
+
+
+def _source(tree: Tree, found: Found) -> Source:
+    table = _frame(found.rows)
+    labels = {split: set(part["label"]) for split, part in table.groupby("split")}
+    for split in ("valid", "test"):
+        lacking = sorted(labels.get(split, set()) - labels.get("train", set()), key=_natural)
+        if lacking and "train" in labels:
+            reason = f"{split} has classes that train lacks: {some(lacking)}"
+            raise SourceError(f"{tree.root}: {reason}; add training images of them or take them out")
+    notes = [*tree.notes, *found.notes]
+    grouped = table.dropna(subset=["group", "split"])
+    tested = set(grouped["group"][grouped["split"] == "test"])
+    if both := tested & set(grouped["group"][grouped["split"] != "test"]):
+        notes.append(
+            f"tracks both in test and elsewhere, by their numbers ({len(both):,}): figures may flatter"
+        )
+    return Source(
+        root=tree.root,
+        layout=found.layout,
+        table=table,
+        classes=_classes(table, found.is_gtsrb),
+        is_gtsrb=found.is_gtsrb,
+        notes=tuple(notes),
+        base=found.base,
+        roi_sizes=tuple(row.size for row in found.rows),
+    )
+
+
+def _frame(rows: list[Row]) -> pd.DataFrame:
+    columns = dict(zip(_COLUMNS, zip(*(row[: len(_COLUMNS)] for row in rows), strict=True), strict=True))
+    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+
+
+def _classes(table: pd.DataFrame, is_gtsrb: bool) -> tuple[str, ...]:
+    labels = set(table["label"])
+    if is_gtsrb:
+        return tuple(name for name in CLASS_NAMES if name in labels)
+    return tuple(sorted(labels, key=_natural))
+
+
+def _natural(text: str) -> tuple:
+    """Sort key: numbers by value ('img2' before 'img10'), letters whatever their case, ties by the text."""
+    parts = re.split("([0-9]+)", text.casefold())
+    # Digits are compared by length, then as text: int() refuses very long ones.
+    return [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else (0, p) for i, p in enumerate(parts)], text
+
+
+def _sizes(source: Source) -> str:
+    n, most = len(source.table), _SIZES_DRAWN if source.layout is Layout.SYNTHETIC else _SIZES_READ
+    rows = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
+    sizes = list(_readable_sizes(source.table["path"].iloc[rows]))
+    if not sizes:
+        return "unknown, since no image can be read"
+    (w, h), (wide, high) = min(sizes, key=math.prod), max(sizes, key=math.prod)
+    looked = f" among {len(rows):,} looked at" if len(rows) < n else ""
+    bad = f"; {len(rows) - len(sizes):,} cannot be read" if len(sizes) < len(rows) else ""
+    return f"{w}×{h} to {wide}×{high} pixels{looked}{bad}"
+
+
+def _readable_sizes(paths: pd.Series) -> Iterator[tuple[int, int]]:
+    for path in paths:
+        try:
+            yield images.size(path)
+        except BadImageError:
+            continue
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_dir() or path.is_file()
+    except OSError as error:  # a folder that may not be entered, or a name too long
+        raise SourceError(
+            f"{path}: cannot be looked at ({error.strerror or error}); check the path"
+        ) from error
+
+
+def _not_there(path: Path) -> str:
+    if path.is_symlink():
+        return f"{path}: a link that leads nowhere; mend it or give the folder itself"
+    try:
+        beside = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return f"{path}: no such file or folder; check the path"
+    near = difflib.get_close_matches(path.name, beside, n=3)
+    return f"{path}: no such file or folder; " + (f"near it: {some(near)}" if near else "check the path")

@@ -1,0 +1,215 @@
+"""Judges an exported model on a source of labelled images: inference, then two lines to the figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from signsclf import images, modelfolder
+from signsclf.choices import Layout, Part
+from signsclf.data.cache import decode_all, fingerprint
+from signsclf.data.table import Source, apply_crop, read_source
+from signsclf.errors import BadImageError, ModelError, SourceError
+from signsclf.judging.canvas import write_whole
+from signsclf.judging.metrics import Report
+from signsclf.judging.report import write_report
+from signsclf.observer import Observer
+from signsclf.predict import Classifier
+from signsclf.recipe import Crop
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """An exported model's figures on labelled images.
+
+    Attributes:
+        report: the figures.
+        part: "train", "valid", "test", or "all" for a source without splits that the model was not trained on.
+        seen_in_training: relative paths of the judged images that the network was trained on, recognised by their
+            pixels at the model's size.
+        has_record: whether the model folder tells which images it was trained on.
+        probabilities: (N, C) of the images judged.
+        targets: int (N,).
+        names: relative path of each.
+        paths: full path of each.
+        unreadable: relative paths and reasons of images that were left out.
+    """
+
+    report: Report
+    part: str
+    seen_in_training: tuple[str, ...]
+    has_record: bool
+    probabilities: np.ndarray
+    targets: np.ndarray
+    names: tuple[str, ...]
+    paths: tuple[str, ...]
+    unreadable: tuple[tuple[str, str], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as one JSON object."""
+        return {
+            "split": self.part,
+            **self.report.to_dict(),
+            "n_seen_in_training": len(self.seen_in_training) if self.has_record else None,
+            "seen_in_training": list(self.seen_in_training),
+            "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
+        }
+
+
+def evaluate(
+    model: str | Path,
+    source: str | Path,
+    *,
+    part: Part | None = None,
+    layout: Layout | None = None,
+    skip_bad: bool = False,
+    device: str = "cpu",
+    observer: Observer | None = None,
+) -> Judgement:
+    """Runs the exported ONNX file on the source's images.
+
+    Args:
+        part: None takes test where the source has it, else what was held out in training, else the source's own
+            validation images, else all of it.
+        skip_bad: leaves unreadable images out and lists them, instead of stopping.
+        device: "cpu" or "cuda".
+
+    Raises:
+        ModelError: the model folder is damaged, or has no record of what was held out.
+        SourceError: the source cannot be used, lacks boxes that the model needs, is not the one trained on where
+            ``part`` needs that, or has a class that the model does not know.
+        BadImageError: an image cannot be read and ``skip_bad`` is off.
+    """
+    observer = observer or Observer()
+    classifier = Classifier(model, device=device)
+    found = read_source(source, layout)
+    observer.source(found)
+    found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
+    record = _read_record(Path(model))
+    chosen, name = _choose(found, part, record, classifier, observer)
+    index = {label: i for i, label in enumerate(classifier.labels)}
+    if unknown := sorted(set(chosen["label"]) - set(index)):
+        known = ", ".join(classifier.labels[:5])
+        raise SourceError(
+            f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match"
+        )
+    decoded = decode_all(
+        chosen, classifier.size[0], progress=lambda done, n: observer.progress("decoding", done, n)
+    )
+    names = [found.relative(path) for path in chosen["path"]]
+    unreadable = tuple((names[i], reason) for i, reason in decoded.unreadable.items())
+    if unreadable and not skip_bad:
+        first = next(iter(decoded.unreadable.values()))
+        raise BadImageError(
+            f"{len(unreadable)} of {len(chosen):,} images cannot be read ({first}); mend them, or give --skip-bad"
+        )
+    kept = np.setdiff1d(np.arange(len(chosen)), list(decoded.unreadable))
+    if not len(kept):
+        raise SourceError(f"{found.root}: no image of it can be read; nothing to judge")
+    probabilities = infer(classifier, decoded.pixels[kept] if unreadable else decoded.pixels, observer)
+    targets = chosen["label"].map(index).to_numpy(np.int64)[kept]
+    trained_on = set() if record is None else set(record.loc[record["split"] == "train", "input"])
+    return Judgement(
+        report=Report.from_probabilities(probabilities, targets, classifier.labels),
+        part=name,
+        seen_in_training=tuple(names[i] for i in kept if decoded.inputs[i] in trained_on),
+        has_record=record is not None,
+        probabilities=probabilities,
+        targets=targets,
+        names=tuple(names[i] for i in kept),
+        paths=tuple(chosen["path"].iloc[kept]),
+        unreadable=unreadable,
+    )
+
+
+def infer(classifier: Classifier, pixels: np.ndarray, observer: Observer | None = None) -> np.ndarray:
+    """Probabilities (N, C) of uint8 images (N, H, W, 3) at the model's size, batch by batch."""
+    observer = observer or Observer()
+    parts = []
+    for start in range(0, len(pixels), 256):
+        parts.append(classifier.probabilities(np.ascontiguousarray(pixels[start : start + 256])))
+        observer.progress("predicting", min(start + 256, len(pixels)), len(pixels))
+    return np.concatenate(parts)
+
+
+def write_judgement(judgement: Judgement, classes: tuple[str, ...], folder: Path) -> list[Path]:
+    """Writes metrics.json, per_class.csv, predictions.csv, confusion.png and mistakes.png into a folder."""
+    paths = dict(zip(judgement.names, judgement.paths, strict=True))
+    written = write_report(
+        folder,
+        judgement.report,
+        judgement.probabilities,
+        judgement.targets,
+        classes,
+        judgement.names,
+        lambda name: images.thumbnail(paths[name]),
+    )
+    text = json.dumps(judgement.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / "metrics.json", text.encode("utf-8", "backslashreplace"))
+    return written
+
+
+def _read_record(folder: Path) -> pd.DataFrame | None:
+    """run/split.csv of a model folder, or None where it ships without."""
+    path = folder / modelfolder.RUN / "split.csv"
+    if not path.is_file():
+        return None
+    modelfolder.verify_sums(folder, [f"{modelfolder.RUN}/split.csv"])
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
+        return pd.DataFrame(rows, columns=["path", "label", "group", "split", "input"])
+    except (OSError, ValueError, csv.Error) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); export the model again") from error
+
+
+def _choose(
+    source: Source, part: Part | None, record: pd.DataFrame | None, classifier: Classifier, observer: Observer
+) -> tuple[pd.DataFrame, str]:
+    """The rows to judge and what they are called."""
+    table = source.table
+    own = table["split"]
+    if part is Part.TEST or (part is None and (own == "test").any()):
+        chosen = table[own == "test"]
+        if chosen.empty:
+            raise SourceError(f"{source.root}: it has no test images; leave --split out, or give valid or train")
+        return chosen.reset_index(drop=True), "test"
+    wanted = part or Part.VALID
+    held_out = None if record is None else _from_record(source, record, classifier, wanted, observer)
+    if held_out is not None:
+        if held_out.empty and part is not None:
+            raise SourceError(f"{source.root}: training held nothing out, so there are no {wanted.value} images")
+        if not held_out.empty:
+            return held_out, wanted.value
+    elif part is not None:
+        why = "the model folder has no run/split.csv" if record is None else "its images are not those trained on"
+        raise SourceError(f"{source.root}: --split {part.value} needs the training's own source, but {why}")
+    if (own == "valid").any():
+        return table[own == "valid"].reset_index(drop=True), "valid"
+    return table, "all"
+
+
+def _from_record(
+    source: Source, record: pd.DataFrame, classifier: Classifier, wanted: Part, observer: Observer
+) -> pd.DataFrame | None:
+    """The rows that training had on a side, or None where the source is not the one trained on."""
+    table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
+    names = [source.relative(path) for path in table["path"]]
+    side = dict(zip(record["path"], record["split"], strict=True))
+    # Paths first: they tell most other sources without decoding them.
+    kept = [i for i, name in enumerate(names) if name in side]
+    if len(kept) != len(side):
+        return None
+    table = table.iloc[kept].reset_index(drop=True)
+    names = [names[i] for i in kept]
+    # The fingerprint is over whole images, whatever the size that the network sees.
+    decoded = decode_all(table, 8, progress=lambda done, n: observer.progress("comparing", done, n))
+    if fingerprint(names, table["label"].tolist(), decoded.digests) != classifier.config.fingerprint:
+        return None
+    return table[[side[name] == wanted.value for name in names]].reset_index(drop=True)

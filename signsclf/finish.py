@@ -1,0 +1,215 @@
+"""The end of a run: calibrate, export, judge the exported file, write the card. What is reported is what ships."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from signsclf import images, modelfolder
+from signsclf.card import write_card
+from signsclf.data.cache import Decoded
+from signsclf.data.split import Split
+from signsclf.export import PARITY_IMAGES, fold_temperature, readers, torch_logits, write_network
+from signsclf.judging import plots
+from signsclf.judging.calibrate import cross_fit, fit_temperature, reject_threshold, softmax
+from signsclf.judging.canvas import write_whole
+from signsclf.judging.metrics import Report
+from signsclf.judging.report import write_report
+from signsclf.observer import Observer
+from signsclf.predict import Classifier
+from signsclf.recipe import Recipe
+from signsclf.replay import store_replay
+from signsclf.training import architectures
+from signsclf.training.fit import FitResult
+
+_PACKAGES = ("signsclf", "torch", "torchvision", "timm", "fastai", "onnx", "onnxruntime", "numpy", "pillow")
+_REPLAYED = 8
+FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "top5", "macro_f1", "n_classes_present", "balanced_accuracy")
+"""Fields of a `Report` that config.json keeps."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training and the data behind it.
+
+    Attributes:
+        source_name: the last part of the source's path; the rest is nobody's business.
+        names: relative path of each row of the split's table.
+        planned_draws: images of each class that an epoch was to draw, float (C,).
+    """
+
+    recipe: Recipe
+    arch: architectures.Architecture
+    classes: tuple[str, ...]
+    is_gtsrb: bool
+    source_name: str
+    fingerprint: str
+    split: Split
+    names: tuple[str, ...]
+    decoded: Decoded
+    skipped: tuple[tuple[str, str], ...]
+    result: FitResult
+    planned_draws: np.ndarray
+    accept_error: float
+
+
+def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any] | None:
+    """Fills ``folder`` with all files of a model folder.
+
+    Returns:
+        The `Report` of the validation images as a dictionary, from the exported file; None where there are none.
+
+    Raises:
+        GateError: the exported file does not answer as the network does.
+        ModelError: a file cannot be written.
+    """
+    observer.say("exporting")
+    recipe, arch, classes = trained.recipe, trained.arch, trained.classes
+    train_rows, valid_rows = trained.split.rows("train"), trained.split.rows("valid")
+    index = {name: i for i, name in enumerate(classes)}
+    targets = trained.split.table["label"].map(index).to_numpy(np.int64)
+    run = folder / modelfolder.RUN
+    _write_run(trained, run, targets[train_rows])
+
+    model = architectures.create(arch, len(classes))
+    model.load_state_dict(trained.result.state)
+    model = model.cpu().float().eval()
+    temperature, threshold, calibration = 1.0, None, None
+    if len(valid_rows):
+        logits = torch_logits(model, arch, trained.decoded.pixels[valid_rows])
+        temperature = fit_temperature(logits, targets[valid_rows])
+        threshold = reject_threshold(softmax(logits / temperature), targets[valid_rows], trained.accept_error)
+        groups = trained.split.table["group"].to_numpy(dtype=object)[valid_rows]
+        own = [f"image {i}" if g is None or g != g else str(g) for i, g in zip(valid_rows, groups, strict=True)]
+        calibration = cross_fit(logits, targets[valid_rows], np.array(own), trained.accept_error, recipe.seed)
+        fold_temperature(model, len(classes), temperature)
+
+    gate_rows = _gate_rows(valid_rows, train_rows)
+    gate_pixels = _from_files(trained, gate_rows)
+    parity, classifier_weight = write_network(folder, model, arch, classes, recipe.size, gate_pixels)
+    config = modelfolder.Config(
+        architecture=arch.name,
+        classes=classes,
+        input_size=(recipe.size, recipe.size),
+        mean=arch.mean,
+        std=arch.std,
+        recipe=recipe.replace(weights=Path(recipe.weights).name).to_dict(),
+        temperature=temperature,
+        reject_threshold=threshold,
+        figures={},
+        fingerprint=trained.fingerprint,
+        versions={name: version(name) for name in _PACKAGES},
+        is_gtsrb=trained.is_gtsrb,
+        crop=recipe.crop.value,
+        parity=parity.to_dict(),
+        licence=_licence(recipe),
+        readers=readers(model, arch, len(classes), gate_pixels[:2]),
+        classifier=classifier_weight,
+        fixed_input_size=arch.fixed_size,
+    )
+    modelfolder.write_config(folder, config)
+    modelfolder.write_sums(folder)
+    exported = Classifier(folder)
+
+    replayed = gate_pixels[:_REPLAYED]
+    store_replay(folder, replayed, exported.probabilities(replayed))
+    report = None
+    if len(valid_rows):
+        observer.say(f"judging model.onnx on the {len(valid_rows):,} validation images")
+        probabilities = exported.probabilities(trained.decoded.pixels[valid_rows])
+        report = Report.from_probabilities(probabilities, targets[valid_rows], classes)
+        _write_judgement(trained, report, probabilities, targets, valid_rows, run)
+    figures = {
+        "training": {
+            "n": len(train_rows),
+            "classes": len(classes),
+            "epochs": len(trained.result.history),
+            "best_epoch": trained.result.best_epoch if len(valid_rows) else None,
+            "lr": trained.result.lr,
+            "seconds": round(trained.result.seconds, 1),
+            "source": trained.source_name,
+            "skipped": len(trained.skipped),
+        },
+        "valid": None if report is None else {"n": report.n, **{name: getattr(report, name) for name in FIGURES}},
+        "calibration": None if calibration is None else calibration.to_dict(),
+    }
+    config = dataclasses.replace(config, figures=figures)
+    modelfolder.write_config(folder, config)
+    write_card(folder, config, report)
+    modelfolder.write_sums(folder)
+    return None if report is None else report.to_dict()
+
+
+def _gate_rows(valid_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
+    """At least `PARITY_IMAGES` rows where there are as many, spread evenly: validation first, then training."""
+
+    def spread(rows: np.ndarray, n: int) -> np.ndarray:
+        return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)] if len(rows) else rows
+
+    chosen = spread(valid_rows, PARITY_IMAGES)
+    return np.concatenate([chosen, spread(train_rows, PARITY_IMAGES - len(chosen))])
+
+
+def _from_files(trained: Trained, rows: np.ndarray) -> np.ndarray:
+    size = (trained.recipe.size, trained.recipe.size)
+    table = trained.split.table
+    return np.stack([images.load(table["path"].iloc[i], size, table["roi"].iloc[i] or None) for i in rows])
+
+
+def _write_run(trained: Trained, run: Path, train_targets: np.ndarray) -> None:
+    history = trained.result.history
+    rows = [list(history[0]), *([_cell(value) for value in row.values()] for row in history)] if history else [[]]
+    write_whole(run / "history.csv", _csv(rows))
+    counts = np.bincount(train_targets, minlength=len(trained.classes))
+    draws = [["label", "images", "planned_an_epoch", "made"]]
+    draws += [
+        [label, int(n), f"{planned:.1f}", int(made)]
+        for label, n, planned, made in zip(
+            trained.classes, counts, trained.planned_draws, trained.result.draws, strict=True
+        )
+    ]
+    write_whole(run / "draws.csv", _csv(draws))
+    if trained.skipped:
+        write_whole(run / "skipped.csv", _csv([["path", "reason"], *map(list, trained.skipped)]))
+    (run / "plots").mkdir(exist_ok=True)
+    if history:
+        plots.training_curves(history, run / "plots" / "curves.png")
+
+
+def _write_judgement(
+    trained: Trained, report: Report, probabilities: np.ndarray, targets: np.ndarray, rows: np.ndarray, run: Path
+) -> None:
+    names = [trained.names[i] for i in rows]
+    paths = dict(zip(names, trained.split.table["path"].iloc[rows], strict=True))
+    write_report(
+        run, report, probabilities, targets[rows], trained.classes, names, lambda name: images.thumbnail(paths[name])
+    )
+    for picture in ("confusion.png", "mistakes.png"):
+        (run / picture).replace(run / "plots" / picture)
+
+
+def _licence(recipe: Recipe) -> str:
+    if recipe.weights == "none":
+        return "Trained from random weights; the rights to the training images are their owners'."
+    return (
+        "Trained from other weights, whose licence applies as well (ImageNet's are for research in many cases); "
+        "the rights to the training images are their owners'."
+    )
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _cell(value: object) -> object:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value

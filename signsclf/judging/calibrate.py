@@ -1,0 +1,129 @@
+"""How sure the model may be: a temperature, and the confidence below which an answer is not accepted. NumPy only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from signsclf.judging.metrics import expected_calibration_error
+
+_SHARPEST, _SOFTEST = 0.05, 20.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What temperature and threshold do on images that did not fit them: cross-fitted by halves of the groups.
+
+    Attributes:
+        n: images judged.
+        ece_before, ece_after: expected calibration error without and with the temperature, 0 to 1.
+        accepted: share of the images that are accepted, 0 to 1.
+        accepted_error: share of the accepted that are wrong; None where none is accepted.
+        accept_error: the share of accepted-but-wrong that the threshold was chosen for.
+    """
+
+    n: int
+    ece_before: float
+    ece_after: float
+    accepted: float
+    accepted_error: float | None
+    accept_error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return asdict(self)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits (N, C), float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    np.exp(shifted, out=shifted)
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The temperature that minimises the mean negative log-likelihood of softmax(logits / T), 0.05 to 20.
+
+    Guo et al. 2017, arXiv:1706.04599. The likelihood has one optimum in 1/T; it is found by golden-section search.
+
+    Args:
+        logits: (N, C), N ≥ 1.
+        targets: int (N,).
+    """
+    rows = np.arange(len(targets))
+    centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+
+    def loss(log_t: float) -> float:
+        scaled = centred / np.exp(log_t)
+        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, targets]))
+
+    low, high = np.log(_SHARPEST), np.log(_SOFTEST)
+    ratio = (np.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    loss_left, loss_right = loss(left), loss(right)
+    while high - low > 1e-4:
+        if loss_left < loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - ratio * (high - low)
+            loss_left = loss(left)
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + ratio * (high - low)
+            loss_right = loss(right)
+    return float(np.exp((low + high) / 2))
+
+
+def reject_threshold(probabilities: np.ndarray, targets: np.ndarray, accept_error: float) -> float:
+    """The lowest confidence to accept so that at most ``accept_error`` of the accepted are wrong; 1 where none is.
+
+    Args:
+        probabilities: (N, C).
+        targets: int (N,).
+        accept_error: 0 to 1.
+    """
+    confidence = probabilities.max(axis=1)
+    order = np.argsort(-confidence, kind="stable")
+    wrong = np.cumsum((probabilities.argmax(axis=1) != targets)[order])
+    within = np.flatnonzero(wrong <= accept_error * np.arange(1, len(order) + 1))
+    # Equal confidences are accepted or refused together, so a cut may only fall where the confidence changes.
+    sorted_confidence = confidence[order]
+    ends = within[(within + 1 == len(order)) | (sorted_confidence[np.minimum(within + 1, len(order) - 1)] < sorted_confidence[within])]
+    return float(sorted_confidence[ends[-1]]) if len(ends) else 1.0
+
+
+def cross_fit(
+    logits: np.ndarray, targets: np.ndarray, groups: np.ndarray, accept_error: float, seed: int = 0
+) -> Calibration | None:
+    """Fits on one half of the groups and judges the other, both ways round; None with fewer than two groups.
+
+    Args:
+        logits: (N, C), without any temperature.
+        targets: int (N,).
+        groups: (N,) of anything hashable; images of one group stay in one half.
+        accept_error: see `reject_threshold`.
+    """
+    names = sorted({str(group) for group in groups})
+    if len(names) < 2:
+        return None
+    shuffled = np.random.default_rng([seed, 0xCA11]).permutation(len(names))
+    first = {names[i] for i in shuffled[: len(names) // 2]}
+    in_first = np.array([str(group) in first for group in groups])
+    before = softmax(logits)
+    after = np.empty_like(before)
+    accepted = np.zeros(len(targets), bool)
+    for fit, judge in ((in_first, ~in_first), (~in_first, in_first)):
+        temperature = fit_temperature(logits[fit], targets[fit])
+        after[judge] = softmax(logits[judge] / temperature)
+        threshold = reject_threshold(softmax(logits[fit] / temperature), targets[fit], accept_error)
+        accepted[judge] = after[judge].max(axis=1) >= threshold
+    right = after.argmax(axis=1) == targets
+    return Calibration(
+        n=len(targets),
+        ece_before=expected_calibration_error(before.max(axis=1), right),
+        ece_after=expected_calibration_error(after.max(axis=1), right),
+        accepted=float(accepted.mean()),
+        accepted_error=float((~right[accepted]).mean()) if accepted.any() else None,
+        accept_error=accept_error,
+    )

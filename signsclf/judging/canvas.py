@@ -1,0 +1,118 @@
+"""What all pictures here share: colours, type, how labels are written, and how a file comes to be whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from signsclf.errors import SignsclfError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers tell apart.
+BLUE, VERMILLION, GREEN, PURPLE, AMBER, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+INK, FAINT = "#222222", "#6E6E6E"
+LABEL_LENGTH = 44
+
+_STYLE: dict[str, Any] = {
+    "font.size": 10,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+}
+# matplotlib's own DejaVu Sans lacks these scripts; the first that is installed fills the gaps.
+_CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "WenQuanYi Zen Hei")
+_DPI = 130
+
+
+@contextlib.contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's defaults and ours, whatever the user's matplotlibrc says; restored afterwards."""
+    import matplotlib
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    fallback = [name for name in _CJK_FONTS if name in installed][:1]
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**_STYLE, "font.family": ["DejaVu Sans", *fallback]})
+        # A script that no font here has shows as boxes; the labels stand in the CSV files beside the picture.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def new_figure(width: float, height: float, **settings: Any) -> Figure:
+    """An empty white figure of that size in inches; `settings` go to matplotlib's Figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", **settings)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write the figure as PNG, trimmed to what is drawn on it; raises as `write_whole`."""
+    buffer = BytesIO()
+    # Without the Software entry, which names matplotlib's version, equal pictures are equal bytes.
+    figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.25, metadata={"Software": None})
+    write_whole(path, buffer.getvalue())
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Write a file by way of a temporary one beside it, so that it is there whole or not at all.
+
+    Raises:
+        SignsclfError: it cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    except OSError as error:
+        raise SignsclfError(
+            f"{path}: cannot be written ({error.strerror or error}); name a folder that can be written to"
+        ) from error
+    finally:
+        # After a replace there is nothing left to remove; after a failure the half-written file goes.
+        with contextlib.suppress(OSError):
+            beside.unlink()
+
+
+def clean(text: str) -> str:
+    """Text on one line that any font takes: no control characters, no lone surrogates from odd file names."""
+    text = str(text).encode("utf-8", "replace").decode("utf-8")
+    return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
+
+
+def short(text: str, length: int = LABEL_LENGTH) -> str:
+    """`clean` text of at most that many letters, the last an … where some were cut."""
+    text = clean(text)
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def count(n: int, singular: str, plural: str | None = None) -> str:
+    """Such as "1 image" or "1,234 images"."""
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"

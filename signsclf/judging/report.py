@@ -1,0 +1,119 @@
+"""A Report and the predictions behind it as files: figures for programs, tables and pictures for people."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from signsclf.errors import SignsclfError
+from signsclf.judging import plots
+from signsclf.judging.canvas import count, write_whole
+from signsclf.judging.metrics import Report, check_predictions, confusion
+
+MISTAKES_SHOWN = 24
+
+
+def write_report(
+    folder: str | Path,
+    report: Report,
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    classes: Sequence[str],
+    paths: Sequence[str],
+    load_image: Callable[[str], np.ndarray],
+) -> list[Path]:
+    """Write a judgement into a folder, made if need be; files of these names that are there are replaced.
+
+    - metrics.json: `Report.to_dict`.
+    - per_class.csv: label, n, precision, recall, f1, in class order; empty where undefined.
+    - predictions.csv: path, label, predicted, probability (of the predicted label), in the order given.
+    - confusion.png and mistakes.png, see `signsclf.judging.plots`.
+
+    Each file is written whole or not at all. Text is UTF-8; what is no text in odd file names is escaped.
+
+    Args:
+        report: the figures of these very probabilities.
+        probabilities, targets, classes: as for `Report.from_probabilities`.
+        paths: what each image is called, N of them; they are written out as they are.
+        load_image: gives the uint8 array (height, width, 3) of one of `paths`; called for the worst mistakes
+            only, before anything is written.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: the arguments do not fit each other.
+        SignsclfError: the folder or a file cannot be written; what `load_image` raises passes through.
+    """
+    probabilities, targets, classes = check_predictions(probabilities, targets, classes)
+    predicted = probabilities.argmax(axis=1)
+    matrix = confusion(targets, predicted, len(classes))
+    if len(paths) != len(targets):
+        raise ValueError(f"{len(targets)} images, but {len(paths)} paths")
+    if [(figures.label, figures.n) for figures in report.per_class] != list(
+        zip(classes, matrix.sum(axis=1).tolist(), strict=True)
+    ):
+        raise ValueError("the report is not of these targets and classes")
+
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    wrong = np.flatnonzero(predicted != targets)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES_SHOWN]]
+    images = [load_image(paths[i]) for i in worst]
+
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SignsclfError(
+            f"{folder}: cannot be made a folder ({error.strerror or error}); name one that can be written to"
+        ) from error
+    written = []
+
+    def new(name: str) -> Path:
+        written.append(folder / name)
+        return written[-1]
+
+    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_whole(new("metrics.json"), _encode(text))
+    rows = ((c.label, c.n, _cell(c.precision), _cell(c.recall), _cell(c.f1)) for c in report.per_class)
+    write_whole(new("per_class.csv"), _table(("label", "n", "precision", "recall", "f1"), rows))
+    guesses = zip(paths, targets, predicted, confidence, strict=True)
+    rows = ((path, classes[true], classes[guess], _cell(sure)) for path, true, guess, sure in guesses)
+    write_whole(new("predictions.csv"), _table(("path", "label", "predicted", "probability"), rows))
+    plots.confusion_matrix(matrix, classes, new("confusion.png"))
+    judged = f"in {count(len(targets), 'image')}"
+    of = f"The {len(worst)} surest of " if len(worst) < len(wrong) else ""
+    title = f"{of}{count(len(wrong), 'mistake')} {judged}" if len(wrong) else judged
+    plots.worst_mistakes(
+        images,
+        [classes[i] for i in targets[worst]],
+        [classes[i] for i in predicted[worst]],
+        confidence[worst].tolist(),
+        new("mistakes.png"),
+        MISTAKES_SHOWN,
+        names=["/".join(PurePosixPath(paths[i].replace("\\", "/")).parts[-2:]) for i in worst],
+        title=title,
+    )
+    return written
+
+
+def _cell(share: float | None) -> str:
+    return "" if share is None else f"{share:.6f}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return _encode(text.getvalue())
+
+
+def _encode(text: str) -> bytes:
+    # A file name's bytes that are no UTF-8 are lone surrogates to Python: here \udcNN, which JSON reads back.
+    return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,274 @@
+"""The model folder: the names of its files, reading and writing, checksums, putting a finished one in place.
+
+NumPy and the standard library only. What is read may come from a stranger: sizes are bounded before reading,
+values are checked before use, no name leads outside the folder, and nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from signsclf.errors import ModelError
+from signsclf.modelconfig import FORMAT_VERSION, MAX_BYTES, Config, check_classes, parse_json
+
+__all__ = [
+    "CARD", "CONFIG", "FORMAT_VERSION", "LEARNER", "ONNX", "ONNX_INT8", "RUN", "SUMS", "WEIGHTS", "Config",
+    "check_classes", "publish", "read_config", "read_tensor", "read_text", "verify_sums", "write_bytes",
+    "write_config", "write_sums",
+]  # fmt: skip
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+ONNX = "model.onnx"
+ONNX_INT8 = "model.int8.onnx"
+LEARNER = "learner.pkl"
+CARD = "README.md"
+SUMS = "SHA256SUMS"
+RUN = "run"
+
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
+_SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+_ANEW = "fetch or export the model again"
+
+
+def read_config(folder: str | Path) -> Config:
+    """What config.json in a model folder says.
+
+    Raises:
+        ModelError: no such folder, no config.json, or one that is not in order.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        if folder.with_name(folder.name + ".partial").is_dir():
+            raise ModelError(
+                f"{folder}: its training has not finished; go on with `signsclf train --resume {folder}`"
+            )
+        raise ModelError(f"{folder}: no such model folder; name one that `signsclf train` or `export` wrote")
+    if not (folder / CONFIG).is_file():
+        raise ModelError(
+            f"{folder}: not a model folder, it has no {CONFIG}; name one that `signsclf train` wrote"
+        )
+    text = read_text(folder / CONFIG)
+    try:
+        return Config.from_json(text)
+    except ModelError as error:
+        raise ModelError(f"{folder}/{error}") from error
+
+
+def write_config(folder: str | Path, config: Config) -> None:
+    """Write config.json whole or not at all.
+
+    Raises:
+        ModelError: it cannot be written.
+    """
+    write_bytes(Path(folder) / CONFIG, config.to_json().encode())
+
+
+def write_sums(folder: str | Path) -> None:
+    """Write SHA256SUMS, as coreutils does, for the files at the top of a folder and all below run/.
+
+    Raises:
+        ModelError: a file has a name that cannot stand in it, or cannot be read.
+    """
+    folder = Path(folder)
+    try:
+        found = [path for path in (*folder.iterdir(), *(folder / RUN).rglob("*")) if path.is_file()]
+        names = sorted(path.relative_to(folder).as_posix() for path in found)
+        names = [name for name in names if name != SUMS]
+        lines = [f"{_sha256(_inside(folder, name))}  {name}\n" for name in names]
+    except OSError as error:
+        raise ModelError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
+    write_bytes(folder / SUMS, "".join(lines).encode())
+
+
+def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
+    """Check files of a model folder against its SHA256SUMS.
+
+    Args:
+        names: those to check. None checks every file that is listed, that the files which make a model folder
+            are listed, and that none of those that a program may open is there unlisted.
+
+    Raises:
+        ModelError: a file was changed, is missing or not listed, or a name leads outside the folder.
+    """
+    folder = Path(folder)
+    if not (folder / SUMS).is_file():
+        raise ModelError(f"{folder}: has no {SUMS}, so its files cannot be verified; {_ANEW}")
+    sums: dict[str, str] = {}
+    for number, line in enumerate(read_text(folder / SUMS).splitlines(), 1):
+        match = _SUM_LINE.fullmatch(line)
+        if match is None or match[2] in sums:
+            raise ModelError(f"{folder / SUMS}: line {number} is not a checksum and a new file name; {_ANEW}")
+        sums[match[2]] = match[1]
+    if names is None:
+        known = (CONFIG, WEIGHTS, ONNX, ONNX_INT8, LEARNER, CARD)
+        needed = [name for name in known if name in (CONFIG, WEIGHTS, ONNX) or (folder / name).exists()]
+        names = dict.fromkeys((*needed, *sums))
+    for name in names:
+        if name not in sums:
+            raise ModelError(f"{folder / name}: not listed in {SUMS}, so it cannot be trusted; {_ANEW}")
+        path = _inside(folder, name)
+        if not path.is_file():
+            raise ModelError(f"{path}: listed in {SUMS} but not there; {_ANEW}")
+        try:
+            same = _sha256(path) == sums[name]
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+        if not same:
+            raise ModelError(f"{path}: changed or truncated, its checksum in {SUMS} differs; {_ANEW}")
+
+
+def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> None:
+    """Move a finished folder to its place by renaming, so that it is there whole or not at all.
+
+    Args:
+        overwrite: replace a model folder: the old is moved aside, the new in, then the old is deleted.
+
+    Raises:
+        ModelError: something is there and is not to be, or may not be, replaced; or the move fails.
+    """
+    partial, final = Path(partial), Path(final)
+    aside = final.with_name(final.name + ".old")
+    there = final.is_symlink() or final.exists()
+    if there and not overwrite:
+        raise ModelError(f"{final} is there already: --overwrite replaces it, --out DIR writes elsewhere")
+    for path in (final, aside):
+        if (path.is_symlink() or path.exists()) and not _may_delete(path):
+            raise ModelError(
+                f"{path} is there and is not a model folder, so it is not replaced: choose another --out"
+            )
+    try:
+        if there:
+            _delete(aside)
+            final.rename(aside)
+        try:
+            partial.rename(final)
+        except OSError:
+            if there:
+                aside.rename(final)
+            raise
+    except OSError as error:
+        raise ModelError(
+            f"{final}: cannot be put in place ({error.strerror or error}); it is in {partial}"
+        ) from error
+    try:
+        _delete(aside)
+    except OSError as error:
+        raise ModelError(
+            f"{final} is in place, but the old one in {aside} cannot be deleted ({error})"
+        ) from error
+
+
+def read_tensor(path: str | Path, name: str) -> np.ndarray:
+    """One float32 or float16 tensor of a safetensors file, as float32.
+
+    Raises:
+        ModelError: the file is damaged, or has no such tensor of these types.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size - 8, _MAX_HEADER_BYTES):
+                raise ModelError(f"{path}: not a safetensors file, or truncated; {_ANEW}")
+            header = parse_json(file.read(length).decode("utf-8", errors="replace"), str(path))
+            entry = header.get(name) if isinstance(header, dict) else None
+            if not isinstance(entry, dict):
+                raise ModelError(f"{path}: has no tensor {name!r}")
+            dtype = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}.get(str(entry.get("dtype")))
+            shape, offsets = entry.get("shape"), entry.get("data_offsets")
+            sound = all(
+                isinstance(numbers, list) and all(type(v) is int and 0 <= v <= size for v in numbers)
+                for numbers in (shape, offsets)
+            )
+            if dtype is None or not sound or len(offsets) != 2 or len(shape) > 8:
+                raise ModelError(
+                    f"{path}: tensor {name!r} is not of float32 or float16, or its entry is damaged"
+                )
+            start, end = offsets
+            if end - start != math.prod(shape) * dtype.itemsize or 8 + length + end > size:
+                raise ModelError(
+                    f"{path}: tensor {name!r} does not fit the file, which is damaged or truncated"
+                )
+            file.seek(8 + length + start)
+            return np.frombuffer(file.read(end - start), dtype).reshape(shape).astype(np.float32)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({error})") from error
+
+
+def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+    """A text file in UTF-8 of at most ``limit`` bytes.
+
+    Raises:
+        ModelError: it is larger, cannot be read or is not UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise ModelError(f"{path}: larger than {limit:,} bytes, so not what it should be; {_ANEW}")
+        return data.decode("utf-8")
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: not UTF-8 text, so damaged; {_ANEW}") from error
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: to a temporary name beside it, then moved over.
+
+    Raises:
+        ModelError: it cannot be written.
+    """
+    beside = path.with_name(path.name + ".tmp")
+    try:
+        try:
+            with beside.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """A listed file, unless its name or a symbolic link on the way leads outside the folder."""
+    parts = PurePosixPath(name).parts
+    plain = parts and not {"..", "/"} & set(parts) and not re.search(r"[\\:\x00-\x1f]", name)
+    path = folder / name
+    if not plain or not path.resolve().is_relative_to(folder.resolve()):
+        raise ModelError(f"{folder}: {name!r} leads outside the model folder, or is no plain name; {_ANEW}")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _may_delete(path: Path) -> bool:
+    return path.is_symlink() or (
+        path.is_dir() and (((path / CONFIG).is_file() and (path / SUMS).is_file()) or not any(path.iterdir()))
+    )
+
+
+def _delete(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)

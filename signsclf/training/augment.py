@@ -1,0 +1,171 @@
+"""Augmentation of whole batches as tensors on the device: no Python runs once per image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from signsclf.recipe import Augment, Flip
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How far each image may be changed; draws are uniform and independent for each image.
+
+    Attributes:
+        rotate: degrees to either side.
+        scale: log-uniform zoom by up to this factor either way; 0.1 is 10 %.
+        shift: share of the side, either way.
+        shear: degrees to either side, horizontally and vertically.
+        perspective: how far the plane leans: the depth changes by this share from one edge to the other.
+        brightness: shift of the mean, share of full scale, either way.
+        contrast: log-uniform factor; 0.3 is 30 %.
+        saturation: log-uniform factor of the distance to grey.
+        blur: share of the batches that are blurred with a small Gaussian.
+        noise: standard deviation of pixel noise, share of full scale.
+        cutout: side of an erased square, share of the image's side; 0 is off.
+    """
+
+    rotate: float = 0.0
+    scale: float = 0.0
+    shift: float = 0.0
+    shear: float = 0.0
+    perspective: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    cutout: float = 0.0
+
+
+STRENGTHS = {
+    Augment.NONE: Strength(),
+    Augment.LIGHT: Strength(5, 0.05, 0.04, 3, 0.05, 0.10, 0.15, 0.1),
+    Augment.STANDARD: Strength(12, 0.15, 0.08, 6, 0.15, 0.20, 0.35, 0.2, blur=0.1),
+    Augment.STRONG: Strength(18, 0.25, 0.12, 10, 0.25, 0.25, 0.5, 0.4, blur=0.2, noise=0.03, cutout=0.3),
+}
+
+
+class BatchAugment:
+    """Changes a float batch: mirror, one warp of rotation, scale, shift, shear and perspective, then light and blur.
+
+    Args:
+        strength: how far.
+        flip: whether and how images are mirrored.
+        mirror_map: for each class index the class of its mirror image, -1 where it may not be mirrored; int64 (C,).
+            Needed for `Flip.MAP` only.
+    """
+
+    def __init__(self, strength: Strength, flip: Flip, mirror_map: np.ndarray | None = None) -> None:
+        if flip is Flip.MAP and mirror_map is None:
+            raise ValueError("Flip.MAP needs a mirror_map")
+        self.strength = strength
+        self.flip = flip
+        self.mirror_map = None if mirror_map is None else torch.from_numpy(np.asarray(mirror_map, np.int64))
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The augmented batch and its labels.
+
+        Args:
+            x: float (N, 3, H, W) in 0 to 1.
+            y: int64 (N,).
+            seed: decides every draw; they are made on the CPU, so a GPU sees the same ones.
+        """
+        s, n = self.strength, len(x)
+        rng = np.random.default_rng(seed)
+        mirrored, y = self._mirror(y, rng)
+        matrix = _homographies(s, n, mirrored, rng)
+        if mirrored.any() or any((s.rotate, s.scale, s.shift, s.shear, s.perspective)):
+            x = _warp(x, matrix)
+        x = _light(s, x, rng)
+        if s.blur and rng.random() < s.blur:
+            x = _blur(x, rng.uniform(0.4, 1.1))
+        if s.noise:
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            x = x + s.noise * torch.randn(x.shape, generator=generator).to(x)
+        if s.cutout:
+            x = _cut_out(x, s.cutout, rng)
+        return x.clamp_(0, 1), y
+
+    def _mirror(self, y: torch.Tensor, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:
+        n = len(y)
+        if self.flip is Flip.NEVER:
+            return np.zeros(n, bool), y
+        half = rng.random(n) < 0.5
+        if self.flip is Flip.ALWAYS:
+            return half, y
+        target = self.mirror_map.to(y.device)[y]
+        chosen = torch.from_numpy(half).to(y.device) & (target >= 0)
+        return chosen.cpu().numpy(), torch.where(chosen, target, y)
+
+
+def _homographies(s: Strength, n: int, mirrored: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each image the 3×3 matrix from output to input coordinates in -1 to 1; float32 (n, 3, 3)."""
+
+    def draw(limit: float) -> np.ndarray:
+        return rng.uniform(-limit, limit, n)
+
+    angle, zoom = np.radians(draw(s.rotate)), np.exp(draw(math.log1p(s.scale)))
+    shear_x, shear_y = np.tan(np.radians(draw(s.shear))), np.tan(np.radians(draw(s.shear)))
+    cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
+    matrix = np.zeros((n, 3, 3))
+    matrix[:, 0, 0], matrix[:, 0, 1] = cos, -sin + shear_x
+    matrix[:, 1, 0], matrix[:, 1, 1] = sin + shear_y, cos
+    matrix[:, 0, 2], matrix[:, 1, 2] = 2 * draw(s.shift), 2 * draw(s.shift)
+    matrix[:, 2, 0], matrix[:, 2, 1] = draw(s.perspective), draw(s.perspective)
+    matrix[:, 2, 2] = 1
+    matrix[:, 0, :] *= np.where(mirrored, -1.0, 1.0)[:, None]
+    return matrix.astype(np.float32)
+
+
+def _warp(x: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
+    n, _, h, w = x.shape
+    ys = (torch.arange(h, device=x.device) + 0.5) * (2 / h) - 1
+    xs = (torch.arange(w, device=x.device) + 0.5) * (2 / w) - 1
+    grid = torch.stack([xs.expand(h, w), ys[:, None].expand(h, w), torch.ones(h, w, device=x.device)], -1)
+    projected = grid.reshape(1, h * w, 3) @ torch.from_numpy(matrix).to(x.device).transpose(1, 2)
+    flat = projected[..., :2] / projected[..., 2:].clamp_min(0.1)
+    return F.grid_sample(x, flat.reshape(n, h, w, 2), "bilinear", padding_mode="reflection", align_corners=False)
+
+
+def _light(s: Strength, x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    if not (s.brightness or s.contrast or s.saturation):
+        return x
+    n = len(x)
+
+    def factors(limit: float) -> torch.Tensor:
+        values = np.exp(rng.uniform(-math.log1p(limit), math.log1p(limit), n))
+        return torch.from_numpy(values.astype(np.float32)).to(x.device).view(n, 1, 1, 1)
+
+    contrast, saturation = factors(s.contrast), factors(s.saturation)
+    shift = torch.from_numpy(rng.uniform(-s.brightness, s.brightness, n).astype(np.float32)).to(x.device)
+    mean = x.mean((1, 2, 3), keepdim=True)
+    grey = x.mean(1, keepdim=True)
+    # Dark signs must not drown in the shift: it is relative to the image's own mean.
+    shift = shift.view(n, 1, 1, 1) * (mean + 0.1).clamp_max(1)
+    return (grey + (x - grey) * saturation - mean) * contrast + mean + shift
+
+
+def _blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    taps = torch.arange(-2, 3, device=x.device, dtype=x.dtype)
+    kernel = torch.exp(-(taps**2) / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).expand(3, 1, 5)
+    x = F.conv2d(F.pad(x, (2, 2, 0, 0), "reflect"), kernel[:, :, None, :], groups=3)
+    return F.conv2d(F.pad(x, (0, 0, 2, 2), "reflect"), kernel[:, :, :, None], groups=3)
+
+
+def _cut_out(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
+    """Half of the images lose a square to their mean; DeVries and Taylor 2017, arXiv:1708.04552."""
+    n, _, h, w = x.shape
+    half = share / 2
+    centre = torch.from_numpy(rng.uniform(0, 1, (2, n, 1)).astype(np.float32)).to(x.device)
+    used = torch.from_numpy(rng.random(n) < 0.5).to(x.device)
+    rows = ((torch.arange(h, device=x.device) + 0.5) / h - centre[0]).abs() < half
+    columns = ((torch.arange(w, device=x.device) + 0.5) / w - centre[1]).abs() < half
+    hole = rows[:, None, :, None] & columns[:, None, None, :] & used.view(n, 1, 1, 1)
+    return torch.where(hole, x.mean((1, 2, 3), keepdim=True), x)

@@ -1,0 +1,367 @@
+"""fastai callbacks: arithmetic, averaged weights, judging an epoch, and the run that can be broken and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, CancelFitException
+from fastcore.foundation import L
+from torch import nn
+
+from signsclf.errors import ModelError
+from signsclf.judging.metrics import confusion, macro_f1
+from signsclf.recipe import Precision
+from signsclf.training.loaders import mix_seed
+
+CHECKPOINT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BatchDone:
+    """Progress within an epoch: counts from 1; ``seconds_left`` is of the whole training."""
+
+    epoch: int
+    n_epochs: int
+    batch: int
+    n_batches: int
+    loss: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """A finished epoch, as a row of history.csv."""
+
+    row: dict[str, Any]
+    n_epochs: int
+    seconds_left: float
+
+
+Listener = Callable[[BatchDone | EpochDone], None]
+
+
+class Autocast(Callback):
+    """Runs the network in bf16 or fp16 on any device; the loss is computed in fp32."""
+
+    order = 10
+
+    def __init__(self, device: str, precision: Precision) -> None:
+        dtype = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(precision)
+        self.context = (
+            (lambda: torch.autocast(device, dtype, cache_enabled=True)) if dtype else contextlib.nullcontext
+        )
+
+    def before_batch(self) -> None:
+        self.active = self.context()
+        self.active.__enter__()
+
+    def after_pred(self) -> None:
+        self.active.__exit__(None, None, None)
+        self.learn.pred = self.pred.float()
+
+
+class Average(Callback):
+    """Exponential moving average of the weights, in place of them while an epoch is judged.
+
+    Polyak and Juditsky 1992; the decay is lower over the first steps, so that the random start is forgotten.
+    """
+
+    order = 65
+    run_valid = False
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.steps = 0
+        self.shadow: list[torch.Tensor] = []
+
+    def live(self) -> list[torch.Tensor]:
+        """The tensors that are averaged: parameters and batch-norm statistics."""
+        return [t.data for t in (*self.model.parameters(), *self.model.buffers()) if t.is_floating_point()]
+
+    def before_fit(self) -> None:
+        if not self.shadow:
+            self.shadow = [tensor.clone() for tensor in self.live()]
+
+    def after_step(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, self.steps / (self.steps + 10))
+        torch._foreach_lerp_(self.shadow, self.live(), 1 - decay)
+
+    def swap(self) -> None:
+        """Exchanges the network's weights with the averaged ones."""
+        for live, shadow in zip(self.live(), self.shadow, strict=True):
+            kept = live.clone()
+            live.copy_(shadow)
+            shadow.copy_(kept)
+
+
+class Course(Callback):
+    """A training run: seeds each batch, judges each epoch, keeps the best weights, writes checkpoints, stops on demand.
+
+    Everything that a later batch depends on is in the checkpoint, and all randomness derives from (seed, phase, epoch,
+    batch), so that a resumed run on a CPU ends in the weights of the unbroken one, bit for bit.
+
+    Args:
+        model: the whole network, whose weights are kept under their own names.
+        n_epochs: epochs of each phase.
+        average: the averaged weights, or None.
+        folder: where checkpoint.pt is written; None writes none (learning-rate search, tests).
+        patience: epochs without a better score after which the last phase ends; 0 never.
+        listener: told of progress.
+        checkpoint_seconds: a long epoch is interrupted for a checkpoint that often.
+    """
+
+    order = 62
+
+    def __init__(
+        self,
+        model: nn.Module,
+        n_epochs: tuple[int, ...],
+        *,
+        seed: int,
+        average: Average | None,
+        folder: Path | None,
+        patience: int = 0,
+        listener: Listener | None = None,
+        checkpoint_seconds: float = 300.0,
+    ) -> None:
+        self.network = model
+        self.n_epochs = n_epochs
+        self.seed, self.average, self.folder = seed, average, folder
+        self.patience, self.listener, self.checkpoint_seconds = patience, listener, checkpoint_seconds
+        self.phase = self.start_epoch = self.start_batch = 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.lr: float | None = None
+        self.seconds = 0.0
+        self.stop_requested = False
+        self.stopped = False
+        self.loss_sum, self.loss_count = 0.0, 0
+
+    # -- position ------------------------------------------------------------------------------------------------
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs of earlier phases, and of this one."""
+        return sum(self.n_epochs[: self.phase]) + (self.epoch if self.learn is not None else 0)
+
+    def before_fit(self) -> None:
+        self.began = self.last_saved = time.monotonic()
+        self.last_told = 0.0
+
+    def before_train(self) -> None:
+        loader = self.dls.train
+        loader.phase, loader.epoch, loader.first_batch = self.phase, self.epoch, 0
+        self.first_batch = 0
+        if self.epoch == self.start_epoch and self.start_batch:
+            self.first_batch, self.start_batch = self.start_batch, 0
+            loader.first_batch = self.first_batch
+            # fastai adds up the share done batch by batch: the same sum, or the schedule differs in the last bit.
+            for _ in range(self.first_batch):
+                self.learn.pct_train += 1.0 / (len(loader) * self.n_epoch)
+        else:
+            self.loss_sum, self.loss_count = 0.0, 0
+        self.epoch_began = time.monotonic()
+
+    def before_batch(self) -> None:
+        if self.training:
+            torch.manual_seed(mix_seed(self.seed, self.phase, self.epoch, self.first_batch + self.iter))
+
+    def after_loss(self) -> None:
+        if not self.training:
+            self.outputs.append((self.pred.detach().cpu(), self.yb[0].cpu()))
+
+    def after_batch(self) -> None:
+        if not self.training:
+            return
+        done = self.first_batch + self.iter + 1
+        self.loss_sum = self.loss_sum + self.loss.detach().double() * len(self.yb[0])
+        self.loss_count += len(self.yb[0])
+        now = time.monotonic()
+        # Not every batch: to tell the loss is to wait for the device.
+        if self.listener is not None and (now - self.last_told > 0.25 or done == len(self.dls.train)):
+            self.last_told = now
+            self._tell_batch(done)
+        if done < len(self.dls.train) and (
+            self.stop_requested or now - self.last_saved > self.checkpoint_seconds
+        ):
+            self.save(self.phase, self.epoch, done)
+            if self.stop_requested:
+                self.stopped = True
+                raise CancelFitException()
+
+    # -- judging -------------------------------------------------------------------------------------------------
+
+    def before_validate(self) -> None:
+        self.outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        if self.average is not None:
+            self.average.swap()
+
+    def after_validate(self) -> None:
+        row = {
+            "epoch": self.epochs_done + 1,
+            "phase": "head" if self.phase == 0 and len(self.n_epochs) > 1 else "all",
+            "lr": float(self.opt.hypers[-1]["lr"]),
+            "train_loss": float(self.loss_sum) / max(1, self.loss_count),
+            "valid_loss": None,
+            "accuracy": None,
+            "macro_f1": None,
+            "seconds": round(time.monotonic() - self.epoch_began, 2),
+        }
+        if self.outputs:
+            logits, targets = (torch.cat(part) for part in zip(*self.outputs, strict=True))
+            row["valid_loss"] = float(nn.functional.cross_entropy(logits, targets))
+            matrix = confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1])
+            row["accuracy"] = float(np.trace(matrix) / matrix.sum())
+            row["macro_f1"] = macro_f1(matrix)
+        # Without validation images nothing is chosen: the last epoch stands.
+        score = row["macro_f1"]
+        if self.best is None or score is None or score > self.best["score"]:
+            state = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
+            self.best = {"epoch": row["epoch"], "score": score, "state": state}
+        if self.average is not None:
+            self.average.swap()
+        self.history.append(row)
+
+    def after_epoch(self) -> None:
+        if self.epoch < self.start_epoch or self.stopped:
+            return
+        self.seconds += time.monotonic() - self.began
+        self.began = time.monotonic()
+        last = self.epoch + 1 == self.n_epoch
+        early = bool(self.patience) and not last and self._stale() >= self.patience
+        self.save(self.phase + 1 if last or early else self.phase, 0 if last or early else self.epoch + 1, 0)
+        if self.listener is not None:
+            total = sum(self.n_epochs)
+            done = self.history[-1]["epoch"]
+            left = 0.0 if early else (total - done) * self.history[-1]["seconds"]
+            self.listener(EpochDone(self.history[-1], total, left))
+        if self.stop_requested:
+            self.stopped = True
+        if self.stop_requested or early:
+            raise CancelFitException()
+
+    def _stale(self) -> int:
+        if self.phase + 1 < len(self.n_epochs) or self.best is None or self.best["score"] is None:
+            return 0
+        return self.history[-1]["epoch"] - max(self.best["epoch"], sum(self.n_epochs[:-1]) + 1)
+
+    def _tell_batch(self, done: int) -> None:
+        elapsed = time.monotonic() - self.epoch_began
+        n_batches = len(self.dls.train)
+        here = self.iter + 1
+        rate = here / max(elapsed, 1e-9)
+        left_batches = n_batches - done + (sum(self.n_epochs) - self.epochs_done - 1) * n_batches
+        self.listener(
+            BatchDone(
+                epoch=self.epochs_done + 1,
+                n_epochs=sum(self.n_epochs),
+                batch=done,
+                n_batches=n_batches,
+                loss=float(self.loss_sum) / max(1, self.loss_count),
+                images_per_second=rate * self.dls.train.bs,
+                seconds_left=left_batches / max(rate, 1e-9),
+            )
+        )
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def save(self, phase: int, epoch: int, batch: int) -> None:
+        """Writes checkpoint.pt whole, or leaves the last one: what comes next is (phase, epoch, batch)."""
+        self.last_saved = time.monotonic()
+        if self.folder is None:
+            return
+        within = epoch > 0 or batch > 0
+        state = {
+            "version": CHECKPOINT_VERSION,
+            "position": [phase, epoch, batch],
+            "model": self.network.state_dict(),
+            "average": None if self.average is None else {"steps": self.average.steps, "shadow": self.average.shadow},
+            "optimizer": _plain_optimizer(self.opt) if within else None,
+            "best": self.best,
+            "history": self.history,
+            "draws": torch.from_numpy(self.dls.train.draws),
+            "loss": [float(self.loss_sum), self.loss_count],
+            "seconds": self.seconds + (time.monotonic() - self.began),
+            "lr": self.lr,
+        }
+        write_checkpoint(self.folder, state)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes over what a checkpoint holds, but for the optimizer, which is made when its phase begins."""
+        self.phase, self.start_epoch, self.start_batch = state["position"]
+        self.network.load_state_dict(state["model"])
+        if self.average is not None and state["average"] is not None:
+            self.average.steps = state["average"]["steps"]
+            self.average.shadow = [tensor.clone() for tensor in state["average"]["shadow"]]
+        self.best, self.history = state["best"], state["history"]
+        self.loss_sum, self.loss_count = state["loss"]
+        self.seconds, self.lr = state["seconds"], state["lr"]
+
+
+def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Writes ``folder``/checkpoint.pt under another name first, so that the last good one outlives a full disk.
+
+    Raises:
+        ModelError: it could not be written.
+    """
+    target, new = folder / "checkpoint.pt", folder / "checkpoint.pt.new"
+    try:
+        with new.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(target)
+    # torch wraps a full disk in a RuntimeError of its zip writer.
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        kept = "the last one is kept" if target.exists() else "there is none yet"
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        raise ModelError(
+            f"{target}: the checkpoint cannot be written ({reason}); {kept}; make room, then go on with --resume"
+        ) from error
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The checkpoint of a run, read with ``weights_only``: tensors and plain values, no code.
+
+    Raises:
+        ModelError: there is none, it is damaged, or of another version.
+    """
+    path = folder / "checkpoint.pt"
+    if not path.is_file():
+        raise ModelError(f"{folder}: no checkpoint.pt in it; nothing to resume, start the training anew")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    # Damaged zip, refused pickle: torch raises many kinds.
+    except Exception as error:
+        raise ModelError(f"{path}: damaged, or not a checkpoint of signsclf; start the training anew") from error
+    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
+        raise ModelError(f"{path}: not a checkpoint of version {CHECKPOINT_VERSION}; start the training anew")
+    return state
+
+
+def _plain_optimizer(optimizer: Any) -> dict[str, Any]:
+    """fastai's optimizer state with lists and Python numbers for fastcore's L and NumPy's scalars."""
+    state = optimizer.state_dict()
+    plain = [{k: float(v) if isinstance(v, np.floating) else v for k, v in h.items()} for h in state["hypers"]]
+    return {"state": [dict(s) for s in state["state"]], "hypers": plain}
+
+
+def restore_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
+    """The inverse of what a checkpoint keeps of an optimizer."""
+    device = next(iter(optimizer.all_params()))[0].device
+    moved = [
+        {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in entry.items()} for entry in state["state"]
+    ]
+    optimizer.load_state_dict({"state": moved, "hypers": L(state["hypers"])})

@@ -1,0 +1,269 @@
+"""Fits a learner: the learning-rate search, and the frozen and unfrozen one-cycle phases, resumable at any batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.schedule import LRFinder, minimum, slide, steep, valley
+from fastai.learner import Learner, Recorder
+from torch import nn
+
+from signsclf.recipe import AUTO_LR, Precision, Recipe
+from signsclf.training.callbacks import Autocast, Average, Course, Listener, restore_optimizer
+from signsclf.training.loaders import mix_seed
+
+# Phases 0 and 1 train; the search draws its own batches.
+_SEARCH_PHASE = 1_000
+
+
+@dataclass(frozen=True)
+class LrSearch:
+    """A learning-rate search (Smith 2015, arXiv:1506.01186).
+
+    Attributes:
+        lrs, losses: the rates tried in rising order, and the smoothed loss at each; the last finite point ends them.
+        suggestions: valley, slide, minimum and steep of fastai; None where the curve is too short for one.
+        diverged_early: whether the loss left all bounds before half of the rates were tried.
+    """
+
+    lrs: list[float]
+    losses: list[float]
+    suggestions: dict[str, float | None]
+    diverged_early: bool
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training ended in.
+
+    Attributes:
+        state: the kept weights under the architecture's own names: the best epoch by macro-F1 on validation images,
+            or the last where there are none.
+        best_epoch: which epoch they are of, counted from 1 over all phases.
+        history: a row an epoch.
+        draws: images drawn of each class over all epochs, int64 (C,).
+        lr: the highest learning rate that was used.
+        seconds: of training, over all parts of a resumed run.
+        stopped: whether it was interrupted and wants ``--resume``.
+    """
+
+    state: dict[str, torch.Tensor]
+    best_epoch: int
+    history: list[dict[str, Any]]
+    draws: np.ndarray
+    lr: float
+    seconds: float
+    stopped: bool
+
+
+def find_lr(
+    learner: Learner, recipe: Recipe, n_rates: int = 100, progress: Callable[[int, int], None] | None = None
+) -> LrSearch:
+    """Trains on rising rates from 1e-7 to 10, then puts the weights back as they were."""
+    torch.manual_seed(mix_seed(recipe.seed, _SEARCH_PHASE))
+    loader = learner.dls.train
+    loader.phase, loader.epoch = _SEARCH_PHASE, 0
+    draws = loader.draws.copy()
+    guard = _StopAtNonFinite(n_rates, progress)
+    path = learner.path
+    with tempfile.TemporaryDirectory() as folder, learner.no_logging():
+        learner.path = Path(folder)
+        callbacks = [*_precision_callbacks(recipe), guard, LRFinder(1e-7, 10, n_rates)]
+        try:
+            learner.fit(n_rates // max(1, len(loader)) + 1, cbs=callbacks)
+        finally:
+            learner.path = path
+    loader.draws = draws
+    learner.opt = None
+    lrs, losses = list(learner.recorder.lrs), [float(loss) for loss in learner.recorder.losses]
+    tried = len(losses)
+    finite = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), tried)
+    lrs, losses = [float(lr) for lr in lrs[:finite]], losses[:finite]
+    return LrSearch(lrs, losses, suggest(lrs, losses, n_rates), diverged_early=tried < n_rates // 2)
+
+
+def suggest(lrs: list[float], losses: list[float], n_rates: int) -> dict[str, float | None]:
+    """fastai's four suggestions from a search's curve, None for one that the curve does not support.
+
+    The noisy start and the exploding end are left out as fastai does, as far as enough points remain.
+    """
+    skip = n_rates // 10
+    short = len(losses) < skip + 5 + 10
+    kept = slice(0, None) if short else slice(skip, -5)
+    rates, values = torch.tensor(lrs[kept]), torch.tensor(losses[kept])
+    suggestions: dict[str, float | None] = {}
+    for method in (valley, slide, minimum, steep):
+        try:
+            rate = float(method(rates, values, n_rates)[0])
+        # fastai's methods index past the end of a curve that is too short for them.
+        except (IndexError, ValueError, RuntimeError):
+            rate = math.nan
+        suggestions[method.__name__] = rate if math.isfinite(rate) and rate > 0 else None
+    return suggestions
+
+
+def estimate_seconds(learner: Learner, model: nn.Module, recipe: Recipe) -> float:
+    """Seconds that training will take, from one timed step on a copy of the network."""
+    loader = learner.dls.train
+    device = learner.dls.device
+    twin = copy.deepcopy(model).to(device).train()
+    for parameter in twin.parameters():
+        parameter.requires_grad_(True)
+    rows = loader.rows[: loader.bs]
+    autocast = Autocast(device.type, recipe.precision)
+
+    def step(backward: bool) -> float:
+        began = time.monotonic()
+        x, y = loader.read(rows)
+        with autocast.context():
+            loss = nn.functional.cross_entropy(twin(x).float(), y)
+        if backward:
+            loss.backward()
+        float(loss)
+        return time.monotonic() - began
+
+    draws = loader.draws.copy()
+    step(True)
+    full = min(step(True), step(True))
+    forward = step(False)
+    loader.draws = draws
+    valid = len(learner.dls.valid.rows) / max(1, len(rows)) * forward
+    n = len(loader)
+    return (recipe.freeze_epochs * forward + recipe.epochs * full) * n + (recipe.epochs + recipe.freeze_epochs) * valid
+
+
+class Fit:
+    """A training run on a learner, with a way to ask it to stop after the current batch.
+
+    Args:
+        learner: see `signsclf.training.learner.build_learner`.
+        model: the whole network that it trains.
+        recipe: resolved.
+        folder: where checkpoint.pt goes; None writes none.
+        listener: told of progress.
+        checkpoint: of the run to go on with, see `signsclf.training.callbacks.read_checkpoint`.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        model: nn.Module,
+        recipe: Recipe,
+        folder: Path | None = None,
+        listener: Listener | None = None,
+        checkpoint: dict[str, Any] | None = None,
+    ) -> None:
+        self.learner, self.recipe, self.checkpoint = learner, recipe, checkpoint
+        self.frozen = recipe.freeze_epochs > 0 and recipe.weights != "none"
+        epochs = (recipe.freeze_epochs, recipe.epochs) if self.frozen else (recipe.freeze_epochs + recipe.epochs,)
+        self.average = Average(recipe.ema_decay) if recipe.ema_decay else None
+        self.course = Course(
+            model,
+            epochs,
+            seed=recipe.seed,
+            average=self.average,
+            folder=folder,
+            patience=recipe.patience,
+            listener=listener,
+        )
+        if checkpoint is not None:
+            self.course.restore(checkpoint)
+            learner.dls.train.draws = checkpoint["draws"].numpy().copy()
+
+    def stop(self) -> None:
+        """Asks the run to write a checkpoint after the current batch and return."""
+        self.course.stop_requested = True
+
+    def run(self, on_search: Callable[[LrSearch], None] | None = None) -> FitResult:
+        """Trains to the end, or until `stop`.
+
+        Args:
+            on_search: given the learning-rate search, where the recipe asks for one.
+        """
+        course, learner = self.course, self.learner
+        if course.lr is None:
+            course.lr = self._search(on_search) if self.recipe.lr == AUTO_LR else float(self.recipe.lr)
+        callbacks = [*_precision_callbacks(self.recipe), course, *([self.average] if self.average else [])]
+        with learner.no_logging(), learner.removed_cbs(learner._grab_cbs(Recorder)):
+            while course.phase < len(course.n_epochs) and not course.stopped:
+                if course.n_epochs[course.phase]:
+                    self._run_phase(callbacks)
+                if not course.stopped:
+                    course.phase += 1
+                    course.start_epoch = course.start_batch = 0
+        best = course.best or {"state": course.network.state_dict(), "epoch": 0}
+        return FitResult(
+            state=best["state"],
+            best_epoch=best["epoch"],
+            history=course.history,
+            draws=learner.dls.train.draws,
+            lr=course.lr,
+            seconds=course.seconds,
+            stopped=course.stopped,
+        )
+
+    def _run_phase(self, callbacks: list[Callback]) -> None:
+        recipe, learner, course = self.recipe, self.learner, self.course
+        head_only = self.frozen and course.phase == 0
+        learner.opt = None
+        # Both make the optimizer and clear its state, so what a checkpoint holds of it comes after.
+        if head_only:
+            learner.freeze()
+        else:
+            learner.unfreeze()
+        if self.checkpoint is not None and self.checkpoint["optimizer"] is not None:
+            restore_optimizer(learner.opt, self.checkpoint["optimizer"])
+        self.checkpoint = None
+        after_head = self.frozen and course.phase == 1
+        top = course.lr / 2 if after_head else course.lr
+        one_rate = head_only or recipe.lr_ratio == 1
+        learner.fit_one_cycle(
+            course.n_epochs[course.phase],
+            lr_max=top if one_rate else slice(top / recipe.lr_ratio, top),
+            # The head alone has nothing to anneal towards; fastai's fine_tune does likewise.
+            pct_start=0.99 if head_only else 0.3 if after_head else 0.25,
+            div=5.0 if after_head else 25.0,
+            start_epoch=course.start_epoch,
+            cbs=callbacks,
+        )
+
+    def _search(self, on_search: Callable[[LrSearch], None] | None) -> float:
+        search = find_lr(self.learner, self.recipe)
+        if on_search is not None:
+            on_search(search)
+        return search.suggestions["valley"] or search.suggestions["minimum"] or 1e-3
+
+
+def _precision_callbacks(recipe: Recipe) -> list[Callback]:
+    if recipe.precision is Precision.FP16:
+        # Brings the loss scaling that fp16 needs; it knows CUDA only, and so does the recipe.
+        return [MixedPrecision()]
+    return [Autocast(recipe.device.value, recipe.precision)]
+
+
+class _StopAtNonFinite(Callback):
+    """Ends the search when a loss is no number any more: fastai compares on, which is never true of NaN."""
+
+    order = 61
+
+    def __init__(self, n_rates: int, progress: Callable[[int, int], None] | None) -> None:
+        self.n_rates, self.progress = n_rates, progress
+
+    def after_batch(self) -> None:
+        if not self.training:
+            return
+        if self.progress is not None:
+            self.progress(min(self.train_iter, self.n_rates), self.n_rates)
+        if not torch.isfinite(self.loss):
+            raise CancelFitException()

@@ -1,0 +1,217 @@
+"""The fastai DataBlock that describes the data, and the loader that reads it by whole batches, balanced by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.transforms import IndexSplitter
+
+from signsclf.recipe import Balance
+from signsclf.training.augment import BatchAugment
+
+
+def class_weights(counts: np.ndarray, balance: Balance) -> np.ndarray:
+    """For each class how often one image of it is drawn, relative to the others.
+
+    Args:
+        counts: training images of each class, int (C,).
+        balance: see `Balance`; ``effective`` takes beta = 1 - 1/(mean count).
+
+    Returns:
+        float64 (C,), mean 1 over the training images; 0 for classes without images.
+    """
+    counts = np.asarray(counts, np.float64)
+    n = np.maximum(counts, 1)
+    if balance is Balance.NONE:
+        weights = np.ones_like(n)
+    elif balance is Balance.SQRT:
+        weights = n**-0.5
+    elif balance is Balance.FULL:
+        weights = 1 / n
+    else:
+        beta = 1 - 1 / max(2.0, counts[counts > 0].mean())
+        weights = (1 - beta) / (1 - beta**n)
+    weights = np.where(counts > 0, weights, 0)
+    return weights * counts.sum() / (weights * counts).sum()
+
+
+def mix_seed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers: seed, phase, epoch, batch."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def draw_epoch(weights: np.ndarray, seed: int) -> np.ndarray:
+    """The order of one epoch: positions into the training images, as many as there are, int64 (n,).
+
+    Systematic sampling: an image of weight w is drawn floor(w) or ceil(w) times, so that equal weights draw each image
+    exactly once, and rare classes are not left to luck.
+    """
+    rng = np.random.default_rng(seed)
+    n = len(weights)
+    shuffled = rng.permutation(n)
+    edges = np.cumsum(weights[shuffled])
+    points = (np.arange(n) + rng.random()) * (edges[-1] / n)
+    drawn = shuffled[np.minimum(np.searchsorted(edges, points, side="right"), n - 1)]
+    return drawn[rng.permutation(n)]
+
+
+@dataclass(frozen=True)
+class PixelRow:
+    """DataBlock getter: item number to its uint8 (H, W, 3) pixels."""
+
+    pixels: np.ndarray
+
+    def __call__(self, item: int) -> np.ndarray:
+        return self.pixels[item]
+
+
+@dataclass(frozen=True)
+class LabelRow:
+    """DataBlock getter: item number to its label."""
+
+    labels: Sequence[str]
+
+    def __call__(self, item: int) -> str:
+        return self.labels[item]
+
+
+class BatchLoader(TfmdDL):
+    """Reads a batch by one indexed gather and hands it to the device whole: uint8 (N, H, W, 3) to float (N, 3, H, W).
+
+    A training loader draws by weight and augments; every draw derives from (seed, phase, epoch, batch) alone. Set
+    ``phase`` and ``epoch`` before each pass, and ``first_batch`` to go on within an interrupted epoch.
+    """
+
+    def __init__(
+        self,
+        dataset: Datasets,
+        bs: int = 64,
+        *,
+        pixels: np.ndarray | None = None,
+        targets: np.ndarray | None = None,
+        rows: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
+        augment: BatchAugment | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        n_classes: int = 0,
+        seed: int = 0,
+        **kwargs,
+    ) -> None:
+        kwargs["num_workers"] = 0
+        super().__init__(dataset, bs=bs, **kwargs)
+        self.pixels, self.targets, self.rows, self.weights = pixels, targets, rows, weights
+        self.augment, self.seed = augment, seed
+        self.mean = torch.tensor(mean).view(1, 3, 1, 1)
+        self.std = torch.tensor(std).view(1, 3, 1, 1)
+        self.phase = self.epoch = self.first_batch = 0
+        self.draws = np.zeros(n_classes, np.int64)
+
+    @property
+    def is_training(self) -> bool:
+        return self.weights is not None
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        order = self.rows
+        if self.is_training:
+            order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, self.phase, self.epoch))]
+        first, self.first_batch = self.first_batch, 0
+        for batch in range(first, len(self)):
+            yield self.read(order[batch * self.bs : (batch + 1) * self.bs], batch)
+
+    def read(self, rows: np.ndarray, batch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """These rows on the device, augmented where this is a training loader, normalised."""
+        # Sorted reads keep a mapped file's pages together; the batch's order does not matter to its gradient.
+        rows = np.sort(rows)
+        targets = self.targets[rows]
+        x = torch.from_numpy(self.pixels[rows]).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        y = torch.from_numpy(targets).to(self.device)
+        if self.is_training:
+            self.draws += np.bincount(targets, minlength=len(self.draws))
+            if self.augment is not None:
+                x, y = self.augment(x, y, mix_seed(self.seed, self.phase, self.epoch, batch))
+        return (x - self.mean.to(x.device)) / self.std.to(x.device), y
+
+    def augmented_batch(self, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first ``n`` images of the first epoch as training sees them: uint8 (n, H, W, 3), and their labels."""
+        draws = self.draws.copy()
+        order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, 0, 0))]
+        x, y = self.read(order[:n])
+        self.draws = draws
+        shown = (x.cpu() * self.std + self.mean).mul(255).round().clamp(0, 255).byte()
+        return shown.permute(0, 2, 3, 1).contiguous().numpy(), y.cpu().numpy()
+
+
+def dataloaders(
+    pixels: np.ndarray,
+    labels: Sequence[str],
+    classes: Sequence[str],
+    train_rows: np.ndarray,
+    valid_rows: np.ndarray,
+    *,
+    batch_size: int,
+    balance: Balance = Balance.NONE,
+    augment: BatchAugment | None = None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: str = "cpu",
+    seed: int = 0,
+) -> DataLoaders:
+    """The DataBlock of decoded images, and its two loaders.
+
+    Args:
+        pixels: uint8 (n, H, W, 3).
+        labels: of each image.
+        classes: in index order.
+        train_rows, valid_rows: positions into ``pixels``; ``valid_rows`` may be empty.
+        mean, std: of the channels, in 0 to 1.
+    """
+    index = {name: i for i, name in enumerate(classes)}
+    targets = np.array([index.get(label, -1) for label in labels], np.int64)
+    block = DataBlock(
+        blocks=(TransformBlock(), CategoryBlock(vocab=list(classes), sort=False)),
+        getters=[PixelRow(pixels), LabelRow(labels)],
+        splitter=IndexSplitter(valid_rows.tolist()),
+    )
+    datasets = block.datasets(range(len(labels)))
+    counts = np.bincount(targets[train_rows], minlength=len(classes))
+    weights = class_weights(counts, balance)[targets[train_rows]]
+    shared = {
+        "pixels": pixels,
+        "targets": targets,
+        "mean": mean,
+        "std": std,
+        "n_classes": len(classes),
+        "seed": seed,
+        "do_setup": False,
+        "device": torch.device(device),
+    }
+    train = BatchLoader(
+        datasets.subset(0),
+        batch_size,
+        rows=train_rows,
+        weights=weights,
+        augment=augment,
+        n=len(train_rows),
+        drop_last=len(train_rows) > batch_size,
+        **shared,
+    )
+    valid = BatchLoader(
+        datasets.subset(1),
+        2 * batch_size,
+        rows=valid_rows,
+        n=len(valid_rows),
+        **shared,
+    )
+    return DataLoaders(train, valid, device=torch.device(device))
+
+
+def planned_draws(loaders: DataLoaders, n_classes: int) -> np.ndarray:
+    """How many images of each class an epoch is meant to draw, float64 (C,)."""
+    train = loaders.train
+    return np.bincount(train.targets[train.rows], weights=train.weights, minlength=n_classes)

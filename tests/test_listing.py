@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import os
+import random
+import sys
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from signsclf import listing
+from signsclf.listing import expand, natural_key
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    names = "10.png 9.png b.JPG note.txt .hidden.png sub/2.ppm sub/deep/1.png empty/x.txt [1].png"
+    for name in names.split():
+        path = tmp_path / "d" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    with zipfile.ZipFile(tmp_path / "A.zip", "w") as archive:
+        for name in ("10.png", "9.png", "in/2.jpg", "in/deep/3.jpg", "__MACOSX/._9.png", "in/a.txt"):
+            archive.writestr(name, "x")
+    return tmp_path
+
+
+def listed(*arguments: str, recursive: bool = False, lines: list[str] | None = None) -> list[str]:
+    return [path.replace(os.sep, "/") for path in expand(arguments, recursive, lines)]
+
+
+def test_folders_in_natural_order_without_hidden_and_other_files(tree: Path):
+    assert listed("d") == ["d/9.png", "d/10.png", "d/[1].png", "d/b.JPG"]
+    assert listed("d", recursive=True) == [*listed("d"), "d/sub/2.ppm", "d/sub/deep/1.png"]
+
+
+def test_files_and_arguments_stay_in_the_order_given(tree: Path):
+    assert listed("d/b.JPG", "d/sub", "d/note.txt") == ["d/b.JPG", "d/sub/2.ppm", "d/note.txt"]
+
+
+@pytest.mark.parametrize(
+    "argument", ["none.png", "d/empty", "*.nothing", "synthetic:1:2", "bro.zip", "A.zip/none"]
+)
+def test_what_leads_to_no_image_is_given_as_it_is(tree: Path, argument: str):
+    (tree / "bro.zip").write_bytes(b"no archive")
+    assert listed(argument) == [argument]
+
+
+def test_patterns_that_no_shell_has_expanded(tree: Path):
+    assert listed("d/*.png") == ["d/9.png", "d/10.png", "d/[1].png"]
+    assert listed("d/**/*.p*m") == ["d/sub/2.ppm"]
+    assert listed("d/su?") == ["d/sub/2.ppm"]
+    assert listed("d/[1].png") == ["d/[1].png"]  # a file of that very name
+    assert listed(f"{tree}/d/1?.png") == [f"{tree}/d/10.png".replace(os.sep, "/")]
+
+
+def test_archives_are_folders(tree: Path):
+    assert listed("A.zip") == ["A.zip/9.png", "A.zip/10.png"]
+    assert listed("A.zip", recursive=True) == [*listed("A.zip"), "A.zip/in/2.jpg", "A.zip/in/deep/3.jpg"]
+    assert listed("A.zip/in", "A.zip/in/") == ["A.zip/in/2.jpg"] * 2
+    assert listed("A.zip/in/deep/3.jpg") == ["A.zip/in/deep/3.jpg"]
+
+
+def test_lines_stand_where_the_dash_is(tree: Path):
+    lines = ["d/sub\r\n", "\n", "none.png\n", "-\n", "d/9.png"]
+    assert listed("A.zip/9.png", "-", "d/10.png", lines=lines) == [
+        "A.zip/9.png", "d/sub/2.ppm", "none.png", "d/9.png", "d/10.png",
+    ]  # fmt: skip
+    assert listed("-") == ["-"]
+
+
+def test_lines_are_read_as_they_are_needed(tree: Path):
+    read = []
+
+    def lines():
+        for i in range(1_000_000):
+            read.append(i)
+            yield f"{i}.png\n"
+
+    paths = expand(["-"], lines=lines())
+    assert [next(paths) for _ in range(3)] == ["0.png", "1.png", "2.png"]
+    assert len(read) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need rights on Windows")
+def test_links_are_followed_but_not_round_in_circles(tree: Path):
+    (tree / "d" / "sub" / "up").symlink_to(tree / "d")
+    (tree / "d" / "other").symlink_to(tree / "A")
+    (tree / "A").mkdir()
+    (tree / "A" / "5.png").write_bytes(b"x")
+    assert listed("d", recursive=True)[4:] == ["d/other/5.png", "d/sub/2.ppm", "d/sub/deep/1.png"]
+
+
+@pytest.mark.skipif(
+    sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs rights"
+)
+def test_a_folder_that_may_not_be_read_is_given_as_it_is(tree: Path):
+    (tree / "d" / "sub").chmod(0)
+    assert "d/sub" in listed("d", recursive=True)
+    (tree / "d" / "sub").chmod(0o700)
+
+
+def test_natural_order():
+    names = ["b", "a10", "a9", "A9b", "a009", "a", "a1000000000000000000000", "10", "9", "", "a9.1"]
+    assert sorted(names, key=natural_key) == [
+        "", "9", "10", "a", "a009", "a9", "a9.1", "A9b", "a10", "a1000000000000000000000", "b",
+    ]  # fmt: skip
+    natural_key("9" * 100_000)
+
+
+def test_a_great_many_names_are_sorted_through_a_file(monkeypatch: pytest.MonkeyPatch):
+    names = [f"img{i}.png" for i in range(30_000)]
+    shuffled = random.Random(0).sample(names, len(names))
+    monkeypatch.setattr(listing, "_RUN", 1_000)
+    monkeypatch.setattr(listing, "_PAGE", 50)
+    assert list(listing._sorted([*shuffled, "\udcff"])) == [*names, "\udcff"]
+    tracemalloc.start()
+    for _ in listing._sorted(f"img{i * 7919 % 30_000}.png" for i in range(30_000)):
+        pass
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000, "30,000 names alone are 1.7 MB, with their keys over 10 MB"
