@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import json
 import logging
-import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -116,11 +118,10 @@ def write_network(
                 "nothing was written; try another --arch, and report this one"
             )
         state = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
-        save_file(state, weights_path, metadata={"format": "pt"})
-        _write_learner(folder / modelfolder.LEARNER, model, arch, classes, size)
-        new.replace(onnx_path)
-    except OSError as error:
-        raise ModelError(f"{folder}: cannot be written ({error.strerror or error}); make room and try again") from error
+        with _writing(folder):
+            save_file(state, weights_path, metadata={"format": "pt"})
+            _write_learner(folder / modelfolder.LEARNER, model, arch, classes, size)
+            new.replace(onnx_path)
     finally:
         new.unlink(missing_ok=True)
     return parity, classifier and f"{classifier}.weight"
@@ -178,7 +179,8 @@ def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), open(os.devnull, "w") as sink, _stdout_to(sink):
+        # The exporter prints its progress to standard output, which belongs to results.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -197,19 +199,24 @@ def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int
     finally:
         logger.setLevel(level)
     program.model.metadata_props["labels"] = json.dumps(list(classes), ensure_ascii=False)
-    program.save(str(path), external_data=False)
+    with _writing(path.parent):
+        program.save(str(path), external_data=False)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    # A full disk is an OSError, safetensors' own error, or a RuntimeError of torch's zip writer.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ModelError(f"{folder}: cannot be written ({reason}); make room and try again") from error
 
 
 def _write_learner(path: Path, model: nn.Module, arch: Architecture, classes: Sequence[str], size: int) -> None:
     learner = stock_learner(copy.deepcopy(model), classes, (size, size), arch.mean, arch.std)
-    learner.path = path.parent
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        learner.export(path.name)
+        # Absolute, so that the learner's own path, which is shipped with it, stays the working directory.
+        learner.export(path.absolute())
 
-
-def _stdout_to(sink):
-    # The exporter prints its progress to standard output, which belongs to results.
-    import contextlib
-
-    return contextlib.redirect_stdout(sink)

@@ -21,7 +21,7 @@ from signsclf.modelconfig import FORMAT_VERSION, MAX_BYTES, Config, check_classe
 
 __all__ = [
     "CARD", "CONFIG", "FORMAT_VERSION", "LEARNER", "ONNX", "ONNX_INT8", "RUN", "SUMS", "WEIGHTS", "Config",
-    "check_classes", "publish", "read_config", "read_tensor", "read_text", "verify_sums", "write_bytes",
+    "CHECKPOINT", "RECORD", "UNFINISHED", "check_classes", "publish", "read_config", "read_tensor", "read_text", "verify_sums", "write_bytes",
     "write_config", "write_sums",
 ]  # fmt: skip
 
@@ -33,6 +33,10 @@ LEARNER = "learner.pkl"
 CARD = "README.md"
 SUMS = "SHA256SUMS"
 RUN = "run"
+RECORD = "run.json"
+CHECKPOINT = "checkpoint.pt"
+UNFINISHED = (RECORD, CHECKPOINT, CHECKPOINT + ".new")
+"""Files of a run under way, which a finished folder has no more."""
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -75,6 +79,8 @@ def write_config(folder: str | Path, config: Config) -> None:
 def write_sums(folder: str | Path) -> None:
     """Write SHA256SUMS, as coreutils does, for the files at the top of a folder and all below run/.
 
+    Files of a run under way are left out: they go when the folder is put in its place.
+
     Raises:
         ModelError: a file has a name that cannot stand in it, or cannot be read.
     """
@@ -82,7 +88,7 @@ def write_sums(folder: str | Path) -> None:
     try:
         found = [path for path in (*folder.iterdir(), *(folder / RUN).rglob("*")) if path.is_file()]
         names = sorted(path.relative_to(folder).as_posix() for path in found)
-        names = [name for name in names if name != SUMS]
+        names = [name for name in names if name not in (SUMS, *UNFINISHED)]
         lines = [f"{_sha256(_inside(folder, name))}  {name}\n" for name in names]
     except OSError as error:
         raise ModelError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
@@ -129,6 +135,8 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
 def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> None:
     """Move a finished folder to its place by renaming, so that it is there whole or not at all.
 
+    What was of use to its run only is deleted then, not before: until the move the run can be resumed.
+
     Args:
         overwrite: replace a model folder: the old is moved aside, the new in, then the old is deleted.
 
@@ -160,10 +168,12 @@ def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> 
             f"{final}: cannot be put in place ({error.strerror or error}); it is in {partial}"
         ) from error
     try:
+        for name in UNFINISHED:
+            (final / name).unlink(missing_ok=True)
         _delete(aside)
     except OSError as error:
         raise ModelError(
-            f"{final} is in place, but the old one in {aside} cannot be deleted ({error})"
+            f"{final} is in place, but something that it replaces or no longer needs cannot be deleted ({error})"
         ) from error
 
 

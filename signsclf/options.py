@@ -46,6 +46,7 @@ _PANEL = "Recipe: what decides the weights (unset: chosen from the data, and tol
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command that takes ``recipe`` one option for each field of `Recipe`, and ``--recipe`` for the preset."""
     plain = inspect.signature(command)
+    hints = typing.get_type_hints(command, include_extras=True)
     names = [field.name for field in dataclasses.fields(Recipe)]
 
     @functools.wraps(command)
@@ -54,7 +55,9 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         name = values.pop("preset_name")
         command(recipe=build_recipe(name, chosen), **values)
 
-    kept = [p.replace(kind=p.KEYWORD_ONLY) for p in plain.parameters.values() if p.name != "recipe"]
+    kept = [
+        p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in plain.parameters.values() if p.name != "recipe"
+    ]
     given = inspect.Parameter(
         "preset_name",
         inspect.Parameter.KEYWORD_ONLY,

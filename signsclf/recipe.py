@@ -133,16 +133,16 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            if value is None or (name == "lr" and value == AUTO_LR):
+            if (value is None and name in _UNSET) or (name == "lr" and value == AUTO_LR):
                 continue
             kind = int if name in _WHOLE else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind) or not math.isfinite(value):
+            if isinstance(value, bool) or not isinstance(value, kind) or value != value:
                 raise SignsclfError(f"{_flag(name)}: {value!r} is not a number from {low:g} to {high:g}")
             if not low <= value <= high:
                 raise SignsclfError(f"{_flag(name)}: {value} is outside {low:g} to {high:g}; choose one within")
         for name, kind in _CHOICES.items():
             value = getattr(self, name)
-            if value is not None and not isinstance(value, kind):
+            if not isinstance(value, kind) and not (value is None and name in _UNSET):
                 try:
                     object.__setattr__(self, name, kind(value))
                 except ValueError:
@@ -189,7 +189,7 @@ class Recipe:
         """The recipe of JSON text; see `from_dict`."""
         try:
             return cls.from_dict(json.loads(text))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SignsclfError(f"recipe: not JSON ({error})") from None
 
 
@@ -218,6 +218,9 @@ _CHOICES: dict[str, type[Enum]] = {
     "precision": Precision,
     "device": Device,
 }
+
+# What `resolve` chooses may be left unset; the other fields have a default that holds for all data.
+_UNSET = {field.name for field in dataclasses.fields(Recipe) if field.default is None}
 
 
 def _flag(name: str) -> str:
@@ -327,10 +330,17 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         changes["batch_size"] = (whole, f"there are but {facts.n_train} training images")
         batch = whole
     if pretrained:
-        epochs = min(12, max(3, math.ceil(4_000 / facts.n_train)))
-        choose("freeze_epochs", 1 if facts.n_train > 3_000 else 2, "the new head first")
+        near = recipe.weights == "imagenet" and not facts.is_gtsrb
+        epochs = min(12, max(4, math.ceil(4_000 / facts.n_train)))
+        if recipe.weights == "imagenet":
+            choose("freeze_epochs", 1 if facts.n_train > 3_000 else 2, "the new head first")
+        else:
+            choose("freeze_epochs", 0, "weights of one's own: all layers from the start")
         choose("lr", 2e-3, "pretrained, Adam")
-        choose("lr_ratio", 100.0, "pretrained: first layers a hundredth of the head's rate")
+        if near:
+            choose("lr_ratio", 100.0, "ImageNet's first layers suit photos: a hundredth of the head's rate")
+        else:
+            choose("lr_ratio", 5.0, "the weights come from other pictures: all layers have to move")
         choose("optimizer", Optimizer.ADAM, "pretrained")
         choose("weight_decay", 0.01, "pretrained, Adam")
     else:
@@ -343,7 +353,8 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
     choose("epochs", epochs, f"{facts.n_train:,} training images")
     steps = (recipe.epochs if recipe.epochs is not None else epochs) * (facts.n_train // batch)
-    choose("ema_decay", 0.99 if steps >= 500 else 0.9 if steps >= 50 else 0.0, f"{steps:,} steps")
+    decay = round(max(0.0, min(0.998, 1 - 20 / max(1, steps))), 4)
+    choose("ema_decay", decay if steps >= 50 else 0.0, f"a twentieth of {steps:,} steps")
     if facts.is_gtsrb:
         choose("flip", Flip.MAP, "GTSRB: mirrored where the mirrored sign is a sign")
     else:
@@ -357,8 +368,8 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
     else:
         choose("precision", Precision.FP32, f"this {facts.device.value} has no bf16 units")
     precision = recipe.precision or changes["precision"][0]
-    if precision is Precision.FP16 and facts.device is Device.CPU:
-        raise SignsclfError("--precision fp16: processors have no fast fp16; use bf16 or fp32")
+    if precision is Precision.FP16 and facts.device is not Device.CUDA:
+        raise SignsclfError(f"--precision fp16: it needs CUDA, and this runs on {facts.device.value}; use bf16 or fp32")
     choose("device", facts.device, "found on this machine")
     return _applied(recipe, changes)
 

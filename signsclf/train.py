@@ -33,7 +33,6 @@ from signsclf.training.fit import Fit, FitResult, LrSearch, estimate_seconds, fi
 from signsclf.training.learner import build_learner, choose_device, has_bf16
 from signsclf.training.loaders import dataloaders, mix_seed, planned_draws
 
-_RECORD = "run.json"
 _SIZES_SAMPLED = 400
 
 
@@ -157,7 +156,7 @@ def resume(out: str | Path, *, overwrite: bool = False, observer: Observer | Non
         done = f"{out} is finished already" if (out / modelfolder.CONFIG).is_file() else f"no run in {partial}"
         raise ModelError(f"--resume: {done}; nothing to go on with")
     prepared = restore(partial, observer)
-    checkpoint = read_checkpoint(partial) if (partial / "checkpoint.pt").is_file() else None
+    checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
     observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
     return _run(prepared, partial, out, overwrite, observer, checkpoint)
 
@@ -276,9 +275,9 @@ def restore(partial: Path, observer: Observer) -> Prepared:
         ModelError: the folder is no run.
         SourceError: the source has changed.
     """
-    path = partial / _RECORD
+    path = partial / modelfolder.RECORD
     if not path.is_file():
-        raise ModelError(f"{partial}: not an interrupted run, it has no {_RECORD}; start the training anew")
+        raise ModelError(f"{partial}: not an interrupted run, it has no {modelfolder.RECORD}; start the training anew")
     try:
         record = json.loads(modelfolder.read_text(path))
         layout = Layout(record["layout"]) if record["layout"] else None
@@ -297,7 +296,7 @@ def refuse_taken(out: Path, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise ModelError(f"{out} is there already: --overwrite replaces it, --out DIR writes elsewhere")
     partial = partial_folder(out)
-    if (partial / _RECORD).exists() and not overwrite:
+    if (partial / modelfolder.RECORD).exists() and not overwrite:
         raise ModelError(f"{partial} is an interrupted run: --resume {out} goes on, --overwrite starts anew")
 
 
@@ -401,7 +400,7 @@ def write_search(search: LrSearch, folder: Path) -> None:
 
 def _make_partial(partial: Path, overwrite: bool) -> None:
     try:
-        if partial.is_dir() and (overwrite or not (partial / _RECORD).exists()):
+        if partial.is_dir() and (overwrite or not (partial / modelfolder.RECORD).exists()):
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
         (partial / modelfolder.RUN).mkdir()
@@ -421,7 +420,7 @@ def _record(partial: Path, prepared: Prepared) -> None:
         "recipe": prepared.recipe.to_dict(),
         "fingerprint": prepared.fingerprint,
     }
-    write_whole(partial / _RECORD, (json.dumps(record, indent=2) + "\n").encode())
+    write_whole(partial / modelfolder.RECORD, (json.dumps(record, indent=2) + "\n").encode())
     table = prepared.split.table
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")

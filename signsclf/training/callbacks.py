@@ -17,11 +17,13 @@ from fastcore.foundation import L
 from torch import nn
 
 from signsclf.errors import ModelError
+from signsclf.modelfolder import CHECKPOINT
 from signsclf.judging.metrics import confusion, macro_f1
 from signsclf.recipe import Precision
 from signsclf.training.loaders import mix_seed
 
 CHECKPOINT_VERSION = 1
+_KEYS = {"position", "model", "average", "optimizer", "best", "history", "draws", "loss", "seconds", "lr"}
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ class Average(Callback):
         return [t.data for t in (*self.model.parameters(), *self.model.buffers()) if t.is_floating_point()]
 
     def before_fit(self) -> None:
-        if not self.shadow:
-            self.shadow = [tensor.clone() for tensor in self.live()]
+        live = self.live()
+        # A checkpoint's are read onto the processor.
+        self.shadow = [s.to(t.device) for s, t in zip(self.shadow or (t.clone() for t in live), live, strict=True)]
 
     def after_step(self) -> None:
         self.steps += 1
@@ -145,6 +148,7 @@ class Course(Callback):
         self.seconds = 0.0
         self.stop_requested = False
         self.stopped = False
+        self.failure: ModelError | None = None
         self.loss_sum, self.loss_count = 0.0, 0
 
     # -- position ------------------------------------------------------------------------------------------------
@@ -294,12 +298,24 @@ class Course(Callback):
             "seconds": self.seconds + (time.monotonic() - self.began),
             "lr": self.lr,
         }
-        write_checkpoint(self.folder, state)
+        try:
+            write_checkpoint(self.folder, state)
+        except ModelError as error:
+            # fastai rewrites the message of an error that leaves a callback: `Fit` raises this one.
+            self.failure = error
+            raise CancelFitException() from error
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Takes over what a checkpoint holds, but for the optimizer, which is made when its phase begins."""
+        """Takes over what a checkpoint holds, but for the optimizer, which is made when its phase begins.
+
+        Raises:
+            ModelError: it is of another network.
+        """
+        try:
+            self.network.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise ModelError("the checkpoint is of another network than the recipe's; start the training anew") from error
         self.phase, self.start_epoch, self.start_batch = state["position"]
-        self.network.load_state_dict(state["model"])
         if self.average is not None and state["average"] is not None:
             self.average.steps = state["average"]["steps"]
             self.average.shadow = [tensor.clone() for tensor in state["average"]["shadow"]]
@@ -314,7 +330,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     Raises:
         ModelError: it could not be written.
     """
-    target, new = folder / "checkpoint.pt", folder / "checkpoint.pt.new"
+    target, new = folder / CHECKPOINT, folder / (CHECKPOINT + ".new")
     try:
         with new.open("wb") as file:
             torch.save(state, file)
@@ -338,7 +354,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     Raises:
         ModelError: there is none, it is damaged, or of another version.
     """
-    path = folder / "checkpoint.pt"
+    path = folder / CHECKPOINT
     if not path.is_file():
         raise ModelError(f"{folder}: no checkpoint.pt in it; nothing to resume, start the training anew")
     try:
@@ -346,7 +362,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     # Damaged zip, refused pickle: torch raises many kinds.
     except Exception as error:
         raise ModelError(f"{path}: damaged, or not a checkpoint of signsclf; start the training anew") from error
-    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION:
+    if not isinstance(state, dict) or state.get("version") != CHECKPOINT_VERSION or not state.keys() >= _KEYS:
         raise ModelError(f"{path}: not a checkpoint of version {CHECKPOINT_VERSION}; start the training anew")
     return state
 

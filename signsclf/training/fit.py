@@ -25,6 +25,8 @@ from signsclf.training.loaders import mix_seed
 
 # Phases 0 and 1 train; the search draws its own batches.
 _SEARCH_PHASE = 1_000
+# On fewer the methods still answer, with whatever rate the search began or broke off at.
+_FEWEST_POINTS = 10
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,9 @@ def suggest(lrs: list[float], losses: list[float], n_rates: int) -> dict[str, fl
     rates, values = torch.tensor(lrs[kept]), torch.tensor(losses[kept])
     suggestions: dict[str, float | None] = {}
     for method in (valley, slide, minimum, steep):
+        if len(losses) < _FEWEST_POINTS:
+            suggestions[method.__name__] = None
+            continue
         try:
             rate = float(method(rates, values, n_rates)[0])
         # fastai's methods index past the end of a curve that is too short for them.
@@ -130,7 +135,7 @@ def estimate_seconds(learner: Learner, model: nn.Module, recipe: Recipe) -> floa
             loss = nn.functional.cross_entropy(twin(x).float(), y)
         if backward:
             loss.backward()
-        float(loss)
+        loss.item()
         return time.monotonic() - began
 
     draws = loader.draws.copy()
@@ -190,6 +195,9 @@ class Fit:
 
         Args:
             on_search: given the learning-rate search, where the recipe asks for one.
+
+        Raises:
+            ModelError: a checkpoint could not be written.
         """
         course, learner = self.course, self.learner
         if course.lr is None:
@@ -199,6 +207,8 @@ class Fit:
             while course.phase < len(course.n_epochs) and not course.stopped:
                 if course.n_epochs[course.phase]:
                     self._run_phase(callbacks)
+                if course.failure is not None:
+                    raise course.failure
                 if not course.stopped:
                     course.phase += 1
                     course.start_epoch = course.start_batch = 0

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
-from fastai.data.transforms import IndexSplitter
 
 from signsclf.recipe import Balance
 from signsclf.training.augment import BatchAugment
@@ -176,7 +175,8 @@ def dataloaders(
     block = DataBlock(
         blocks=(TransformBlock(), CategoryBlock(vocab=list(classes), sort=False)),
         getters=[PixelRow(pixels), LabelRow(labels)],
-        splitter=IndexSplitter(valid_rows.tolist()),
+        # Not by the validation rows alone: test images would count as training ones.
+        splitter=lambda _: (train_rows.tolist(), valid_rows.tolist()),
     )
     datasets = block.datasets(range(len(labels)))
     counts = np.bincount(targets[train_rows], minlength=len(classes))

@@ -64,7 +64,7 @@ def read(path: str) -> bytes:
 images.READERS[KEYWORD] = read
 
 
-def table(per_class: int = 60, frames: int = FRAMES, seed: int = 0) -> pd.DataFrame:
+def table(per_class: int = 240, frames: int = FRAMES, seed: int = 0) -> pd.DataFrame:
     """A table of drawn images, classes in the order of ClassId: path, label, group; split and roi are None.
 
     Args:

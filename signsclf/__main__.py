@@ -1,0 +1,5 @@
+"""``python -m signsclf`` is the command line."""
+
+from signsclf.cli import main
+
+main()

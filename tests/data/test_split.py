@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from signsclf.data.split import group_repeats, hold_out
+from signsclf.errors import SourceError
+from signsclf.recipe import SplitBy
+
+
+def table(labels, groups=None, splits=None) -> pd.DataFrame:
+    n = len(labels)
+    return pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(n)],
+            "label": labels,
+            "split": pd.Series(splits or [None] * n, dtype=object),
+            "group": pd.Series(groups or [None] * n, dtype=object),
+            "roi": pd.Series([None] * n, dtype=object),
+        }
+    )
+
+
+def tracks(sizes: dict[str, list[int]]) -> pd.DataFrame:
+    labels, groups = [], []
+    for label, counts in sizes.items():
+        for track, count in enumerate(counts):
+            labels += [label] * count
+            groups += [f"{label}/{track}"] * count
+    return table(labels, groups)
+
+
+def sides(split) -> list[str]:
+    return split.table["split"].tolist()
+
+
+rows = st.lists(
+    st.tuples(st.sampled_from("abc"), st.one_of(st.none(), st.sampled_from("uvwxyz"))), min_size=1, max_size=60
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows=rows, fraction=st.floats(0, 0.9), seed=st.integers(0, 2**32 - 1))
+def test_groups_stay_whole_and_every_class_keeps_training_images(rows, fraction, seed):
+    labels, groups = [r[0] for r in rows], [r[1] for r in rows]
+    split = hold_out(table(labels, groups), SplitBy.GROUP, fraction, seed)
+    assert set(sides(split)) <= {"train", "valid"}
+    assert split.groups_on_both_sides == 0
+    for group in set(groups) - {None}:
+        assert len({side for side, g in zip(sides(split), groups, strict=True) if g == group}) == 1
+    trained = {label for side, label in zip(sides(split), labels, strict=True) if side == "train"}
+    assert trained == set(labels)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 20), min_size=2, max_size=15),
+    fraction=st.floats(0.05, 0.5),
+    seed=st.integers(0, 9),
+)
+def test_each_class_is_within_half_a_group_of_the_fraction(counts, fraction, seed):
+    split = hold_out(tracks({"a": counts, "b": [5] * 20}), SplitBy.GROUP, fraction, seed)
+    for label, sizes in (("a", counts), ("b", [5] * 20)):
+        of_class = split.table[split.table["label"] == label]
+        held = int((of_class["split"] == "valid").sum())
+        assert held > 0
+        assert abs(held - fraction * sum(sizes)) <= max(sizes)
+
+
+def test_equal_tracks_are_held_out_in_proportion():
+    split = hold_out(tracks({"rare": [30] * 5, "common": [30] * 50}), SplitBy.GROUP, 0.2, 0)
+    valid = split.table[split.table["split"] == "valid"]["label"].value_counts()
+    assert valid.to_dict() == {"rare": 30, "common": 300}
+    assert split.held_out_here
+    assert split.not_judged == ()
+
+
+def test_a_giant_group_is_not_held_out_where_a_small_one_is_nearer():
+    for seed in range(10):
+        split = hold_out(tracks({"a": [100, 10]}), SplitBy.GROUP, 0.2, seed)
+        assert len(split.rows("valid")) == 10
+
+
+def test_a_class_with_one_group_stays_in_training_and_is_listed():
+    split = hold_out(tracks({"lonely": [30], "many": [30] * 10}), SplitBy.GROUP, 0.2, 0)
+    assert split.not_judged == ("lonely",)
+    assert set(split.table["split"][split.table["label"] == "lonely"]) == {"train"}
+
+
+def test_one_image_of_a_class_stays_in_training():
+    split = hold_out(table(["a"] + ["b"] * 10), SplitBy.GROUP, 0.5, 0)
+    assert split.not_judged == ("a",)
+
+
+def test_images_without_a_group_are_held_out_one_by_one():
+    split = hold_out(table(["a"] * 100 + ["b"] * 50), SplitBy.GROUP, 0.2, 0)
+    valid = split.table[split.table["split"] == "valid"]["label"].value_counts().to_dict()
+    assert valid == {"a": 20, "b": 10}
+
+
+def test_a_group_across_classes_never_takes_the_last_training_image_of_one():
+    # Identical pictures under two labels are one group; all of class "b" is in such groups.
+    labels = ["a"] * 12 + ["b", "b"]
+    groups = [f"g{i}" for i in range(12)] + ["g0", "g0"]
+    for seed in range(30):
+        split = hold_out(table(labels, groups), SplitBy.GROUP, 0.5, seed)
+        assert "train" in set(split.table["split"][split.table["label"] == "b"])
+
+
+def test_by_seed_the_same_and_by_another_seed_another():
+    source = tracks({"a": [3] * 40, "b": [4] * 40})
+    first = sides(hold_out(source, SplitBy.GROUP, 0.3, 7))
+    assert sides(hold_out(source, SplitBy.GROUP, 0.3, 7)) == first
+    assert sides(hold_out(source, SplitBy.GROUP, 0.3, 8)) != first
+
+
+def test_the_choice_does_not_depend_on_the_order_of_classes_rows():
+    source = tracks({"a": [3] * 10, "b": [4] * 10})
+    backwards = source.iloc[::-1].reset_index(drop=True)
+    held = set(source["group"][hold_out(source, SplitBy.GROUP, 0.3, 1).rows("valid")])
+    again = set(backwards["group"][hold_out(backwards, SplitBy.GROUP, 0.3, 1).rows("valid")])
+    assert held == again
+
+
+def test_random_split_says_how_many_groups_stand_on_both_sides():
+    split = hold_out(tracks({"a": [30] * 5, "b": [30] * 5}), SplitBy.RANDOM, 0.2, 0)
+    assert split.groups_on_both_sides == 10
+    assert len(split.rows("valid")) == 60
+
+
+def test_given_splits_are_kept_and_nothing_more_is_held_out():
+    given_splits = ["train", "train", "valid", None, "test", "train"]
+    source = table(["a", "b", "a", "a", "b", "b"], splits=given_splits)
+    split = hold_out(source, SplitBy.GROUP, 0.5, 0)
+    assert sides(split) == ["train", "train", "valid", "train", "test", "train"]
+    assert not split.held_out_here
+    assert split.not_judged == ("b",)
+    assert source["split"].tolist()[3] is None
+
+
+def test_given_test_images_are_left_alone_when_validation_is_held_out():
+    source = table(["a"] * 20 + ["a"] * 5, splits=["train"] * 20 + ["test"] * 5)
+    split = hold_out(source, SplitBy.GROUP, 0.2, 0)
+    assert sides(split)[20:] == ["test"] * 5
+    assert len(split.rows("valid")) == 4
+    assert len(split.rows("train")) == 16
+
+
+def test_given_split_through_a_group_is_counted():
+    source = table(["a"] * 4, groups=["g", "g", "h", "i"], splits=["train", "valid", "train", "valid"])
+    assert hold_out(source, SplitBy.GROUP, 0.2, 0).groups_on_both_sides == 1
+
+
+def test_fraction_zero_holds_nothing_out():
+    split = hold_out(table(["a"] * 10), SplitBy.GROUP, 0, 0)
+    assert set(sides(split)) == {"train"}
+    assert not split.held_out_here
+    assert split.not_judged == ()
+    assert split.rows("valid").tolist() == []
+    assert split.rows("train").tolist() == list(range(10))
+
+
+@pytest.mark.parametrize(("side", "word"), [("valid", "validation"), ("test", "test")])
+def test_a_class_that_training_lacks_is_an_error_with_its_name(side, word):
+    source = table(["a", "a", "new"], splits=["train", side, side])
+    with pytest.raises(SourceError, match=f"class 'new' is in {word} but not in training"):
+        hold_out(source, SplitBy.GROUP, 0.2, 0)
+
+
+def test_no_training_image_is_an_error():
+    with pytest.raises(SourceError, match="no training images"):
+        hold_out(table(["a", "b"], splits=["test", "valid"]), SplitBy.GROUP, 0.2, 0)
+
+
+def test_rows_are_positions_whatever_the_index():
+    source = table(["a"] * 10)
+    source.index = range(100, 110)
+    split = hold_out(source, SplitBy.GROUP, 0.3, 0)
+    assert np.array_equal(np.sort(np.r_[split.rows("train"), split.rows("valid")]), np.arange(10))
+
+
+def test_identical_images_become_one_group():
+    source = table(["a", "a", "b", "b", "b"], groups=[None, None, None, "own", None])
+    grouped = group_repeats(source, ["x", "x", "y", "x", "z"])
+    first, second, third, fourth, fifth = grouped["group"]
+    assert first == second
+    assert fourth == "own"
+    assert pd.isna(third)
+    assert pd.isna(fifth)
+    assert source["group"].isna().sum() == 4
+
+
+def test_unreadable_images_are_not_taken_for_identical():
+    assert group_repeats(table(["a", "b"]), ["", ""])["group"].isna().all()

@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from signsclf.errors import SignsclfError
+from signsclf.recipe import (
+    PRESETS,
+    Augment,
+    Balance,
+    Device,
+    Facts,
+    Flip,
+    Optimizer,
+    Precision,
+    Recipe,
+    choose_arch,
+    preset,
+    resolve,
+)
+
+SIGNS = Facts(30_000, True, False, 40.0, None, Device.CPU, True)
+PHOTOS = Facts(700, False, False, 230.0, 224, Device.CPU, False)
+
+
+def facts(**changes) -> Facts:
+    return Facts(**{**PHOTOS.__dict__, **changes})
+
+
+def settled(recipe: Recipe, known: Facts = PHOTOS) -> tuple[Recipe, dict[str, str]]:
+    chosen, reasons = choose_arch(recipe, known.is_drawn)
+    resolved, more = resolve(chosen, known)
+    return resolved, {**reasons, **more}
+
+
+def test_json_round_trip_keeps_every_field_and_type():
+    recipe = Recipe(
+        arch="resnet18",
+        lr=0.01,
+        optimizer=Optimizer.SGD,
+        balance=Balance.EFFECTIVE,
+        augment=Augment.STRONG,
+        flip=Flip.NEVER,
+        precision=Precision.BF16,
+        device=Device.CPU,
+        seed=2**32 - 1,
+    )
+    again = Recipe.from_json(recipe.to_json())
+    assert again == recipe
+    assert isinstance(again.balance, Balance)
+    assert json.loads(recipe.to_json())["balance"] == "effective"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json_and_resolve(name):
+    recipe = preset(name)
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    resolved, _ = settled(recipe)
+    assert None not in resolved.to_dict().values()
+
+
+def test_unknown_preset_names_the_known_ones():
+    with pytest.raises(SignsclfError, match="'slow' is none of transfer, fast, photos"):
+        preset("slow")
+
+
+def test_unknown_field_is_named():
+    with pytest.raises(SignsclfError, match=r"unknown field 'epoch'; known are .*epochs"):
+        Recipe.from_dict({"epoch": 3})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "3", "null", "[" * 100_000])
+def test_what_is_not_a_recipe_is_refused_in_one_line(text):
+    with pytest.raises(SignsclfError) as caught:
+        Recipe.from_json(text)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("size", 7),
+        ("size", 1025),
+        ("size", 32.0),
+        ("epochs", -1),
+        ("epochs", True),
+        ("batch_size", 1),
+        ("batch_size", 10**400),
+        ("lr", 0),
+        ("lr", "fast"),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr_ratio", 0.5),
+        ("weight_decay", -0.1),
+        ("label_smoothing", 0.6),
+        ("label_smoothing", None),
+        ("ema_decay", 1),
+        ("valid_fraction", 0.95),
+        ("valid_fraction", None),
+        ("patience", -1),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", None),
+        ("balance", "all"),
+        ("balance", None),
+        ("balance", []),
+        ("flip", "sideways"),
+        ("precision", "fp8"),
+        ("arch", ""),
+        ("weights", 3),
+    ],
+)
+def test_values_out_of_range_name_their_flag_in_one_line(field, value):
+    with pytest.raises(SignsclfError) as caught:
+        Recipe(**{field: value})
+    message = str(caught.value)
+    assert message.startswith("--" + field.replace("_", "-") + ":")
+    assert "\n" not in message
+
+
+def test_edges_of_the_ranges_are_within():
+    Recipe(size=8, epochs=10_000, batch_size=2, lr=100, label_smoothing=0.5, valid_fraction=0.9, seed=0)
+    Recipe(size=1024, epochs=0, freeze_epochs=1, lr="auto", valid_fraction=0)
+
+
+def test_no_epochs_at_all_is_refused():
+    with pytest.raises(SignsclfError, match="trains nothing"):
+        Recipe(epochs=0)
+
+
+def test_text_becomes_a_choice():
+    assert Recipe(balance="full").balance is Balance.FULL
+
+
+@pytest.mark.parametrize("known", [SIGNS, PHOTOS, facts(n_train=1), facts(is_drawn=True)])
+@pytest.mark.parametrize("start", [Recipe(), Recipe(arch="signnet"), Recipe(arch="resnet34", weights="none")])
+def test_resolve_sets_every_field_and_gives_a_reason_for_each(known, start):
+    resolved, reasons = settled(start, known)
+    before, after = start.to_dict(), resolved.to_dict()
+    assert None not in after.values()
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == set(reasons)
+    assert all(reason.strip() for reason in reasons.values())
+
+
+def test_what_the_user_set_stays():
+    start = Recipe(
+        arch="resnet18",
+        weights="none",
+        size=48,
+        epochs=2,
+        freeze_epochs=1,
+        batch_size=16,
+        lr=0.5,
+        lr_ratio=3,
+        optimizer="sgd",
+        weight_decay=0.1,
+        ema_decay=0.5,
+        flip="never",
+        precision="fp32",
+        device="cpu",
+    )
+    resolved, reasons = settled(start)
+    assert resolved == start
+    assert reasons == {}
+
+
+def test_the_architecture_without_pretrained_weights_starts_from_none():
+    assert settled(Recipe(arch="signnet"))[0].weights == "none"
+    assert settled(Recipe())[0].weights == "imagenet"
+    assert settled(Recipe(), facts(is_drawn=True))[0].arch == "signnet"
+
+
+def test_pretrained_takes_its_native_size_for_large_photos_and_less_for_small_images():
+    assert settled(Recipe())[0].size == 224
+    assert 64 <= settled(Recipe(), facts(median_side=40.0))[0].size < 224
+    assert settled(Recipe(arch="signnet"), SIGNS)[0].size == 32
+
+
+def test_few_images_bound_the_batch():
+    resolved, reasons = settled(Recipe(batch_size=64), facts(n_train=10))
+    assert resolved.batch_size == 10
+    assert "10 training images" in reasons["batch_size"]
+
+
+def test_mirroring_follows_the_classes():
+    assert settled(Recipe(), SIGNS)[0].flip is Flip.MAP
+    assert settled(Recipe())[0].flip is Flip.NEVER
+    with pytest.raises(SignsclfError, match="mirror map is GTSRB's"):
+        settled(Recipe(flip="map"))
+
+
+def test_precision_follows_the_device():
+    assert settled(Recipe(), facts(has_bf16=True))[0].precision is Precision.BF16
+    assert settled(Recipe())[0].precision is Precision.FP32
+    assert settled(Recipe(), facts(device=Device.CUDA))[0].precision is Precision.FP16
+    for device in (Device.CPU, Device.MPS):
+        with pytest.raises(SignsclfError, match=r"--precision fp16: .*CUDA"):
+            settled(Recipe(precision="fp16"), facts(device=device))
+
+
+def test_importing_it_loads_nothing_heavy():
+    code = (
+        "import sys, signsclf.recipe\n"
+        "print(sorted({'torch', 'fastai', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
