@@ -36,5 +36,6 @@ class Format(str, Enum):
 class Provider(str, Enum):
     """Where an exported model runs."""
 
+    AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"

@@ -44,7 +44,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 DataDir = Annotated[Optional[Path], typer.Option("--data-dir", help="Where GTSRB lies when no SOURCE is given.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download GTSRB without asking.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-DeviceOption = Annotated[Provider, typer.Option("--device", help="cuda needs the extra gpu.")]
+DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
 
 
 def _version(asked: bool) -> None:
@@ -149,7 +149,7 @@ def evaluate_command(
     report: Annotated[Optional[Path], typer.Option("--report", help="Folder for tables and pictures.")] = None,
     layout: LayoutOption = None,
     skip_bad: SkipBad = False,
-    device: DeviceOption = Provider.CPU,
+    device: DeviceOption = Provider.AUTO,
 ) -> None:
     """Judge a model folder's exported file on labelled images."""
     from signsclf import evaluate
@@ -196,7 +196,7 @@ def predict_command(
         Optional[Path], typer.Option("--explain", help="Folder for a heat map over each image.")
     ] = None,
     threads: Annotated[Optional[int], typer.Option("--threads", help="Processor threads.", min=1)] = None,
-    device: DeviceOption = Provider.CPU,
+    device: DeviceOption = Provider.AUTO,
 ) -> None:
     """Predict the classes of images, with the exported model."""
     from signsclf import writers
@@ -454,13 +454,15 @@ def _writable_folder(folder: Path) -> None:
 
 
 def _provider(device: Provider) -> str:
-    if device is Provider.CUDA:
-        import onnxruntime
+    if device is Provider.CPU:
+        return device.value
+    import onnxruntime
 
-        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-            tell("note: CUDA needs the extra gpu (pip install 'signsclf[gpu]'); running on the processor")
-            return Provider.CPU.value
-    return device.value
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return Provider.CUDA.value
+    if device is Provider.CUDA:
+        tell("note: CUDA needs the extra gpu (pip install 'signsclf[gpu]'); running on the processor")
+    return Provider.CPU.value
 
 
 def _shown(folder: Path) -> str:

@@ -346,6 +346,8 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
     else:
         epochs = min(60, max(6, math.ceil(240_000 / facts.n_train)))
         choose("freeze_epochs", 0, "from scratch")
+        if recipe.freeze_epochs:
+            raise SignsclfError("--freeze-epochs: from scratch there is nothing worth freezing; leave it out")
         sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch == "signnet")
         choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, "from scratch")
         choose("lr", 0.2 * min(1.0, batch / 128) if sgd else 2e-3, "from scratch")

@@ -55,7 +55,7 @@ def reload(folder: str | Path) -> Reloaded:
         )
     one = np.zeros((1, *classifier.size, 3), np.uint8)
     many = np.zeros((classifier.batch_size, *classifier.size, 3), np.uint8)
-    single, batch = _seconds(classifier, one), _seconds(classifier, many)
+    single, batch = seconds_a_run(classifier, one), seconds_a_run(classifier, many)
     return Reloaded(
         config=classifier.config,
         card=classifier.card,
@@ -95,7 +95,7 @@ def reload_learner(folder: str | Path) -> float:
     return float(np.abs(probabilities - classifier.probabilities(pixels)).max())
 
 
-def _seconds(classifier: Classifier, batch: np.ndarray) -> float:
+def seconds_a_run(classifier: Classifier, batch: np.ndarray) -> float:
     """Median seconds a run, over half a second or three runs."""
     classifier.logits(batch)
     spent: list[float] = []

@@ -352,12 +352,12 @@ def _finish(
 
 
 def _network(prepared: Prepared, observer: Observer, fresh: bool = True) -> nn.Module:
-    torch.manual_seed(mix_seed(prepared.recipe.seed))
-    model = architectures.create(prepared.arch, len(prepared.source.classes))
+    recipe, classes = prepared.recipe, prepared.source.classes
+    torch.manual_seed(mix_seed(recipe.seed))
+    model = architectures.create(prepared.arch, len(classes))
+    architectures.refuse_size(model, prepared.arch, recipe.size)
     if fresh:
-        told = architectures.load_weights(
-            model, prepared.arch, len(prepared.source.classes), prepared.recipe.weights
-        )
+        told = architectures.load_weights(model, prepared.arch, len(classes), recipe.weights, classes)
         observer.say(f"start: {told}")
     return model
 

@@ -117,6 +117,20 @@ def classifier_name(model: nn.Module, n_classes: int) -> str:
     raise ModelError("--arch: its last layer is not one linear layer over the classes; choose another architecture")
 
 
+def refuse_size(model: nn.Module, arch: Architecture, size: int) -> None:
+    """Raises SignsclfError where images of ``size`` × ``size`` pixels are too small for the network."""
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, size, size))
+    except RuntimeError as error:
+        raise SignsclfError(
+            f"--size {size}: {arch.name} cannot run at it ({_line(error)}); give a larger one, such as 64 or 224"
+        ) from error
+    finally:
+        model.train(training)
+
+
 class _TimmBody(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

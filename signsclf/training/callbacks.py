@@ -249,9 +249,9 @@ class Course(Callback):
             done = self.history[-1]["epoch"]
             left = 0.0 if early else (total - done) * self.history[-1]["seconds"]
             self.listener(EpochDone(self.history[-1], total, left))
-        if self.stop_requested:
-            self.stopped = True
-        if self.stop_requested or early:
+        # Asked to stop when nothing is left to do, a run is simply done.
+        self.stopped = self.stop_requested and not ((last or early) and self.phase + 1 == len(self.n_epochs))
+        if self.stopped or early:
             raise CancelFitException()
 
     def _stale(self) -> int:

@@ -6,7 +6,7 @@ import platform
 import tempfile
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
@@ -118,6 +118,8 @@ def stock_learner(
             loaders, model, loss_func=CrossEntropyLossFlat(), path=Path()
         )
         learner.dls = loaders.new_empty()
+    # A PosixPath within a pickle cannot be opened on Windows.
+    learner.path = learner.dls.path = PurePosixPath()
     return learner
 
 
