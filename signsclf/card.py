@@ -33,8 +33,7 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
         f"- data fingerprint `{config.fingerprint[:16]}…` (whole in config.json)",
         f"- classes: {', '.join(_escape(name) for name in config.classes[:60])}"
         + (f" and {len(config.classes) - 60} more" if len(config.classes) > 60 else ""),
-        "- images: whole, squashed to "
-        + f"{side}×{side} px"
+        f"- images: whole, squashed to {side}×{side} px"
         + ("; **expects crops to the object's box**" if config.crop == "roi" else ""),
         "",
         "## How",
@@ -77,13 +76,17 @@ def _figures(valid: dict[str, Any] | None, report: Report | None) -> list[str]:
     if valid is None:
         return ["Everything trained: no image was held out, so no figure can be given."]
     lines = [
-        "From `model.onnx`, on validation images, of which whole groups were held out. The best epoch was chosen on "
-        "them, so figures on other images may be a little lower.",
+        (
+            "From `model.onnx`, on validation images, of which whole groups were held out. The best epoch was chosen on "
+            "them, so figures on other images may be a little lower."
+        ),
         "",
         f"| | n = {valid['n']:,} |",
         "| --- | --- |",
-        f"| accuracy | {_percent(valid['accuracy'])} "
-        f"(95 % interval {_percent(valid['accuracy_low'])} to {_percent(valid['accuracy_high'])}) |",
+        (
+            f"| accuracy | {_percent(valid['accuracy'])} "
+            f"(95 % interval {_percent(valid['accuracy_low'])} to {_percent(valid['accuracy_high'])}) |"
+        ),
         f"| top-5 | {_percent(valid['top5'])} |",
         f"| macro-F1 ({valid['n_classes_present']} classes judged) | {_percent(valid['macro_f1'])} |",
         f"| balanced accuracy | {_percent(valid['balanced_accuracy'])} |",
@@ -105,10 +108,14 @@ def _calibration(config: modelfolder.Config) -> list[str]:
         return ["Not known: that needs validation images of two groups or more. `accepted` is null."]
     error = "none" if found["accepted_error"] is None else _percent(found["accepted_error"], 2)
     return [
-        f"- Temperature {config.temperature:.3f}, folded into the last layer. Expected calibration error "
-        f"{_percent(found['ece_before'], 2)} before, {_percent(found['ece_after'], 2)} after.",
-        f"- Accepted from a probability of {config.reject_threshold:.4f} up: {_percent(found['accepted'])} of the "
-        f"images, of which {error} wrong (aimed at {_percent(found['accept_error'], 2)}).",
+        (
+            f"- Temperature {config.temperature:.3f}, folded into the last layer. Expected calibration error "
+            f"{_percent(found['ece_before'], 2)} before, {_percent(found['ece_after'], 2)} after."
+        ),
+        (
+            f"- Accepted from a probability of {config.reject_threshold:.4f} up: {_percent(found['accepted'])} of the "
+            f"images, of which {error} wrong (aimed at {_percent(found['accept_error'], 2)})."
+        ),
         f"- Measured on {found['n']:,} images, each by a fit on the other half of the groups.",
     ]
 
@@ -121,12 +128,16 @@ def _loading(config: modelfolder.Config) -> list[str]:
         'print(signsclf.load("this folder").predict("image.png"))',
         "```",
         "",
-        f"Or `model.onnx` in any ONNX Runtime: uint8 RGB (N, {config.input_size[0]}, {config.input_size[1]}, 3) in, "
-        "logits out, labels in the metadata. fastai opens `learner.pkl` (a pickle: it can run code, open it only from "
-        "someone you trust).",
+        (
+            f"Or `model.onnx` in any ONNX Runtime: uint8 RGB (N, {config.input_size[0]}, {config.input_size[1]}, 3) in, "
+            "logits out, labels in the metadata. fastai opens `learner.pkl` (a pickle: it can run code, open it only from "
+            "someone you trust)."
+        ),
     ]
     if "timm" in config.readers:
-        lines.append("`timm.create_model('local-dir:this folder', pretrained=True)` and transformers' pipeline read it.")
+        lines.append(
+            "`timm.create_model('local-dir:this folder', pretrained=True)` and transformers' pipeline read it."
+        )
     else:
         lines.append("timm and transformers do not know this architecture; the other readers do.")
     return lines

@@ -8,40 +8,55 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
-import click
 import typer
+from typer.core import TyperGroup
 
 from signsclf import __version__
 from signsclf.choices import Format, Layout, Part, Provider
 from signsclf.errors import SignsclfError, SourceError
 from signsclf.options import recipe_options
 from signsclf.recipe import Recipe
-from signsclf.terminal import Bar, Stopped, TerminalObserver, duration, quiet_pipe, stop_on_sigterm, tell
+from signsclf.terminal import Bar, Stopped, TerminalObserver, quiet_pipe, stop_on_signals, tell
 
 DOWNLOAD_MB = 366
 DEFAULT_OUT = Path("models/default")
 
+# Usage errors; newer Typers carry click inside themselves, older ones import it.
+_ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
+class _Group(TyperGroup):
+    """All commands, run so that a reader who closes the pipe early is no failure."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        invoke = super().invoke
+        return quiet_pipe(lambda: invoke(ctx))
+
+
 app = typer.Typer(
     name="signsclf",
+    cls=_Group,
     help="Train, judge and export image classifiers; at home on German traffic signs.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    # Rich's own help takes longer to import than the rest of `signsclf --help`.
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(help="Look at, fetch and draw labelled images.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 SOURCE_HELP = "A folder, a .zip, a .csv or .parquet table, or synthetic; none means GTSRB."
-OptionalSource = Annotated[Optional[str], typer.Argument(help=SOURCE_HELP, metavar="[SOURCE]")]
+OptionalSource = Annotated[str | None, typer.Argument(help=SOURCE_HELP, metavar="SOURCE")]
 Source = Annotated[str, typer.Argument(help="A folder, a .zip, a .csv or .parquet table, or synthetic.")]
 ModelDir = Annotated[Path, typer.Argument(help="A model folder.", metavar="MODEL")]
-LayoutOption = Annotated[Optional[Layout], typer.Option("--layout", help="How the source lies; unset: recognised.")]
+LayoutOption = Annotated[Layout | None, typer.Option("--layout", help="How the source lies; unset: recognised.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and list them.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-DataDir = Annotated[Optional[Path], typer.Option("--data-dir", help="Where GTSRB lies when no SOURCE is given.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where GTSRB lies when no SOURCE is given.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download GTSRB without asking.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
@@ -66,9 +81,9 @@ def root(
 def train_command(
     recipe: Recipe,
     source: OptionalSource = None,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Model folder to write.  [default: models/default]")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Model folder to write.  [default: models/default]")] = None,
     resume: Annotated[
-        Optional[Path], typer.Option("--resume", help="Go on with the interrupted run of this model folder.")
+        Path | None, typer.Option("--resume", help="Go on with the interrupted run of this model folder.")
     ] = None,
     layout: LayoutOption = None,
     overwrite: Overwrite = False,
@@ -80,34 +95,40 @@ def train_command(
     yes: Yes = False,
 ) -> None:
     """Train a classifier, judge it, and export it to a model folder."""
-    from signsclf import train
+    from signsclf.runfolder import final_folder, partial_folder, read_record, refuse_taken
 
     observer = TerminalObserver()
+    # What can be wrong is looked at before torch is imported, which takes seconds.
     if resume is not None:
-        if source is not None or out is not None or recipe != Recipe():
+        if source or out or layout or skip_bad or recipe != Recipe():
             raise SignsclfError("--resume: the run has its own SOURCE, --out and recipe; give --resume DIR alone")
+        read_record(partial_folder(final_folder(resume.expanduser().absolute())))
+        from signsclf import train
+
         outcome = train.resume(resume, overwrite=overwrite, observer=observer)
     else:
         target = out or DEFAULT_OUT
-        train.refuse_taken(target.expanduser().absolute(), overwrite)
+        refuse_taken(target.expanduser().absolute(), overwrite)
+        found = _read_source(source, layout, data_dir, yes)
+        from signsclf import train
+
         outcome = train.train(
-            source or gtsrb_source(data_dir, yes),
+            found,
             target,
             recipe,
-            layout=layout,
             overwrite=overwrite,
             skip_bad=skip_bad,
             accept_error=accept_error,
             observer=observer,
         )
-    folder = _shown(outcome.folder)
+    folder = _shown(final_folder(outcome.folder))
     if outcome.stopped:
-        tell(f"stopped; go on with: signsclf train --resume {folder.removesuffix('.partial')}")
+        tell(f"stopped; go on with: signsclf train --resume {folder}")
         raise typer.Exit(128 + (observer.signal or 2))
     if outcome.metrics:
         typer.echo(headline(outcome.metrics))
     typer.echo(f"model: {folder}")
-    origin = source or "SOURCE"
+    origin = source or _shown(Path(outcome.source))
     tell(f"evaluate it: signsclf evaluate {folder} {_quoted(origin)}")
     tell(f"predict with it: signsclf predict --model {folder} image.png")
 
@@ -124,13 +145,12 @@ def lr_find_command(
     yes: Yes = False,
 ) -> None:
     """Search for a learning rate: a plot, its numbers, and four suggestions."""
+    found = _read_source(source, layout, data_dir, yes)
+    _writable_folder(out)
     from signsclf import train
 
-    _writable_folder(out)
     observer = TerminalObserver()
-    search = train.search_lr(
-        source or gtsrb_source(data_dir, yes), recipe, layout=layout, skip_bad=skip_bad, observer=observer
-    )
+    search = train.search_lr(found, recipe, skip_bad=skip_bad, observer=observer)
     observer.bar.close()
     train.write_search(search, out)
     for name, rate in search.suggestions.items():
@@ -144,9 +164,9 @@ def lr_find_command(
 def evaluate_command(
     model: ModelDir,
     source: Source,
-    split: Annotated[Optional[Part], typer.Option("--split", help="Unset: test if there is one, else valid.")] = None,
+    split: Annotated[Part | None, typer.Option("--split", help="Unset: test if there is one, else valid.")] = None,
     as_json: AsJson = False,
-    report: Annotated[Optional[Path], typer.Option("--report", help="Folder for tables and pictures.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Folder for tables and pictures.")] = None,
     layout: LayoutOption = None,
     skip_bad: SkipBad = False,
     device: DeviceOption = Provider.AUTO,
@@ -186,16 +206,14 @@ def evaluate_command(
 @app.command("predict")
 def predict_command(
     image: Annotated[list[str], typer.Argument(help="Files, folders, globs, .zip archives; - reads a list.")],
-    model: Annotated[Optional[Path], typer.Option("--model", help="Model folder; unset: see docs/cli.md.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="Model folder; unset: see docs/cli.md.")] = None,
     top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show an image.", min=1)] = 5,
-    form: Annotated[Optional[Format], typer.Option("--format", help="Unset: table.")] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="Unset: table.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Write to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write to this file.")] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all below them.")] = False,
-    explain: Annotated[
-        Optional[Path], typer.Option("--explain", help="Folder for a heat map over each image.")
-    ] = None,
-    threads: Annotated[Optional[int], typer.Option("--threads", help="Processor threads.", min=1)] = None,
+    explain: Annotated[Path | None, typer.Option("--explain", help="Folder for a heat map over each image.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads.", min=1)] = None,
     device: DeviceOption = Provider.AUTO,
 ) -> None:
     """Predict the classes of images, with the exported model."""
@@ -228,12 +246,16 @@ def predict_command(
     if explain is not None:
         _writable_folder(explain)
     if out is None:
-        quiet_pipe(lambda: writers.write(watched(), sys.stdout, form))
+        writers.write(watched(), sys.stdout, form)
     else:
         _write_file(out, form, watched)
     bar.close()
     if failures:
-        tell(f"{failures:,} images could not be read; their rows say why")
+        tell(
+            "one image could not be read; its row says why"
+            if failures == 1
+            else f"{failures:,} images could not be read; their rows say why"
+        )
         raise typer.Exit(1)
 
 
@@ -244,6 +266,12 @@ def export_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Export the best weights of a run, through the parity gate, to a model folder."""
+    from signsclf.modelfolder import RECORD, read_config
+    from signsclf.runfolder import refuse_taken
+
+    refuse_taken(out.expanduser().absolute(), overwrite)
+    if not (run / RECORD).is_file():
+        read_config(run)
     from signsclf import train
 
     observer = TerminalObserver()
@@ -257,7 +285,9 @@ def export_command(
 @app.command("reload")
 def reload_command(
     model: ModelDir,
-    learner: Annotated[bool, typer.Option("--learner", help="Open learner.pkl too: a pickle, it can run code.")] = False,
+    learner: Annotated[
+        bool, typer.Option("--learner", help="Open learner.pkl too: a pickle, it can run code.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Verify a model folder, replay its stored images, and show its card."""
@@ -294,7 +324,7 @@ def reload_command(
 @data_app.command("check")
 def check_command(
     source: Source,
-    out: Annotated[Optional[Path], typer.Option("--out", help="Folder for class_counts.csv and .png.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for class_counts.csv and .png.")] = None,
     as_json: AsJson = False,
     layout: LayoutOption = None,
 ) -> None:
@@ -315,7 +345,7 @@ def check_command(
     if as_json:
         typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
     else:
-        quiet_pipe(lambda: _print_check(result, check.bars(result)))
+        _print_check(result, check.bars(result))
     if not result.ok:
         raise typer.Exit(1)
 
@@ -324,7 +354,7 @@ def check_command(
 def download_command(
     what: Annotated[str, typer.Argument(help="gtsrb.", metavar="gtsrb")],
     folder: Annotated[Path, typer.Argument(help="Where to.", metavar="DIR")],
-    url: Annotated[Optional[str], typer.Option("--url", help="Another place that holds the three archives.")] = None,
+    url: Annotated[str | None, typer.Option("--url", help="Another place that holds the three archives.")] = None,
 ) -> None:
     """Fetch the three official archives of a benchmark, checked and unpacked; a broken transfer is resumed."""
     if what != "gtsrb":
@@ -335,11 +365,11 @@ def download_command(
 
 @data_app.command("draw")
 def draw_command(
-    folder: Annotated[Optional[Path], typer.Argument(help="New folder for the images.", metavar="[DIR]")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="New folder for the images.", metavar="DIR")] = None,
     per_class: Annotated[int, typer.Option("--per-class", help="Images of each class.", min=1)] = 60,
     size: Annotated[str, typer.Option("--size", help="Smallest and largest side in pixels, LOW:HIGH.")] = "24:96",
     seed: Annotated[int, typer.Option("--seed", help="Of everything drawn.", min=0)] = 0,
-    sheet: Annotated[Optional[Path], typer.Option("--sheet", help="PNG that shows every class.")] = None,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG that shows every class.")] = None,
 ) -> None:
     """Draw the 43 German traffic signs, as a source to train on, as a contact sheet, or both."""
     from signsclf.data import synthetic
@@ -358,6 +388,12 @@ def draw_command(
         synthetic.write(folder, per_class, (int(low), int(high)), seed, lambda done, n: bar("drawing", done, n))
         bar.close()
         typer.echo(str(folder))
+
+
+def _read_source(source: str | None, layout: Layout | None, data_dir: Path | None, yes: bool) -> Any:
+    from signsclf.data.table import read_source
+
+    return read_source(source or gtsrb_source(data_dir, yes), layout)
 
 
 def headline(figures: dict[str, Any]) -> str:
@@ -380,7 +416,8 @@ def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
 
     environment = os.environ.get("SIGNSCLF_DATA_DIR")
     folder = data_dir or (Path(environment) if environment else user_data_path("signsclf", False) / "gtsrb")
-    if folder.is_dir() and any(folder.iterdir()):
+    # A broken download leaves its .part.
+    if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.zip.part")):
         return str(folder)
     ways = (
         f"GTSRB is not in {folder}: fetch it with `signsclf data download gtsrb {folder}`, give a SOURCE, "
@@ -397,7 +434,8 @@ def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
 
 
 def _download(folder: Path, url: str | None) -> None:
-    from signsclf.data.download import BASE_URL, download_gtsrb
+    from signsclf.data.download import download_gtsrb
+    from signsclf.data.gtsrb import BASE_URL
 
     bar = Bar("bytes")
     download_gtsrb(folder, url or BASE_URL, lambda done, total: bar("downloading", done, total))
@@ -487,35 +525,38 @@ def main() -> None:
         warnings.filterwarnings("ignore")
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
-    stop_on_sigterm()
+    stop_on_signals()
     try:
-        app(args=[a for a in sys.argv[1:] if a != "--debug"], standalone_mode=False)
-        code = 0
-    except click.exceptions.Exit as error:
-        code = error.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
+        # Typer gives back the code of an Exit; the commands themselves give back nothing.
+        code = app(args=[a for a in sys.argv[1:] if a != "--debug"], standalone_mode=False) or 0
+        sys.stdout.flush()
+    except (Stopped, KeyboardInterrupt, typer.Abort) as error:
         tell("stopped")
-        code = 130
-    except Stopped as error:
-        tell("stopped")
-        code = error.exit_code
-    except SignsclfError as error:
-        if debug:
-            raise
-        tell(f"signsclf: {' '.join(str(error).split())}")
-        code = error.exit_code
-    except MemoryError:
-        if debug:
-            raise
-        tell("signsclf: out of memory; try a smaller --batch-size or --size")
-        code = 1
+        code = getattr(error, "exit_code", 130)
     except Exception as error:
         if debug:
             raise
-        tell(f"signsclf: unexpected {type(error).__name__}: {error}; run again with --debug, and report it")
-        code = 1
-    sys.stdout.flush()
+        code = _explain_failure(error)
     raise SystemExit(code)
+
+
+def _explain_failure(error: Exception) -> int:
+    """Tells in one line of what went wrong, and gives the exit code for it."""
+    code = 1
+    if isinstance(error, SignsclfError):
+        line, code = str(error), error.exit_code
+    elif type(error).__name__ == "NoArgsIsHelpError":
+        tell(error.format_message())
+        return 2
+    elif isinstance(error, _ClickException):
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "signsclf"
+        line, code = f"{error.format_message().rstrip('.')}; see `{command} --help`", 2
+    elif isinstance(error, MemoryError):
+        line = "out of memory; try a smaller --batch-size or --size"
+    elif isinstance(error, OSError):
+        line = f"{error.filename or 'standard output'}: {error.strerror or error}"
+    else:
+        line = f"unexpected {type(error).__name__}: {error}; run again with --debug, and report it"
+    tell(f"signsclf: {' '.join(line.split())}")
+    return code

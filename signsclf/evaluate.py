@@ -100,9 +100,7 @@ def evaluate(
         raise SourceError(
             f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match"
         )
-    decoded = decode_all(
-        chosen, classifier.size[0], progress=lambda done, n: observer.progress("decoding", done, n)
-    )
+    decoded = decode_all(chosen, classifier.size[0], progress=lambda done, n: observer.progress("decoding", done, n))
     names = [found.relative(path) for path in chosen["path"]]
     unreadable = tuple((names[i], reason) for i, reason in decoded.unreadable.items())
     if unreadable and not skip_bad:

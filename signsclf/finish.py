@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,7 +18,8 @@ from signsclf import images, modelfolder
 from signsclf.card import write_card
 from signsclf.data.cache import Decoded
 from signsclf.data.split import Split
-from signsclf.export import PARITY_IMAGES, fold_temperature, readers, torch_logits, write_network
+from signsclf.errors import GateError, ModelError
+from signsclf.export import PARITY_IMAGES, PARITY_TOLERANCE, fold_temperature, readers, torch_logits, write_network
 from signsclf.judging import plots
 from signsclf.judging.calibrate import cross_fit, fit_temperature, reject_threshold, softmax
 from signsclf.judging.canvas import write_whole
@@ -26,9 +28,10 @@ from signsclf.judging.report import write_report
 from signsclf.observer import Observer
 from signsclf.predict import Classifier
 from signsclf.recipe import Recipe
-from signsclf.replay import store_replay
+from signsclf.replay import REPLAY, check_replay, store_replay
 from signsclf.training import architectures
 from signsclf.training.fit import FitResult
+from signsclf.training.learner import restore_model
 
 _PACKAGES = ("signsclf", "torch", "torchvision", "timm", "fastai", "onnx", "onnxruntime", "numpy", "pillow")
 _REPLAYED = 8
@@ -106,7 +109,7 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
         reject_threshold=threshold,
         figures={},
         fingerprint=trained.fingerprint,
-        versions={name: version(name) for name in _PACKAGES},
+        versions=_versions(),
         is_gtsrb=trained.is_gtsrb,
         crop=recipe.crop.value,
         parity=parity.to_dict(),
@@ -146,6 +149,41 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
     write_card(folder, config, report)
     modelfolder.write_sums(folder)
     return None if report is None else report.to_dict()
+
+
+def finish_again(run: Path, folder: Path, observer: Observer) -> modelfolder.Config:
+    """Fills ``folder`` from a finished model folder: its network written anew by the packages that are here now.
+
+    The temperature is in the weights already; the figures stay, since the exported file has to answer as before.
+
+    Returns:
+        What config.json says now.
+
+    Raises:
+        ModelError: the model folder is damaged, or a file cannot be written.
+        GateError: the exported file does not answer as the network does, or as the old one did.
+    """
+    modelfolder.verify_sums(run)
+    model, config = restore_model(run)
+    observer.say("exporting")
+    stored = sorted((run / modelfolder.RUN / REPLAY).glob("*.png"))
+    if not stored:
+        raise ModelError(f"{run}: ships without stored images to compare on, so it cannot be exported anew")
+    pixels = np.stack([images.load(path, config.input_size) for path in stored])
+    shutil.copytree(run / modelfolder.RUN, folder / modelfolder.RUN, dirs_exist_ok=True)
+    shutil.copy2(run / modelfolder.CARD, folder)
+    arch = architectures.find(config.architecture)
+    parity, _ = write_network(folder, model, arch, config.classes, config.input_size[0], pixels)
+    config = dataclasses.replace(config, parity=parity.to_dict(), versions=_versions())
+    modelfolder.write_config(folder, config)
+    modelfolder.write_sums(folder)
+    difference = check_replay(Classifier(folder), folder)
+    if not difference <= PARITY_TOLERANCE:
+        raise GateError(
+            f"{run}: exported anew, its probabilities differ by {difference:.2g} (allowed: {PARITY_TOLERANCE:g}) from "
+            "those at its first export; nothing was written; use the versions in its config.json"
+        )
+    return config
 
 
 def _gate_rows(valid_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
@@ -194,6 +232,10 @@ def _write_judgement(
     )
     for picture in ("confusion.png", "mistakes.png"):
         (run / picture).replace(run / "plots" / picture)
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in _PACKAGES}
 
 
 def _licence(recipe: Recipe) -> str:

@@ -21,7 +21,7 @@ from signsclf.modelconfig import FORMAT_VERSION, MAX_BYTES, Config, check_classe
 
 __all__ = [
     "CARD", "CONFIG", "FORMAT_VERSION", "LEARNER", "ONNX", "ONNX_INT8", "RUN", "SUMS", "WEIGHTS", "Config",
-    "CHECKPOINT", "RECORD", "UNFINISHED", "check_classes", "publish", "read_config", "read_tensor", "read_text", "verify_sums", "write_bytes",
+    "CHECKPOINT", "RECORD", "UNFINISHED", "check_classes", "may_replace", "publish", "read_config", "read_tensor", "read_text", "verify_sums", "write_bytes",
     "write_config", "write_sums",
 ]  # fmt: skip
 
@@ -149,7 +149,7 @@ def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> 
     if there and not overwrite:
         raise ModelError(f"{final} is there already: --overwrite replaces it, --out DIR writes elsewhere")
     for path in (final, aside):
-        if (path.is_symlink() or path.exists()) and not _may_delete(path):
+        if (path.is_symlink() or path.exists()) and not may_replace(path):
             raise ModelError(
                 f"{path} is there and is not a model folder, so it is not replaced: choose another --out"
             )
@@ -271,7 +271,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _may_delete(path: Path) -> bool:
+def may_replace(path: Path) -> bool:
+    """Whether what is there may go for a model folder: a model folder, an empty folder, or a link."""
     return path.is_symlink() or (
         path.is_dir() and (((path / CONFIG).is_file() and (path / SUMS).is_file()) or not any(path.iterdir()))
     )

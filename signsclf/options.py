@@ -8,7 +8,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Optional
+from typing import Any
 
 import typer
 
@@ -40,7 +40,6 @@ HELP = {
     "seed": "Of everything drawn at random.",
 }
 _Device = Enum("Device", {"AUTO": "auto", **{d.name: d.value for d in Device}}, type=str)
-_PANEL = "Recipe: what decides the weights (unset: chosen from the data, and told)"
 
 
 def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -56,13 +55,15 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         command(recipe=build_recipe(name, chosen), **values)
 
     kept = [
-        p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name]) for p in plain.parameters.values() if p.name != "recipe"
+        p.replace(kind=p.KEYWORD_ONLY, annotation=hints[p.name])
+        for p in plain.parameters.values()
+        if p.name != "recipe"
     ]
     given = inspect.Parameter(
         "preset_name",
         inspect.Parameter.KEYWORD_ONLY,
-        default=typer.Option(None, "--recipe", help=f"Start from a preset: {', '.join(PRESETS)}.", rich_help_panel=_PANEL),
-        annotation=Optional[str],
+        default=typer.Option(None, "--recipe", help=f"Start from a preset: {', '.join(PRESETS)}."),
+        annotation=str | None,
     )
     with_options.__signature__ = plain.replace(parameters=[*kept, given, *map(_option, names)])
     with_options.__annotations__ = {p.name: p.annotation for p in with_options.__signature__.parameters.values()}
@@ -85,11 +86,11 @@ def build_recipe(preset_name: str | None, chosen: dict[str, Any]) -> Recipe:
 
 def _option(name: str) -> inspect.Parameter:
     default = getattr(Recipe(), name)
-    shown = f" [default: {default.value if isinstance(default, Enum) else default}]" if default is not None else ""
-    flag = "--" + name.replace("_", "-")
+    shown = f"  [default: {default.value if isinstance(default, Enum) else default}]" if default is not None else ""
     metavar = "X|auto" if name == "lr" else None
-    option = typer.Option(None, flag, help=HELP[name] + shown, rich_help_panel=_PANEL, metavar=metavar)
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=Optional[_kind(name)])
+    # Without a default of its own, so that a preset can have its say.
+    option = typer.Option(None, "--" + name.replace("_", "-"), help=HELP[name] + shown, metavar=metavar)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=_kind(name) | None)
 
 
 def _kind(name: str) -> type:

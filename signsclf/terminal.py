@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from signsclf.observer import Observer
 
 if TYPE_CHECKING:
     from signsclf.data.table import Source
-    from signsclf.train import Prepared
+    from signsclf.prepare import Prepared
     from signsclf.training.callbacks import BatchDone, EpochDone
     from signsclf.training.fit import Fit
 
 _LONG_HOURS = 1.0
+T = TypeVar("T")
 
 
 def tell(line: str) -> None:
-    """A line on standard error."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    """A line on standard error. That nobody reads it any more is no reason to stop working."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 class Bar:
@@ -117,15 +120,15 @@ class TerminalObserver(Observer):
         if seconds:
             self.say(f"estimated time: {duration(seconds)}")
         if seconds > 3600 * _LONG_HOURS:
-            self.say(f"  that is long: --recipe fast trains a small net in minutes, --epochs {recipe.epochs // 2 or 1} halves it")
+            half = recipe.epochs // 2 or 1
+            self.say(f"  that is long: --recipe fast trains a small net in minutes, --epochs {half} halves it")
 
     def fitting(self, fit: Fit | None) -> None:
         self._fit = fit
         if fit is None:
             self.bar.close()
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        _on_signals(self._stop)
 
     def progressed(self, event: BatchDone | EpochDone) -> None:
         if hasattr(event, "row"):
@@ -141,7 +144,8 @@ class TerminalObserver(Observer):
                 f"  {row['seconds']:.1f} s, {duration(event.seconds_left)} left"
             )
         elif sys.stderr.isatty():
-            extra = f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  {duration(event.seconds_left)} left"
+            left = duration(event.seconds_left)
+            extra = f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  {left} left"
             self.bar.show(f"epoch {event.epoch}/{event.n_epochs}", event.batch, event.n_batches, extra)
 
     def _stop(self, number: int, _: object) -> None:
@@ -161,13 +165,19 @@ class Stopped(BaseException):
         self.exit_code = 128 + number
 
 
-def stop_on_sigterm() -> None:
-    """Makes SIGTERM unwind the stack as Ctrl-C does, so that temporary files go."""
+def stop_on_signals() -> None:
+    """Makes SIGINT and SIGTERM unwind the stack, so that temporary files go."""
 
     def unwind(number: int, _: object) -> None:
         raise Stopped(number)
 
-    signal.signal(signal.SIGTERM, unwind)
+    _on_signals(unwind)
+
+
+def _on_signals(handler: Callable[[int, object], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # SIGINT too where a script's shell had it ignored for a job in the background: `kill -INT` is meant.
+        signal.signal(number, handler)
 
 
 def duration(seconds: float) -> str:
@@ -180,11 +190,13 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def quiet_pipe(work: Callable[[], None]) -> None:
+def quiet_pipe(work: Callable[[], T]) -> T | None:
     """Runs ``work``; a reader that closed the pipe early, as head does, is no failure."""
     try:
-        work()
+        result = work()
         sys.stdout.flush()
+        return result
     except BrokenPipeError:
         # Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,67 +16,33 @@ import numpy as np
 import torch
 from torch import nn
 
-from signsclf import images, modelfolder
+from signsclf import modelfolder
 from signsclf.choices import Layout
-from signsclf.data.cache import Decoded, decode_all, fingerprint
 from signsclf.data.gtsrb import class_names_mirror
-from signsclf.data.split import Split, group_repeats, hold_out
-from signsclf.data.table import Source, apply_crop, read_source
-from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
-from signsclf.finish import Trained, finish
+from signsclf.data.table import Source, read_source
+from signsclf.errors import ModelError, SignsclfError, SourceError
+from signsclf.finish import Trained, finish, finish_again
 from signsclf.judging import plots
 from signsclf.judging.canvas import write_whole
 from signsclf.observer import Observer
-from signsclf.recipe import Crop, Device, Facts, Flip, Recipe, SplitBy, choose_arch, resolve
+from signsclf.prepare import Plan, Prepared, plan, prepare
+from signsclf.recipe import Device, Flip, Recipe
+from signsclf.runfolder import (
+    Order,
+    Record,
+    final_folder,
+    make_partial,
+    partial_folder,
+    read_record,
+    refuse_taken,
+    write_record,
+)
 from signsclf.training import architectures
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.callbacks import read_checkpoint
 from signsclf.training.fit import Fit, FitResult, LrSearch, estimate_seconds, find_lr
-from signsclf.training.learner import build_learner, choose_device, has_bf16
+from signsclf.training.learner import build_learner
 from signsclf.training.loaders import dataloaders, mix_seed, planned_draws
-
-_SIZES_SAMPLED = 400
-
-
-@dataclass(frozen=True)
-class Order:
-    """What a run was asked for besides its recipe: with the recipe, all that ``--resume`` needs.
-
-    Attributes:
-        source: absolute path of the source, or "synthetic".
-        layout: forced layout, or None.
-        skip_bad: leave unreadable images out instead of stopping.
-        accept_error: share of accepted-but-wrong that the reject threshold is chosen for.
-    """
-
-    source: str
-    layout: Layout | None = None
-    skip_bad: bool = False
-    accept_error: float = 0.005
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A source read, decoded and split, with the recipe resolved: ready to train.
-
-    Attributes:
-        source: as read, unreadable images left out.
-        split: its table with every row on a side.
-        decoded: pixels, row for row of that table.
-        skipped: unreadable images that were left out, (relative path, reason).
-        reasons: of the recipe's fields that were chosen here.
-        fingerprint: of the data.
-    """
-
-    order: Order
-    recipe: Recipe
-    arch: architectures.Architecture
-    source: Source
-    split: Split
-    decoded: Decoded
-    skipped: tuple[tuple[str, str], ...]
-    reasons: dict[str, str]
-    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -83,22 +51,19 @@ class Outcome:
 
     Attributes:
         folder: the model folder, or the .partial folder of a stopped run.
+        source: what was trained on: an absolute path, or "synthetic".
         stopped: whether it was interrupted; ``--resume`` goes on.
         metrics: figures on the validation images, from the exported file; None where there are none.
     """
 
     folder: Path
+    source: str
     stopped: bool
     metrics: dict[str, Any] | None
 
 
-def partial_folder(out: Path) -> Path:
-    """Where the run of a model folder works until it is whole."""
-    return out.with_name(out.name + ".partial")
-
-
 def train(
-    source: str | Path,
+    source: str | Path | Source,
     out: str | Path,
     recipe: Recipe | None = None,
     *,
@@ -111,7 +76,7 @@ def train(
     """Trains a classifier and writes a model folder.
 
     Args:
-        source: a folder, a .zip, a table, or "synthetic"; see `signsclf.data.table.read_source`.
+        source: what `signsclf.data.table.read_source` takes or gave: a folder, a .zip, a table, or "synthetic".
         out: the model folder to write.
         recipe: what is None in it is chosen from the data; None takes the default recipe.
         layout: forces how the source is read.
@@ -127,14 +92,14 @@ def train(
     if not 0 <= accept_error <= 1:
         raise SignsclfError(f"--accept-error: {accept_error:g} is no share from 0 to 1")
     out = Path(out).expanduser().absolute()
-    where = str(source) if str(source) == Layout.SYNTHETIC.value else str(Path(source).expanduser().absolute())
-    order = Order(where, layout, skip_bad, accept_error)
     refuse_taken(out, overwrite)
-    partial = partial_folder(out)
-    prepared = prepare(order, recipe or Recipe(), observer)
-    _make_partial(partial, overwrite)
-    _record(partial, prepared)
-    return _run(prepared, partial, out, overwrite, observer, None)
+    planned = _plan(source, layout, recipe or Recipe(), observer)
+    model = _network(planned, observer)
+    prepared = prepare(planned, skip_bad, observer)
+    order = Order(planned.source.origin, planned.source.layout, skip_bad, accept_error, overwrite)
+    partial = make_partial(out, overwrite)
+    _record(partial, order, prepared)
+    return _run(order, prepared, model, partial, observer, None)
 
 
 def resume(out: str | Path, *, overwrite: bool = False, observer: Observer | None = None) -> Outcome:
@@ -142,201 +107,151 @@ def resume(out: str | Path, *, overwrite: bool = False, observer: Observer | Non
 
     Args:
         out: the model folder that the run was to write, or its .partial folder.
+        overwrite: as if the run had been started with it.
 
     Raises:
-        ModelError: there is no such run, or its checkpoint is damaged.
+        ModelError: there is no such run, or its checkpoint is damaged; or its model folder is there by now.
         SourceError: the source has changed since.
     """
     observer = observer or Observer()
-    out = Path(out).expanduser().absolute()
-    if out.name.endswith(".partial"):
-        out = out.with_name(out.name.removesuffix(".partial"))
+    out = final_folder(Path(out).expanduser().absolute())
     partial = partial_folder(out)
-    if not partial.is_dir():
-        done = f"{out} is finished already" if (out / modelfolder.CONFIG).is_file() else f"no run in {partial}"
-        raise ModelError(f"--resume: {done}; nothing to go on with")
-    prepared = restore(partial, observer)
+    record = read_record(partial)
+    order = replace(record.order, overwrite=record.order.overwrite or overwrite)
+    refuse_taken(out, order.overwrite, resuming=True)
     checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
     observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
-    return _run(prepared, partial, out, overwrite, observer, checkpoint)
+    prepared = _restore(record, observer)
+    model = _network(prepared, observer, fresh=checkpoint is None)
+    return _run(order, prepared, model, partial, observer, checkpoint)
 
 
-def export_run(run: str | Path, out: str | Path, *, overwrite: bool = False, observer: Observer | None = None) -> Outcome:
-    """Exports the best weights so far of a .partial folder to a model folder of its own; the run is left as it is.
+def export_run(
+    run: str | Path, out: str | Path, *, overwrite: bool = False, observer: Observer | None = None
+) -> Outcome:
+    """Exports the best weights so far of a .partial folder, or a finished model folder anew, to another folder.
+
+    The run is left as it is.
 
     Raises:
-        ModelError: the run has no checkpoint with a finished epoch.
+        ModelError: no such run, or no epoch of it is finished.
+        SourceError: the source of a .partial folder has changed since.
+        GateError: what would be exported does not answer as the network does.
     """
     observer = observer or Observer()
     run, out = Path(run).expanduser().absolute(), Path(out).expanduser().absolute()
     refuse_taken(out, overwrite)
-    prepared = restore(run, observer)
-    checkpoint = read_checkpoint(run)
-    if checkpoint["best"] is None:
-        raise ModelError(f"{run}: no epoch is finished yet, so there is nothing to export; --resume it first")
-    partial = partial_folder(out)
-    _make_partial(partial, overwrite)
-    _record(partial, prepared)
+    if not (run / modelfolder.RECORD).is_file():
+        modelfolder.read_config(run)
+        with _new_folder(out, overwrite) as partial:
+            figures = finish_again(run, partial, observer).figures
+            modelfolder.publish(partial, out, overwrite)
+        return Outcome(out, (figures.get("training") or {}).get("source", ""), False, figures.get("valid"))
+    record, checkpoint = read_record(run), read_checkpoint(run)
     best = checkpoint["best"]
-    draws = checkpoint["draws"].numpy()
+    if best is None:
+        raise ModelError(f"{run}: no epoch is finished yet, so there is nothing to export; --resume it first")
     result = FitResult(
-        best["state"], best["epoch"], checkpoint["history"], draws, checkpoint["lr"], checkpoint["seconds"], False
+        state=best["state"],
+        best_epoch=best["epoch"],
+        history=checkpoint["history"],
+        draws=checkpoint["draws"].numpy(),
+        lr=checkpoint["lr"],
+        seconds=checkpoint["seconds"],
+        stopped=False,
     )
+    prepared = _restore(record, observer)
     loaders = _loaders(prepared)
-    return _finish(prepared, result, planned_draws(loaders, loaders.c), partial, out, overwrite, observer)
+    with _new_folder(out, overwrite) as partial:
+        shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)
+        order = replace(record.order, overwrite=overwrite)
+        return _finish(order, prepared, result, planned_draws(loaders, loaders.c), partial, observer)
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """The .partial folder of an export, which goes with it when it fails."""
+    partial = make_partial(out, overwrite)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def search_lr(
-    source: str | Path, recipe: Recipe | None = None, *, layout: Layout | None = None, skip_bad: bool = False,
+    source: str | Path | Source,
+    recipe: Recipe | None = None,
+    *,
+    layout: Layout | None = None,
+    skip_bad: bool = False,
     observer: Observer | None = None,
-) -> LrSearch:  # fmt: skip
+) -> LrSearch:
     """The learning-rate search of ``signsclf lr-find``: same arguments as `train`, nothing is kept."""
     observer = observer or Observer()
-    where = str(source) if str(source) == Layout.SYNTHETIC.value else str(Path(source).expanduser().absolute())
-    prepared = prepare(Order(where, layout, skip_bad), recipe or Recipe(), observer)
-    model = _network(prepared, observer)
+    planned = _plan(source, layout, recipe or Recipe(), observer)
+    model = _network(planned, observer)
+    prepared = prepare(planned, skip_bad, observer)
     learner = build_learner(_loaders(prepared), model, prepared.arch, prepared.recipe)
     return find_lr(learner, prepared.recipe, progress=lambda done, total: observer.progress("rates", done, total))
 
 
-def prepare(order: Order, recipe: Recipe, observer: Observer) -> Prepared:
-    """Reads, decodes and splits the source, and resolves the recipe.
+def _plan(source: str | Path | Source, layout: Layout | None, recipe: Recipe, observer: Observer) -> Plan:
+    found = source if isinstance(source, Source) else read_source(source, layout)
+    observer.source(found)
+    return plan(found, recipe)
+
+
+def _restore(record: Record, observer: Observer) -> Prepared:
+    """What a run was prepared from, read again.
 
     Raises:
-        SourceError: the source cannot be used.
-        BadImageError: images are unreadable and ``skip_bad`` is off.
-    """
-    source = read_source(order.source, order.layout)
-    observer.source(source)
-    source = apply_crop(source, recipe.crop is Crop.ROI)
-    table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
-    if table.empty:
-        raise SourceError(f"{source.root}: it has test images only; give a source with training images")
-    if len(source.classes) < 2:
-        raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
-    modelfolder.check_classes(source.classes)
-    recipe, reasons = choose_arch(recipe, source.layout is Layout.SYNTHETIC)
-    if Path(recipe.weights).expanduser().is_dir():
-        # A folder of weights decides the architecture where the user did not.
-        config = modelfolder.read_config(Path(recipe.weights).expanduser())
-        if "arch" in reasons:
-            recipe, reasons["arch"] = recipe.replace(arch=config.architecture), "that of --weights"
-    arch = architectures.find(recipe.arch)
-    device = choose_device(recipe.device)
-    facts = Facts(
-        n_train=max(1, round(len(table) * (1 - recipe.valid_fraction))) if "valid" not in set(table["split"]) else
-        int(table["split"].ne("valid").sum()),
-        is_gtsrb=source.is_gtsrb,
-        is_drawn=source.layout is Layout.SYNTHETIC,
-        median_side=_median_side(table["path"].tolist()),
-        native_size=arch.native_size,
-        device=device,
-        has_bf16=has_bf16(device),
-    )  # fmt: skip
-    recipe, more = resolve(recipe, facts)
-    _refuse_flip(recipe.flip, source.classes)
-    if arch.fixed_size and recipe.size != arch.native_size:
-        if "size" not in more:
-            raise SignsclfError(f"--size {recipe.size}: {arch.name} runs at {arch.native_size} only; leave it out")
-        recipe, more["size"] = recipe.replace(size=arch.native_size), f"all that {arch.name} runs at"
-    decoded = decode_all(table, recipe.size, progress=lambda done, n: observer.progress("decoding", done, n))
-    names = [source.relative(path) for path in table["path"]]
-    skipped = tuple((names[i], reason) for i, reason in decoded.unreadable.items())
-    if skipped and not order.skip_bad:
-        shown = "; ".join(decoded.unreadable[i] for i in list(decoded.unreadable)[:3])
-        more_bad = f" and {len(skipped) - 3} more" if len(skipped) > 3 else ""
-        raise BadImageError(
-            f"{len(skipped)} of {len(table):,} images cannot be read ({shown}{more_bad}); mend or remove them, or "
-            "give --skip-bad to leave them out"
-        )
-    if skipped:
-        observer.say(f"left out {len(skipped)} unreadable images: {', '.join(name for name, _ in skipped[:5])}")
-        kept = np.setdiff1d(np.arange(len(table)), list(decoded.unreadable))
-        table = table.iloc[kept].reset_index(drop=True)
-        names = [names[i] for i in kept]
-        decoded = Decoded(
-            decoded.pixels[kept], [decoded.digests[i] for i in kept], [decoded.inputs[i] for i in kept], {}
-        )
-    mark = fingerprint(names, table["label"].tolist(), decoded.digests)
-    grouped = group_repeats(table, decoded.inputs)
-    split = hold_out(grouped, recipe.split_by, recipe.valid_fraction, recipe.seed)
-    lost = [name for name in source.classes if name not in set(split.table["label"])]
-    if lost:
-        raise SourceError(f"{source.root}: class {lost[0]!r} has no training image that can be read; add some")
-    _say_split(split, recipe, observer)
-    prepared = replace(source, table=split.table, roi_sizes=(None,) * len(table))
-    return Prepared(order, recipe, arch, prepared, split, decoded, skipped, {**reasons, **more}, mark)
-
-
-def restore(partial: Path, observer: Observer) -> Prepared:
-    """What an interrupted run was prepared from, read again.
-
-    Raises:
-        ModelError: the folder is no run.
         SourceError: the source has changed.
     """
-    path = partial / modelfolder.RECORD
-    if not path.is_file():
-        raise ModelError(f"{partial}: not an interrupted run, it has no {modelfolder.RECORD}; start the training anew")
-    try:
-        record = json.loads(modelfolder.read_text(path))
-        layout = Layout(record["layout"]) if record["layout"] else None
-        order = Order(record["source"], layout, bool(record["skip_bad"]), float(record["accept_error"]))
-        recipe, mark = Recipe.from_dict(record["recipe"]), record["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: damaged ({error}); start the training anew") from error
-    prepared = prepare(order, recipe, observer)
-    if prepared.fingerprint != mark:
+    order = record.order
+    prepared = prepare(_plan(order.source, order.layout, record.recipe, observer), order.skip_bad, observer)
+    if prepared.fingerprint != record.fingerprint:
         raise SourceError(f"{order.source}: its images have changed since the run began; start the training anew")
     return prepared
 
 
-def refuse_taken(out: Path, overwrite: bool) -> None:
-    """Raises ModelError where a model or an interrupted run is in the way, before any work is done."""
-    if out.exists() and not overwrite:
-        raise ModelError(f"{out} is there already: --overwrite replaces it, --out DIR writes elsewhere")
-    partial = partial_folder(out)
-    if (partial / modelfolder.RECORD).exists() and not overwrite:
-        raise ModelError(f"{partial} is an interrupted run: --resume {out} goes on, --overwrite starts anew")
-
-
 def _run(
-    prepared: Prepared, partial: Path, out: Path, overwrite: bool, observer: Observer, checkpoint: dict[str, Any] | None
+    order: Order,
+    prepared: Prepared,
+    model: nn.Module,
+    partial: Path,
+    observer: Observer,
+    checkpoint: dict[str, Any] | None,
 ) -> Outcome:
     recipe = prepared.recipe
     torch.set_flush_denormal(True)
-    model = _network(prepared, observer, fresh=checkpoint is None)
     loaders = _loaders(prepared)
     learner = build_learner(loaders, model, prepared.arch, recipe)
     observer.plan(prepared, 0.0 if checkpoint else estimate_seconds(learner, model, recipe))
     classes = prepared.source.classes
     shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
-    _plots(partial).mkdir(parents=True, exist_ok=True)
-    plots.batch(shown, [classes[i] for i in labels], _plots(partial) / "batch.png")
+    run = partial / modelfolder.RUN
+    (run / "plots").mkdir(parents=True, exist_ok=True)
+    plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png")
     fit = Fit(learner, model, recipe, partial, observer.progressed, checkpoint)
     observer.fitting(fit)
-    result = fit.run(on_search=lambda search: write_search(search, _plots(partial).parent))
+    result = fit.run(on_search=lambda search: write_search(search, run))
     observer.fitting(None)
     if result.stopped:
-        return Outcome(partial, True, None)
-    return _finish(prepared, result, planned_draws(loaders, loaders.c), partial, out, overwrite, observer)
+        return Outcome(partial, order.source, True, None)
+    return _finish(order, prepared, result, planned_draws(loaders, loaders.c), partial, observer)
 
 
 def _finish(
-    prepared: Prepared,
-    result: FitResult,
-    planned: np.ndarray,
-    partial: Path,
-    out: Path,
-    overwrite: bool,
-    observer: Observer,
+    order: Order, prepared: Prepared, result: FitResult, planned: np.ndarray, partial: Path, observer: Observer
 ) -> Outcome:
+    out = final_folder(partial)
     trained = Trained(
         recipe=prepared.recipe,
         arch=prepared.arch,
         classes=prepared.source.classes,
         is_gtsrb=prepared.source.is_gtsrb,
-        source_name=Path(prepared.order.source).name,
+        source_name=Path(order.source).name,
         fingerprint=prepared.fingerprint,
         split=prepared.split,
         names=tuple(prepared.source.relative(path) for path in prepared.split.table["path"]),
@@ -344,14 +259,14 @@ def _finish(
         skipped=prepared.skipped,
         result=result,
         planned_draws=planned,
-        accept_error=prepared.order.accept_error,
+        accept_error=order.accept_error,
     )
     metrics = finish(trained, partial, observer)
-    modelfolder.publish(partial, out, overwrite)
-    return Outcome(out, False, metrics)
+    modelfolder.publish(partial, out, order.overwrite)
+    return Outcome(out, order.source, False, metrics)
 
 
-def _network(prepared: Prepared, observer: Observer, fresh: bool = True) -> nn.Module:
+def _network(prepared: Plan | Prepared, observer: Observer, fresh: bool = True) -> nn.Module:
     recipe, classes = prepared.recipe, prepared.source.classes
     torch.manual_seed(mix_seed(recipe.seed))
     model = architectures.create(prepared.arch, len(classes))
@@ -398,29 +313,7 @@ def write_search(search: LrSearch, folder: Path) -> None:
     plots.lr_find(search.lrs, search.losses, found, folder / "lr_find.png")
 
 
-def _make_partial(partial: Path, overwrite: bool) -> None:
-    try:
-        if partial.is_dir() and (overwrite or not (partial / modelfolder.RECORD).exists()):
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        (partial / modelfolder.RUN).mkdir()
-    except OSError as error:
-        raise ModelError(
-            f"{partial}: cannot be made ({error.strerror or error}); give --out a folder that can be written to"
-        ) from error
-
-
-def _record(partial: Path, prepared: Prepared) -> None:
-    order = prepared.order
-    record = {
-        "source": order.source,
-        "layout": order.layout.value if order.layout else None,
-        "skip_bad": order.skip_bad,
-        "accept_error": order.accept_error,
-        "recipe": prepared.recipe.to_dict(),
-        "fingerprint": prepared.fingerprint,
-    }
-    write_whole(partial / modelfolder.RECORD, (json.dumps(record, indent=2) + "\n").encode())
+def _record(partial: Path, order: Order, prepared: Prepared) -> None:
     table = prepared.split.table
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
@@ -434,50 +327,8 @@ def _record(partial: Path, prepared: Prepared) -> None:
     write_whole(run / "split.csv", lines.getvalue().encode("utf-8", "backslashreplace"))
     shipped = prepared.recipe.replace(weights=Path(prepared.recipe.weights).name)
     write_whole(run / "recipe.json", shipped.to_json().encode())
-
-
-def _plots(partial: Path) -> Path:
-    return partial / modelfolder.RUN / "plots"
-
-
-def _median_side(paths: list[str]) -> float:
-    step = max(1, len(paths) // _SIZES_SAMPLED)
-    sides = []
-    for path in paths[::step]:
-        try:
-            width, height = images.size(path)
-        # Told by name when everything is decoded.
-        except BadImageError:
-            continue
-        sides.append((width * height) ** 0.5)
-    return float(np.median(sides)) if sides else 224.0
-
-
-def _refuse_flip(flip: Flip, classes: tuple[str, ...]) -> None:
-    if flip is not Flip.ALWAYS:
-        return
-    sided = [name for name in classes if {"left", "right"} & set(name.lower().replace("_", " ").split())]
-    if sided:
-        raise SignsclfError(
-            f"--flip always: class {sided[0]!r} tells left from right, and mirroring would mislabel it; use never"
-        )
-
-
-def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
-    train, valid = len(split.rows("train")), len(split.rows("valid"))
-    if not valid:
-        observer.say(f"split: all {train:,} images train; nothing is held out, so nothing is judged or chosen")
-        return
-    how = "the source's own" if not split.held_out_here else (
-        "by whole groups" if recipe.split_by is SplitBy.GROUP else "by single images"
-    )  # fmt: skip
-    observer.say(f"split: {train:,} train, {valid:,} valid ({how}, seed {recipe.seed})")
-    if split.groups_on_both_sides:
-        observer.say(
-            f"warning: {split.groups_on_both_sides:,} groups stand on both sides, so the validation figures flatter"
-        )
-    if split.not_judged:
-        observer.say(f"not judged, as they have but one group each: {', '.join(split.not_judged[:10])}")
+    # Last: with it the folder is a run.
+    write_record(partial, Record(order, prepared.recipe, prepared.fingerprint))
 
 
 def describe_device(device: Device) -> str:

@@ -60,6 +60,7 @@ class Source:
 
     Attributes:
         root: absolute path of the folder or archive that was read, or "synthetic".
+        origin: absolute path that `read_source` was given, or "synthetic": what it reads again.
         layout: what it was recognised as.
         table: one row an image; see the module's text.
         classes: labels in the order of class indices: by ClassId for GTSRB, else in natural order.
@@ -77,6 +78,7 @@ class Source:
     notes: tuple[str, ...] = ()
     base: str = ""
     roi_sizes: tuple[tuple[int, int] | None, ...] = ()
+    origin: str = ""
 
     @property
     def has_roi(self) -> bool:
@@ -124,7 +126,7 @@ def read_source(source: str | Path, layout: Layout | None = None) -> Source:
     else:
         what = "one image" if images.is_image_name(path.name) else f"a {suffix or 'plain'} file"
         raise SourceError(f"{path}: {what}; a source is a folder, a .zip, a .csv or a .parquet file")
-    return _source(tree, found)
+    return _source(tree, found, path.absolute().as_posix())
 
 
 def apply_crop(source: Source, crop: bool) -> Source:
@@ -211,10 +213,13 @@ def _synthetic(source: str | Path, layout: Layout | None) -> Source:
 
     table = synthetic.table()
     sizes = (None,) * len(table)
-    return Source(synthetic.KEYWORD, Layout.SYNTHETIC, table, _classes(table, True), True, roi_sizes=sizes)
+    classes = _classes(table, True)
+    return Source(
+        synthetic.KEYWORD, Layout.SYNTHETIC, table, classes, True, roi_sizes=sizes, origin=synthetic.KEYWORD
+    )
 
 
-def _source(tree: Tree, found: Found) -> Source:
+def _source(tree: Tree, found: Found, origin: str) -> Source:
     table = _frame(found.rows)
     labels = {split: set(part["label"]) for split, part in table.groupby("split")}
     for split in ("valid", "test"):
@@ -238,6 +243,7 @@ def _source(tree: Tree, found: Found) -> Source:
         notes=tuple(notes),
         base=found.base,
         roi_sizes=tuple(row.size for row in found.rows),
+        origin=origin,
     )
 
 

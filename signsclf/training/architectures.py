@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib.util
+import os
+import socket
+import urllib.parse
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -190,25 +194,28 @@ def load_weights(
 
     Args:
         weights: ``none``, ``imagenet``, or the path of a file or folder.
-        classes: in index order: a model folder of other classes, or of another order, gives all but its head. None
-            goes by their number alone, as for a file, which does not name them.
+        classes: in index order: ImageNet, and a model folder of other classes or another order, give all but their
+            head. None goes by the number of classes alone, as for a file, which does not name them.
 
     Raises:
         ModelError: the weights cannot be had, cannot be read, or are of another architecture.
     """
     if weights == "none":
         return "from scratch"
-    if weights == "imagenet":
-        return _fill(model, imagenet_weights(arch), n_classes, f"ImageNet weights of {arch.name}")
     path = Path(weights).expanduser()
-    if path.is_dir():
-        theirs = modelfolder.read_config(path).classes
-        state = read_weights(path / modelfolder.WEIGHTS)
-        if classes is not None and tuple(classes) != tuple(theirs):
-            head = classifier_name(model, n_classes) + "."
-            state = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
-        return _fill(model, state, n_classes, f"weights of {path.name}")
-    return _fill(model, read_weights(path), n_classes, f"weights of {path.name}")
+    other = False
+    if weights == "imagenet":
+        state, what = imagenet_weights(arch), f"ImageNet weights of {arch.name}"
+        other = classes is not None
+    elif path.is_dir():
+        state, what = read_weights(path / modelfolder.WEIGHTS), f"weights of {path.name}"
+        other = classes is not None and tuple(classes) != modelfolder.read_config(path).classes
+    else:
+        state, what = read_weights(path), f"weights of {path.name}"
+    if other:
+        head = classifier_name(model, n_classes) + "."
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(head)}
+    return _fill(model, state, n_classes, what)
 
 
 def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
@@ -227,7 +234,8 @@ def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
             # Through the network, which renames and completes what older files hold.
             return _FROM_FASTAI[arch.name](weights="DEFAULT", progress=False).state_dict()
         name = f"{arch.name}.{arch.tag}" if arch.tag else arch.name
-        return timm.create_model(name, pretrained=True).state_dict()
+        with _hub_offline_if_unreachable():
+            return timm.create_model(name, pretrained=True).state_dict()
     # Offline, a proxy, a full disk, a wrong hash: each hub library raises its own kinds.
     except Exception as error:
         raise ModelError(f"--weights imagenet: those of {arch.name} cannot be had ({_line(error)}); {ways}") from error
@@ -271,8 +279,30 @@ def _fill(model: nn.Module, state: dict[str, torch.Tensor], n_classes: int, what
         raise ModelError(f"--weights: the {what} do not fit the architecture ({why}); give the --arch they belong to")
     fits = all(n in state and own[n].shape == state[n].shape for n in own if n.startswith(head + "."))
     kept = {n: state[n] for n in own if n in state and (fits or not n.startswith(head + "."))}
+    if not fits:
+        # From zero the first steps move the head alone, whatever scale its architecture would have drawn it at.
+        kept |= {n: torch.zeros_like(own[n]) for n in own if n.startswith(head + ".")}
     model.load_state_dict({**own, **kept})
     return what if fits else f"{what}, head dropped: its classes are others"
+
+
+@contextlib.contextmanager
+def _hub_offline_if_unreachable() -> Iterator[None]:
+    """Without a network the hub's client retries for most of a minute: then it looks into its cache only."""
+    from huggingface_hub import constants
+
+    proxied = any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ)
+    host = urllib.parse.urlsplit(constants.ENDPOINT).hostname
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not proxied:
+            socket.getaddrinfo(host, 443)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _line(error: Exception) -> str:

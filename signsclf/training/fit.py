@@ -236,14 +236,14 @@ class Fit:
             restore_optimizer(learner.opt, self.checkpoint["optimizer"])
         self.checkpoint = None
         after_head = self.frozen and course.phase == 1
-        top = course.lr / 2 if after_head else course.lr
+        # A linear head on frozen features bears a higher rate than the network does afterwards.
+        top = 5 * course.lr if head_only else course.lr / 2 if after_head else course.lr
         one_rate = head_only or recipe.lr_ratio == 1
         learner.fit_one_cycle(
             course.n_epochs[course.phase],
             lr_max=top if one_rate else slice(top / recipe.lr_ratio, top),
-            # The head alone has nothing to anneal towards; fastai's fine_tune does likewise.
-            pct_start=0.99 if head_only else 0.3 if after_head else 0.25,
-            div=5.0 if after_head else 25.0,
+            pct_start=0.3 if self.frozen else 0.25,
+            div=5.0 if self.frozen else 25.0,
             start_epoch=course.start_epoch,
             cbs=callbacks,
         )

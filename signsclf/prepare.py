@@ -1,0 +1,185 @@
+"""What training starts from: the recipe resolved for a source, then its images decoded and split."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from signsclf import images, modelfolder
+from signsclf.choices import Layout
+from signsclf.data.cache import Decoded, decode_all, fingerprint
+from signsclf.data.split import Split, group_repeats, hold_out
+from signsclf.data.table import Source, apply_crop
+from signsclf.errors import BadImageError, SignsclfError, SourceError
+from signsclf.observer import Observer
+from signsclf.recipe import Crop, Facts, Flip, Recipe, SplitBy, choose_arch, resolve
+from signsclf.training import architectures
+from signsclf.training.learner import choose_device, has_bf16
+
+_SIZES_SAMPLED = 400
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with every field set, for a source.
+
+    Attributes:
+        source: without its test images, which nothing here looks at.
+        reasons: of the recipe's fields that were chosen here.
+    """
+
+    source: Source
+    recipe: Recipe
+    arch: architectures.Architecture
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source read, decoded and split, with the recipe resolved: ready to train.
+
+    Attributes:
+        source: as read, test images and unreadable images left out.
+        split: its table with every row on a side.
+        decoded: pixels, row for row of that table.
+        skipped: unreadable images that were left out, (relative path, reason).
+        reasons: of the recipe's fields that were chosen here.
+        fingerprint: of the data.
+    """
+
+    source: Source
+    recipe: Recipe
+    arch: architectures.Architecture
+    reasons: dict[str, str]
+    split: Split
+    decoded: Decoded
+    skipped: tuple[tuple[str, str], ...]
+    fingerprint: str
+
+
+def plan(source: Source, recipe: Recipe) -> Plan:
+    """Resolves the recipe for a source, before any image is decoded.
+
+    Raises:
+        SourceError: the source cannot be trained on, or has no boxes where the recipe wants them.
+        SignsclfError: the recipe does not suit the source or the machine.
+        ModelError: there is no such architecture.
+    """
+    is_drawn = source.layout is Layout.SYNTHETIC
+    source = apply_crop(source, recipe.crop is Crop.ROI)
+    table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
+    if table.empty:
+        raise SourceError(f"{source.root}: it has test images only; give a source with training images")
+    if len(source.classes) < 2:
+        raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
+    modelfolder.check_classes(source.classes)
+    recipe, reasons = choose_arch(recipe, is_drawn)
+    if recipe.weights not in ("none", "imagenet") and Path(recipe.weights).expanduser().is_dir():
+        # A folder of weights decides the architecture where the user did not.
+        config = modelfolder.read_config(Path(recipe.weights).expanduser())
+        if "arch" in reasons:
+            recipe, reasons["arch"] = recipe.replace(arch=config.architecture), "that of --weights"
+    arch = architectures.find(recipe.arch)
+    device = choose_device(recipe.device)
+    own = int(table["split"].eq("valid").sum())
+    facts = Facts(
+        n_train=len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction))),
+        is_gtsrb=source.is_gtsrb,
+        is_drawn=is_drawn,
+        median_side=_median_side(table["path"].tolist()),
+        native_size=arch.native_size,
+        device=device,
+        has_bf16=has_bf16(device),
+    )
+    recipe, more = resolve(recipe, facts)
+    _refuse_flip(recipe.flip, source.classes)
+    if arch.fixed_size and recipe.size != arch.native_size:
+        if "size" not in more:
+            raise SignsclfError(f"--size {recipe.size}: {arch.name} runs at {arch.native_size} only; leave it out")
+        recipe, more["size"] = recipe.replace(size=arch.native_size), f"all that {arch.name} runs at"
+    source = replace(source, table=table, roi_sizes=(None,) * len(table))
+    return Plan(source, recipe, arch, {**reasons, **more})
+
+
+def prepare(planned: Plan, skip_bad: bool, observer: Observer) -> Prepared:
+    """Decodes and splits.
+
+    Raises:
+        BadImageError: images are unreadable and ``skip_bad`` is off.
+        SourceError: a class has no training image.
+    """
+    source, recipe, table = planned.source, planned.recipe, planned.source.table
+    decoded = decode_all(table, recipe.size, progress=lambda done, n: observer.progress("decoding", done, n))
+    skipped = tuple((source.relative(table["path"].iloc[i]), reason) for i, reason in decoded.unreadable.items())
+    if skipped and not skip_bad:
+        shown = "; ".join(reason for _, reason in skipped[:3])
+        more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
+        raise BadImageError(
+            f"{len(skipped):,} of {len(table):,} images cannot be read ({shown}{more}); mend or remove them, or "
+            "give --skip-bad to leave them out"
+        )
+    if skipped:
+        observer.say(f"left out {len(skipped):,} unreadable images: {', '.join(name for name, _ in skipped[:5])}")
+        table, decoded = _without_unreadable(table, decoded)
+        lost = set(source.classes) - set(table["label"])
+        if lost:
+            raise SourceError(f"{source.root}: no image of class {min(lost)!r} can be read; add some")
+    names = [source.relative(path) for path in table["path"]]
+    mark = fingerprint(names, table["label"].tolist(), decoded.digests)
+    split = hold_out(group_repeats(table, decoded.inputs), recipe.split_by, recipe.valid_fraction, recipe.seed)
+    _say_split(split, recipe, observer)
+    source = replace(source, table=split.table, roi_sizes=(None,) * len(table))
+    return Prepared(source, recipe, planned.arch, planned.reasons, split, decoded, skipped, mark)
+
+
+def _without_unreadable(table: pd.DataFrame, decoded: Decoded) -> tuple[pd.DataFrame, Decoded]:
+    kept = np.setdiff1d(np.arange(len(table)), list(decoded.unreadable))
+    digests, inputs = [decoded.digests[i] for i in kept], [decoded.inputs[i] for i in kept]
+    return table.iloc[kept].reset_index(drop=True), Decoded(decoded.pixels[kept], digests, inputs, {})
+
+
+def _median_side(paths: list[str]) -> float:
+    step = max(1, len(paths) // _SIZES_SAMPLED)
+    sides = []
+    for path in paths[::step]:
+        try:
+            width, height = images.size(path)
+        # Told by name when everything is decoded.
+        except BadImageError:
+            continue
+        sides.append((width * height) ** 0.5)
+    return float(np.median(sides)) if sides else 224.0
+
+
+def _refuse_flip(flip: Flip, classes: tuple[str, ...]) -> None:
+    if flip is not Flip.ALWAYS:
+        return
+    # The words of "turn_left", "KeepRight" or "left turn", but not of "bright".
+    sided = [c for c in classes if {"left", "right"} & {w.lower() for w in re.findall("[A-Z]?[a-z]+|[A-Z]+", c)}]
+    if sided:
+        raise SignsclfError(
+            f"--flip always: class {sided[0]!r} tells left from right, and mirroring would mislabel it; use never"
+        )
+
+
+def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
+    train, valid = len(split.rows("train")), len(split.rows("valid"))
+    if not valid:
+        observer.say(f"split: all {train:,} images train; nothing is held out, so nothing is judged or chosen")
+        return
+    how = "the source's own"
+    if split.held_out_here:
+        how = "by whole groups" if recipe.split_by is SplitBy.GROUP else "by single images"
+        how += f", seed {recipe.seed}"
+    observer.say(f"split: {train:,} train, {valid:,} valid ({how})")
+    if split.groups_on_both_sides:
+        observer.say(
+            f"warning: {split.groups_on_both_sides:,} groups stand on both sides, so the validation figures flatter"
+        )
+    if split.not_judged:
+        shown = ", ".join(split.not_judged[:10]) + (", …" if len(split.not_judged) > 10 else "")
+        observer.say(f"not judged, as they have but one group each: {shown}")

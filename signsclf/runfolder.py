@@ -1,0 +1,146 @@
+"""The .partial folder of a run: where it works until its model folder is whole, and all that ``--resume`` needs.
+
+No torch and no pandas: what is in the way of a run is told before either is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from signsclf.choices import Layout
+from signsclf.errors import ModelError, SignsclfError
+from signsclf.modelconfig import parse_json
+from signsclf.modelfolder import CONFIG, RECORD, RUN, may_replace, read_text, write_bytes
+from signsclf.recipe import Recipe
+
+_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a run was asked for besides its recipe.
+
+    Attributes:
+        source: absolute path of the source, or "synthetic".
+        layout: how the source is read.
+        skip_bad: leave unreadable images out instead of stopping.
+        accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
+        overwrite: replace a model folder that is there.
+    """
+
+    source: str
+    layout: Layout
+    skip_bad: bool = False
+    accept_error: float = 0.005
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """run.json: an order, its resolved recipe, and the fingerprint of the data that both were made for."""
+
+    order: Order
+    recipe: Recipe
+    fingerprint: str
+
+
+def partial_folder(out: Path) -> Path:
+    """Where the run of a model folder works until it is whole."""
+    return out.with_name(out.name + _SUFFIX)
+
+
+def final_folder(path: Path) -> Path:
+    """The model folder that a run is to write, of that folder itself or of its .partial folder."""
+    return path.with_name(path.name.removesuffix(_SUFFIX)) if path.name != _SUFFIX else path
+
+
+def refuse_taken(out: Path, overwrite: bool, resuming: bool = False) -> None:
+    """Raises ModelError where something is in the way of a new model folder, before any work is done.
+
+    Args:
+        resuming: the run of that folder is no obstacle, but what is to be gone on with.
+    """
+    if out.exists() or out.is_symlink():
+        if not may_replace(out):
+            raise ModelError(f"{out} is there and is not a model folder, so it is not replaced: choose another --out")
+        if not overwrite:
+            raise ModelError(f"{out} is there already: --overwrite replaces it, --out DIR writes elsewhere")
+    partial = partial_folder(out)
+    if (partial / RECORD).exists():
+        if not overwrite and not resuming:
+            raise ModelError(f"{partial} is an interrupted run: --resume {out} goes on, --overwrite starts anew")
+    elif partial.exists() and not _is_barely_begun(partial):
+        raise ModelError(f"{partial} is there and is no run: move it away, or choose another --out")
+    above = next(folder for folder in partial.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ModelError(f"{out}: {above} cannot be written to; give --out a folder that can be")
+
+
+def make_partial(out: Path, overwrite: bool) -> Path:
+    """The .partial folder of a model folder, empty but for run/; what is in the way is replaced, or refused.
+
+    Raises:
+        ModelError: see `refuse_taken`; or it cannot be made.
+    """
+    refuse_taken(out, overwrite)
+    partial = partial_folder(out)
+    try:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+        (partial / RUN).mkdir()
+    except OSError as error:
+        raise ModelError(
+            f"{partial}: cannot be made ({error.strerror or error}); give --out a folder that can be written to"
+        ) from error
+    return partial
+
+
+def write_record(partial: Path, record: Record) -> None:
+    """Writes run.json, which makes the folder a run that can be resumed."""
+    order = record.order
+    values = {
+        "source": order.source,
+        "layout": order.layout.value,
+        "skip_bad": order.skip_bad,
+        "accept_error": order.accept_error,
+        "overwrite": order.overwrite,
+        "recipe": record.recipe.to_dict(),
+        "fingerprint": record.fingerprint,
+    }
+    write_bytes(partial / RECORD, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def read_record(partial: Path) -> Record:
+    """What write_record wrote.
+
+    Raises:
+        ModelError: there is no such run, or its run.json is damaged.
+    """
+    path = partial / RECORD
+    if not path.is_file():
+        out = final_folder(partial)
+        if (out / CONFIG).is_file():
+            raise ModelError(f"{out} is finished already; there is nothing to go on with")
+        raise ModelError(f"{partial}: no interrupted run there, it has no {RECORD}; start the training anew")
+    try:
+        values = parse_json(read_text(path), str(path))
+        order = Order(
+            source=str(values["source"]),
+            layout=Layout(values["layout"]),
+            skip_bad=bool(values["skip_bad"]),
+            accept_error=float(values["accept_error"]),
+            overwrite=bool(values["overwrite"]),
+        )
+        return Record(order, Recipe.from_dict(values["recipe"]), str(values["fingerprint"]))
+    except (ValueError, KeyError, TypeError, SignsclfError) as error:
+        raise ModelError(f"{path}: damaged ({error}); start the training anew") from error
+
+
+def _is_barely_begun(partial: Path) -> bool:
+    """Whether a run was killed there before its run.json was written."""
+    return partial.is_dir() and {path.name for path in partial.iterdir()} <= {RUN, RECORD + ".tmp"}
