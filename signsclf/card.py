@@ -42,7 +42,7 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
         "",
         "## Figures",
         "",
-        *_figures(figures.get("valid"), report),
+        *_figures(figures.get("valid"), figures.get("int8"), report),
         "",
         "## How sure it is",
         "",
@@ -72,13 +72,13 @@ def _recipe(recipe: dict[str, Any], training: dict[str, Any]) -> list[str]:
     return [f"- {named}", f"- {spent}" + (f"; epoch {best} was the best and is kept" if best else "")]
 
 
-def _figures(valid: dict[str, Any] | None, report: Report | None) -> list[str]:
+def _figures(valid: dict[str, Any] | None, int8: dict[str, Any] | None, report: Report | None) -> list[str]:
     if valid is None:
         return ["Everything trained: no image was held out, so no figure can be given."]
     lines = [
         (
-            "From `model.onnx`, on validation images, of which whole groups were held out. The best epoch was chosen on "
-            "them, so figures on other images may be a little lower."
+            "From `model.onnx`, on validation images, of which whole groups were held out. The best epoch was chosen "
+            "on them, so figures on other images may be a little lower."
         ),
         "",
         f"| | n = {valid['n']:,} |",
@@ -91,6 +91,8 @@ def _figures(valid: dict[str, Any] | None, report: Report | None) -> list[str]:
         f"| macro-F1 ({valid['n_classes_present']} classes judged) | {_percent(valid['macro_f1'])} |",
         f"| balanced accuracy | {_percent(valid['balanced_accuracy'])} |",
     ]
+    if int8 is not None:
+        lines.append(f"| accuracy of model.int8.onnx (n = {int8['n']:,}) | {_percent(int8['accuracy'])} |")
     if report is not None:
         judged = sorted((c for c in report.per_class if c.n), key=lambda c: (c.f1, c.label))
         weak = [c for c in judged[:_WEAKEST] if c.f1 < 1]
@@ -129,9 +131,10 @@ def _loading(config: modelfolder.Config) -> list[str]:
         "```",
         "",
         (
-            f"Or `model.onnx` in any ONNX Runtime: uint8 RGB (N, {config.input_size[0]}, {config.input_size[1]}, 3) in, "
-            "logits out, labels in the metadata. fastai opens `learner.pkl` (a pickle: it can run code, open it only from "
-            "someone you trust)."
+            f"Or `model.onnx` in any ONNX Runtime: uint8 RGB (N, {config.input_size[0]}, {config.input_size[1]}, 3) "
+            "in, logits out, labels in the metadata. fastai opens `learner.pkl` on the Python that wrote it "
+            f"({config.versions.get('python', 'see config.json')}): a pickle, which can run code, so only from someone "
+            "you trust."
         ),
     ]
     if "timm" in config.readers:

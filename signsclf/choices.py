@@ -39,3 +39,11 @@ class Provider(str, Enum):
     AUTO = "auto"
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class Int8(str, Enum):
+    """Whether model.int8.onnx is written."""
+
+    NONE = "none"
+    CHECKED = "checked"  # unless it loses too much
+    FORCE = "force"

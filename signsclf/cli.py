@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,13 +13,26 @@ import typer
 from typer.core import TyperGroup
 
 from signsclf import __version__
-from signsclf.choices import Format, Layout, Part, Provider
-from signsclf.errors import SignsclfError, SourceError
-from signsclf.options import recipe_options
+from signsclf.choices import Int8, Layout, Part, Provider
+from signsclf.cli_data import data_app, gtsrb_source
+from signsclf.cli_predict import predict_command
+from signsclf.errors import SignsclfError
+from signsclf.options import (
+    AsJson,
+    DataDir,
+    DeviceOption,
+    LayoutOption,
+    OptionalSource,
+    SkipBad,
+    Source,
+    Yes,
+    provider_name,
+    recipe_options,
+    writable_folder,
+)
 from signsclf.recipe import Recipe
-from signsclf.terminal import Bar, Stopped, TerminalObserver, quiet_pipe, stop_on_signals, tell
+from signsclf.terminal import Stopped, TerminalObserver, quiet_pipe, stop_on_signals, tell
 
-DOWNLOAD_MB = 366
 DEFAULT_OUT = Path("models/default")
 
 # Usage errors; newer Typers carry click inside themselves, older ones import it.
@@ -46,20 +58,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Look at, fetch and draw labelled images.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-SOURCE_HELP = "A folder, a .zip, a .csv or .parquet table, or synthetic; none means GTSRB."
-OptionalSource = Annotated[str | None, typer.Argument(help=SOURCE_HELP, metavar="SOURCE")]
-Source = Annotated[str, typer.Argument(help="A folder, a .zip, a .csv or .parquet table, or synthetic.")]
 ModelDir = Annotated[Path, typer.Argument(help="A model folder.", metavar="MODEL")]
-LayoutOption = Annotated[Layout | None, typer.Option("--layout", help="How the source lies; unset: recognised.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and list them.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where GTSRB lies when no SOURCE is given.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download GTSRB without asking.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
+Int8Option = Annotated[bool, typer.Option("--int8", help="Write model.int8.onnx as well, unless it loses too much.")]
+ForceInt8 = Annotated[bool, typer.Option("--force-int8", help="Keep model.int8.onnx however much it loses.")]
 
 
 def _version(asked: bool) -> None:
@@ -91,6 +95,8 @@ def train_command(
     accept_error: Annotated[
         float, typer.Option("--accept-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
     ] = 0.005,
+    int8: Int8Option = False,
+    force_int8: ForceInt8 = False,
     data_dir: DataDir = None,
     yes: Yes = False,
 ) -> None:
@@ -119,6 +125,7 @@ def train_command(
             overwrite=overwrite,
             skip_bad=skip_bad,
             accept_error=accept_error,
+            int8=chosen_int8(int8, force_int8),
             observer=observer,
         )
     folder = _shown(final_folder(outcome.folder))
@@ -146,7 +153,7 @@ def lr_find_command(
 ) -> None:
     """Search for a learning rate: a plot, its numbers, and four suggestions."""
     found = _read_source(source, layout, data_dir, yes)
-    _writable_folder(out)
+    writable_folder(out)
     from signsclf import train
 
     observer = TerminalObserver()
@@ -177,10 +184,10 @@ def evaluate_command(
 
     classes = read_config(model).classes
     if report is not None:
-        _writable_folder(report)
+        writable_folder(report)
     observer = TerminalObserver()
     judgement = evaluate.evaluate(
-        model, source, part=split, layout=layout, skip_bad=skip_bad, device=_provider(device), observer=observer
+        model, source, part=split, layout=layout, skip_bad=skip_bad, device=provider_name(device), observer=observer
     )
     observer.bar.close()
     if report is not None:
@@ -203,60 +210,7 @@ def evaluate_command(
         typer.echo(f"left out: {len(judgement.unreadable):,} unreadable images")
 
 
-@app.command("predict")
-def predict_command(
-    image: Annotated[list[str], typer.Argument(help="Files, folders, globs, .zip archives; - reads a list.")],
-    model: Annotated[Path | None, typer.Option("--model", help="Model folder; unset: see docs/cli.md.")] = None,
-    top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show an image.", min=1)] = 5,
-    form: Annotated[Format | None, typer.Option("--format", help="Unset: table.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Write to this file.")] = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all below them.")] = False,
-    explain: Annotated[Path | None, typer.Option("--explain", help="Folder for a heat map over each image.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads.", min=1)] = None,
-    device: DeviceOption = Provider.AUTO,
-) -> None:
-    """Predict the classes of images, with the exported model."""
-    from signsclf import writers
-    from signsclf.listing import expand
-    from signsclf.predict import Classifier, find_model, stream
-
-    form = form or (Format.JSON if as_json else Format.TABLE)
-    if form is Format.PARQUET and out is None:
-        raise SignsclfError("--format parquet: a binary file, which needs --out FILE")
-    folder, found_by = find_model(model, os.environ, Path.cwd())
-    tell(f"model: {folder} ({found_by})")
-    classifier = Classifier(folder, threads, device=_provider(device))
-    if classifier.config.crop == "roi":
-        tell("note: this model expects images cropped to the object's box")
-    failures = 0
-    bar = Bar()
-
-    def watched() -> Any:
-        nonlocal failures
-        paths = expand(image, recursive, sys.stdin if "-" in image else None)
-        for number, prediction in enumerate(stream(classifier, paths, top_k=top_k), 1):
-            failures += prediction.error is not None
-            if out is not None and number % 16 == 0:
-                bar("predicting", number, None)
-            if explain is not None and prediction.error is None:
-                _explain(classifier, prediction.path, explain, number)
-            yield prediction
-
-    if explain is not None:
-        _writable_folder(explain)
-    if out is None:
-        writers.write(watched(), sys.stdout, form)
-    else:
-        _write_file(out, form, watched)
-    bar.close()
-    if failures:
-        tell(
-            "one image could not be read; its row says why"
-            if failures == 1
-            else f"{failures:,} images could not be read; their rows say why"
-        )
-        raise typer.Exit(1)
+app.command("predict")(predict_command)
 
 
 @app.command("export")
@@ -264,6 +218,8 @@ def export_command(
     run: Annotated[Path, typer.Argument(help="A .partial folder, or a finished model folder.", metavar="RUN")],
     out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
     overwrite: Overwrite = False,
+    int8: Int8Option = False,
+    force_int8: ForceInt8 = False,
 ) -> None:
     """Export the best weights of a run, through the parity gate, to a model folder."""
     from signsclf.modelfolder import RECORD, read_config
@@ -275,7 +231,7 @@ def export_command(
     from signsclf import train
 
     observer = TerminalObserver()
-    outcome = train.export_run(run, out, overwrite=overwrite, observer=observer)
+    outcome = train.export_run(run, out, overwrite=overwrite, int8=chosen_int8(int8, force_int8), observer=observer)
     observer.bar.close()
     if outcome.metrics:
         typer.echo(headline(outcome.metrics))
@@ -321,79 +277,15 @@ def reload_command(
     )
 
 
-@data_app.command("check")
-def check_command(
-    source: Source,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for class_counts.csv and .png.")] = None,
-    as_json: AsJson = False,
-    layout: LayoutOption = None,
-) -> None:
-    """Decode every image; list the unreadable, the tiny and the duplicates; count the classes."""
-    from signsclf.data import check
-    from signsclf.data.table import read_source
-
-    if out is not None:
-        _writable_folder(out)
-    observer = TerminalObserver()
-    found = read_source(source, layout)
-    observer.source(found)
-    result = check.check(found, progress=lambda done, total: observer.progress("checking", done, total))
-    observer.bar.close()
-    if out is not None:
-        for path in check.write_counts(result, out):
-            tell(f"written: {path}")
-    if as_json:
-        typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
-    else:
-        _print_check(result, check.bars(result))
-    if not result.ok:
-        raise typer.Exit(1)
-
-
-@data_app.command("download")
-def download_command(
-    what: Annotated[str, typer.Argument(help="gtsrb.", metavar="gtsrb")],
-    folder: Annotated[Path, typer.Argument(help="Where to.", metavar="DIR")],
-    url: Annotated[str | None, typer.Option("--url", help="Another place that holds the three archives.")] = None,
-) -> None:
-    """Fetch the three official archives of a benchmark, checked and unpacked; a broken transfer is resumed."""
-    if what != "gtsrb":
-        raise SignsclfError(f"data download: {what!r} is not known; gtsrb is")
-    _download(folder, url)
-    typer.echo(str(folder))
-
-
-@data_app.command("draw")
-def draw_command(
-    folder: Annotated[Path | None, typer.Argument(help="New folder for the images.", metavar="DIR")] = None,
-    per_class: Annotated[int, typer.Option("--per-class", help="Images of each class.", min=1)] = 60,
-    size: Annotated[str, typer.Option("--size", help="Smallest and largest side in pixels, LOW:HIGH.")] = "24:96",
-    seed: Annotated[int, typer.Option("--seed", help="Of everything drawn.", min=0)] = 0,
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG that shows every class.")] = None,
-) -> None:
-    """Draw the 43 German traffic signs, as a source to train on, as a contact sheet, or both."""
-    from signsclf.data import synthetic
-
-    if folder is None and sheet is None:
-        raise SignsclfError("data draw: nothing to draw to; give a DIR, --sheet FILE.png, or both")
-    if sheet is not None:
-        _writable_folder(sheet.absolute().parent)
-        synthetic.contact_sheet().save(sheet, "PNG")
-        typer.echo(str(sheet))
-    if folder is not None:
-        low, _, high = size.partition(":")
-        if not (low.isdigit() and high.isdigit()):
-            raise SignsclfError(f"--size: {size!r} is not LOW:HIGH in pixels, such as 24:96")
-        bar = Bar()
-        synthetic.write(folder, per_class, (int(low), int(high)), seed, lambda done, n: bar("drawing", done, n))
-        bar.close()
-        typer.echo(str(folder))
-
-
 def _read_source(source: str | None, layout: Layout | None, data_dir: Path | None, yes: bool) -> Any:
     from signsclf.data.table import read_source
 
     return read_source(source or gtsrb_source(data_dir, yes), layout)
+
+
+def chosen_int8(int8: bool, force: bool) -> Int8:
+    """The two flags as one choice."""
+    return Int8.FORCE if force else Int8.CHECKED if int8 else Int8.NONE
 
 
 def headline(figures: dict[str, Any]) -> str:
@@ -404,103 +296,6 @@ def headline(figures: dict[str, Any]) -> str:
         f"top-5 {100 * figures['top5']:.2f} %, macro-F1 {100 * figures['macro_f1']:.2f} % "
         f"({figures['n_classes_present']} classes)"
     )
-
-
-def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
-    """The folder that GTSRB lies in, downloaded first where the user agrees.
-
-    Raises:
-        SourceError: it is not there and was not fetched; the message names the ways on.
-    """
-    from platformdirs import user_data_path
-
-    environment = os.environ.get("SIGNSCLF_DATA_DIR")
-    folder = data_dir or (Path(environment) if environment else user_data_path("signsclf", False) / "gtsrb")
-    # A broken download leaves its .part.
-    if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.zip.part")):
-        return str(folder)
-    ways = (
-        f"GTSRB is not in {folder}: fetch it with `signsclf data download gtsrb {folder}`, give a SOURCE, "
-        "or train on drawn signs with `signsclf train synthetic`"
-    )
-    asked = not yes and sys.stdin.isatty() and sys.stderr.isatty()
-    if not yes and not (asked and typer.confirm(f"Download GTSRB ({DOWNLOAD_MB} MB) to {folder}?", err=True)):
-        raise SourceError(ways)
-    try:
-        _download(folder, None)
-    except SignsclfError as error:
-        raise SourceError(f"{error}; {ways}") from error
-    return str(folder)
-
-
-def _download(folder: Path, url: str | None) -> None:
-    from signsclf.data.download import download_gtsrb
-    from signsclf.data.gtsrb import BASE_URL
-
-    bar = Bar("bytes")
-    download_gtsrb(folder, url or BASE_URL, lambda done, total: bar("downloading", done, total))
-    bar.close()
-
-
-def _print_check(result: Any, bars: list[str]) -> None:
-    for line in bars:
-        typer.echo(line)
-    for path, reason in result.unreadable:
-        typer.echo(f"unreadable: {path}: {reason}")
-    for path, width, height in result.tiny:
-        typer.echo(f"tiny: {path}: {width}×{height}")
-    for found in result.duplicates:
-        typer.echo(f"duplicates ({found.kind.value}): {', '.join(found.paths)}")
-    typer.echo(
-        f"{result.n:,} images: {len(result.unreadable):,} unreadable, {len(result.tiny):,} tiny, "
-        f"{len(result.duplicates):,} sets of duplicates"
-    )
-
-
-def _explain(classifier: Any, path: str, folder: Path, number: int) -> None:
-    from signsclf.explain import heat_map
-
-    heat_map(classifier, path).save(folder / f"{number:06}-{Path(path).stem}.png")
-
-
-def _write_file(out: Path, form: Format, predictions: Callable[[], Any]) -> None:
-    """Writes to a new name first, so that the file is there whole or not at all."""
-    from signsclf import writers
-
-    new = out.with_name(out.name + ".partial")
-    try:
-        try:
-            if form is Format.PARQUET:
-                writers.write_parquet(predictions(), new)
-            else:
-                with new.open("w", encoding="utf-8", newline="") as sink:
-                    writers.write(predictions(), sink, form)
-            new.replace(out)
-        finally:
-            new.unlink(missing_ok=True)
-    except OSError as error:
-        raise SignsclfError(f"--out {out}: cannot be written ({error.strerror or error}); name another file") from error
-
-
-def _writable_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SignsclfError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from error
-    if not os.access(folder, os.W_OK):
-        raise SignsclfError(f"{folder}: cannot be written to; name another folder")
-
-
-def _provider(device: Provider) -> str:
-    if device is Provider.CPU:
-        return device.value
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return Provider.CUDA.value
-    if device is Provider.CUDA:
-        tell("note: CUDA needs the extra gpu (pip install 'signsclf[gpu]'); running on the processor")
-    return Provider.CPU.value
 
 
 def _shown(folder: Path) -> str:

@@ -13,9 +13,7 @@ from signsclf.predict import Classifier, Source, open_image
 MAX_SIDE = 1024
 _OPACITY = 0.6
 # Black, purple, red, orange, pale yellow: lightness rises all the way, so that it also reads in grey.
-_COLOURS = np.array(
-    [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64
-)
+_COLOURS = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
 
 
 def activation_map(classifier: Classifier, image: Image.Image) -> np.ndarray:
@@ -40,9 +38,7 @@ def activation_map(classifier: Classifier, image: Image.Image) -> np.ndarray:
     weights = read_tensor(classifier.folder / WEIGHTS, name)
     wanted = (len(classifier.labels), features.shape[1])
     if weights.size != wanted[0] * wanted[1] or weights.shape[:2] != wanted:
-        raise ModelError(
-            f"{classifier.folder}: {name!r} is {weights.shape}, where the feature map needs {wanted}"
-        )
+        raise ModelError(f"{classifier.folder}: {name!r} is {weights.shape}, where the feature map needs {wanted}")
     weights = weights.reshape(wanted).astype(np.float64)
     index = int(classifier.logits(batch)[0].argmax())
     heat = np.tensordot(weights[index] - weights.mean(axis=0), features[0].astype(np.float64), axes=1)

@@ -219,4 +219,3 @@ def _write_learner(path: Path, model: nn.Module, arch: Architecture, classes: Se
         warnings.simplefilter("ignore")
         # Absolute, so that the learner's own path, which is shipped with it, stays the working directory.
         learner.export(path.absolute())
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 
 from signsclf import images, modelfolder
 from signsclf.card import write_card
+from signsclf.choices import Int8
 from signsclf.data.cache import Decoded
 from signsclf.data.split import Split
 from signsclf.errors import GateError, ModelError
@@ -27,6 +29,7 @@ from signsclf.judging.metrics import Report
 from signsclf.judging.report import write_report
 from signsclf.observer import Observer
 from signsclf.predict import Classifier
+from signsclf.quantize import CALIBRATION_IMAGES, write_int8
 from signsclf.recipe import Recipe
 from signsclf.replay import REPLAY, check_replay, store_replay
 from signsclf.training import architectures
@@ -35,6 +38,7 @@ from signsclf.training.learner import restore_model
 
 _PACKAGES = ("signsclf", "torch", "torchvision", "timm", "fastai", "onnx", "onnxruntime", "numpy", "pillow")
 _REPLAYED = 8
+_INT8_JUDGED = 2_000
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "top5", "macro_f1", "n_classes_present", "balanced_accuracy")
 """Fields of a `Report` that config.json keeps."""
 
@@ -62,6 +66,7 @@ class Trained:
     result: FitResult
     planned_draws: np.ndarray
     accept_error: float
+    int8: Int8
 
 
 def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any] | None:
@@ -144,6 +149,13 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
         "valid": None if report is None else {"n": report.n, **{name: getattr(report, name) for name in FIGURES}},
         "calibration": None if calibration is None else calibration.to_dict(),
     }
+    if trained.int8 is not Int8.NONE:
+        observer.say("quantizing to 8 bits")
+        judged = valid_rows if len(valid_rows) else _spread(train_rows, _INT8_JUDGED)
+        calibration_pixels = trained.decoded.pixels[_spread(train_rows, CALIBRATION_IMAGES)]
+        force = trained.int8 is Int8.FORCE
+        int8 = write_int8(folder, calibration_pixels, trained.decoded.pixels[judged], targets[judged], force)
+        figures["int8"] = {**int8.to_dict(), "judged_on": "valid" if len(valid_rows) else "train"}
     config = dataclasses.replace(config, figures=figures)
     modelfolder.write_config(folder, config)
     write_card(folder, config, report)
@@ -188,12 +200,13 @@ def finish_again(run: Path, folder: Path, observer: Observer) -> modelfolder.Con
 
 def _gate_rows(valid_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
     """At least `PARITY_IMAGES` rows where there are as many, spread evenly: validation first, then training."""
+    chosen = _spread(valid_rows, PARITY_IMAGES)
+    return np.concatenate([chosen, _spread(train_rows, PARITY_IMAGES - len(chosen))])
 
-    def spread(rows: np.ndarray, n: int) -> np.ndarray:
-        return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)] if len(rows) else rows
 
-    chosen = spread(valid_rows, PARITY_IMAGES)
-    return np.concatenate([chosen, spread(train_rows, PARITY_IMAGES - len(chosen))])
+def _spread(rows: np.ndarray, n: int) -> np.ndarray:
+    """At most ``n`` of the rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)] if len(rows) else rows
 
 
 def _from_files(trained: Trained, rows: np.ndarray) -> np.ndarray:
@@ -235,7 +248,7 @@ def _write_judgement(
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
 def _licence(recipe: Recipe) -> str:

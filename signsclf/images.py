@@ -22,9 +22,7 @@ from PIL import ExifTags, Image
 
 from signsclf.errors import BadImageError
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".pnm", ".bmp", ".gif", ".tif", ".tiff", ".webp"}
-)
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".pnm", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded: at three bytes a pixel this is 300 MB."""
 MAX_BYTES = 256 * 1024 * 1024
@@ -182,9 +180,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def resize(
-    image: Image.Image, size: tuple[int, int], roi: tuple[int, int, int, int] | None = None
-) -> np.ndarray:
+def resize(image: Image.Image, size: tuple[int, int], roi: tuple[int, int, int, int] | None = None) -> np.ndarray:
     """An RGB image as a uint8 array (height, width, 3), squashed to ``size`` = (height, width), bilinear.
 
     Args:
@@ -197,9 +193,7 @@ def resize(
         x1, y1, x2, y2 = (int(v) for v in roi)
         # Pillow would fill what lies outside with black.
         if not (0 <= x1 <= x2 < image.width and 0 <= y1 <= y2 < image.height):
-            raise BadImageError(
-                f"the roi {x1},{y1},{x2},{y2} leaves the image of {image.width}×{image.height} pixels"
-            )
+            raise BadImageError(f"the roi {x1},{y1},{x2},{y2} leaves the image of {image.width}×{image.height} pixels")
         image = image.crop((x1, y1, x2 + 1, y2 + 1))
     height, width = size
     if image.size != (width, height):

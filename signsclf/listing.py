@@ -20,9 +20,7 @@ _RUN = 4_000  # names sorted in memory at a time
 _PAGE = 100  # names of a sorted run read back at a time
 
 
-def expand(
-    arguments: Iterable[str], recursive: bool = False, lines: Iterable[str] | None = None
-) -> Iterator[str]:
+def expand(arguments: Iterable[str], recursive: bool = False, lines: Iterable[str] | None = None) -> Iterator[str]:
     """Image paths, one after another, in memory that does not grow with the number of files.
 
     Args:

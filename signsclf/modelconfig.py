@@ -132,9 +132,7 @@ class Config:
             indent=2,
         )
         if len(text.encode()) >= MAX_BYTES:
-            raise ModelError(
-                f"config.json: would be larger than {MAX_BYTES:,} bytes; shorten the class names"
-            )
+            raise ModelError(f"config.json: would be larger than {MAX_BYTES:,} bytes; shorten the class names")
         return text + "\n"
 
     @classmethod
@@ -157,9 +155,7 @@ class Config:
                     f"config.json: format version {reprlib.repr(version)} is unknown here, only version "
                     f"{FORMAT_VERSION} is read; install the signsclf that wrote it, or export the model again"
                 )
-            _keys(
-                "the top", top, {"architecture", "num_classes", "label_names", "pretrained_cfg", "signsclf"}
-            )
+            _keys("the top", top, {"architecture", "num_classes", "label_names", "pretrained_cfg", "signsclf"})
             _keys("signsclf", ours, {"format_version", *_OURS})
             rendered = top["pretrained_cfg"]
             if not isinstance(rendered, dict):
@@ -178,13 +174,9 @@ class Config:
             expected = json.loads(json.dumps(config._pretrained_cfg()))
             for key in {*expected, *rendered}:
                 if key not in expected or rendered.get(key) != expected[key]:
-                    raise _wrong(
-                        f"pretrained_cfg.{key}", rendered.get(key), repr(expected.get(key, "left out"))
-                    )
+                    raise _wrong(f"pretrained_cfg.{key}", rendered.get(key), repr(expected.get(key, "left out")))
             if type(top["num_classes"]) is not int or top["num_classes"] != len(config.classes):
-                raise _wrong(
-                    "num_classes", top["num_classes"], f"the number of labels, {len(config.classes)}"
-                )
+                raise _wrong("num_classes", top["num_classes"], f"the number of labels, {len(config.classes)}")
         except RecursionError as error:
             raise ModelError(f"config.json: nested too deeply; {_ANEW}") from error
         return config

@@ -20,9 +20,29 @@ from signsclf.errors import ModelError
 from signsclf.modelconfig import FORMAT_VERSION, MAX_BYTES, Config, check_classes, parse_json
 
 __all__ = [
-    "CARD", "CONFIG", "FORMAT_VERSION", "LEARNER", "ONNX", "ONNX_INT8", "RUN", "SUMS", "WEIGHTS", "Config",
-    "CHECKPOINT", "RECORD", "UNFINISHED", "check_classes", "may_replace", "publish", "read_config", "read_tensor", "read_text", "verify_sums", "write_bytes",
-    "write_config", "write_sums",
+    "CARD",
+    "CHECKPOINT",
+    "CONFIG",
+    "FORMAT_VERSION",
+    "LEARNER",
+    "ONNX",
+    "ONNX_INT8",
+    "RECORD",
+    "RUN",
+    "SUMS",
+    "UNFINISHED",
+    "WEIGHTS",
+    "Config",
+    "check_classes",
+    "may_replace",
+    "publish",
+    "read_config",
+    "read_tensor",
+    "read_text",
+    "verify_sums",
+    "write_bytes",
+    "write_config",
+    "write_sums",
 ]  # fmt: skip
 
 CONFIG = "config.json"
@@ -52,14 +72,10 @@ def read_config(folder: str | Path) -> Config:
     folder = Path(folder)
     if not folder.is_dir():
         if folder.with_name(folder.name + ".partial").is_dir():
-            raise ModelError(
-                f"{folder}: its training has not finished; go on with `signsclf train --resume {folder}`"
-            )
+            raise ModelError(f"{folder}: its training has not finished; go on with `signsclf train --resume {folder}`")
         raise ModelError(f"{folder}: no such model folder; name one that `signsclf train` or `export` wrote")
     if not (folder / CONFIG).is_file():
-        raise ModelError(
-            f"{folder}: not a model folder, it has no {CONFIG}; name one that `signsclf train` wrote"
-        )
+        raise ModelError(f"{folder}: not a model folder, it has no {CONFIG}; name one that `signsclf train` wrote")
     text = read_text(folder / CONFIG)
     try:
         return Config.from_json(text)
@@ -150,9 +166,7 @@ def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> 
         raise ModelError(f"{final} is there already: --overwrite replaces it, --out DIR writes elsewhere")
     for path in (final, aside):
         if (path.is_symlink() or path.exists()) and not may_replace(path):
-            raise ModelError(
-                f"{path} is there and is not a model folder, so it is not replaced: choose another --out"
-            )
+            raise ModelError(f"{path} is there and is not a model folder, so it is not replaced: choose another --out")
     try:
         if there:
             _delete(aside)
@@ -164,9 +178,7 @@ def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> 
                 aside.rename(final)
             raise
     except OSError as error:
-        raise ModelError(
-            f"{final}: cannot be put in place ({error.strerror or error}); it is in {partial}"
-        ) from error
+        raise ModelError(f"{final}: cannot be put in place ({error.strerror or error}); it is in {partial}") from error
     try:
         for name in UNFINISHED:
             (final / name).unlink(missing_ok=True)
@@ -201,14 +213,10 @@ def read_tensor(path: str | Path, name: str) -> np.ndarray:
                 for numbers in (shape, offsets)
             )
             if dtype is None or not sound or len(offsets) != 2 or len(shape) > 8:
-                raise ModelError(
-                    f"{path}: tensor {name!r} is not of float32 or float16, or its entry is damaged"
-                )
+                raise ModelError(f"{path}: tensor {name!r} is not of float32 or float16, or its entry is damaged")
             start, end = offsets
             if end - start != math.prod(shape) * dtype.itemsize or 8 + length + end > size:
-                raise ModelError(
-                    f"{path}: tensor {name!r} does not fit the file, which is damaged or truncated"
-                )
+                raise ModelError(f"{path}: tensor {name!r} does not fit the file, which is damaged or truncated")
             file.seek(8 + length + start)
             return np.frombuffer(file.read(end - start), dtype).reshape(shape).astype(np.float32)
     except (OSError, ValueError) as error:

@@ -1,19 +1,33 @@
-"""The recipe's fields as command-line options: declared here once, for every command that trains."""
+"""Command-line options that several commands share, each declared once; among them every field of the recipe."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
+import os
 import typing
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from signsclf.choices import Layout, Provider
 from signsclf.errors import SignsclfError
 from signsclf.recipe import AUTO_LR, PRESETS, Device, Recipe, preset
+from signsclf.terminal import tell
+
+SOURCE_HELP = "A folder, a .zip, a .csv or .parquet table, or synthetic; none means GTSRB."
+OptionalSource = Annotated[str | None, typer.Argument(help=SOURCE_HELP, metavar="SOURCE")]
+Source = Annotated[str, typer.Argument(help="A folder, a .zip, a .csv or .parquet table, or synthetic.")]
+LayoutOption = Annotated[Layout | None, typer.Option("--layout", help="How the source lies; unset: recognised.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and list them.")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where GTSRB lies when no SOURCE is given.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download GTSRB without asking.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
 
 HELP = {
     "arch": "Architecture: signnet, one of torchvision's, or any timm name.",
@@ -106,3 +120,30 @@ def _kind(name: str) -> type:
 @functools.cache
 def _hints() -> dict[str, Any]:
     return typing.get_type_hints(Recipe)
+
+
+def writable_folder(folder: Path) -> None:
+    """Makes a folder for results before the work begins.
+
+    Raises:
+        SignsclfError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SignsclfError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from error
+    if not os.access(folder, os.W_OK):
+        raise SignsclfError(f"{folder}: cannot be written to; name another folder")
+
+
+def provider_name(device: Provider) -> str:
+    """Where an exported model will run: "cuda" or "cpu"; says so where that is not what was asked for."""
+    if device is Provider.CPU:
+        return device.value
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return Provider.CUDA.value
+    if device is Provider.CUDA:
+        tell("note: CUDA needs the extra gpu (pip install 'signsclf[gpu]'); running on the processor")
+    return Provider.CPU.value

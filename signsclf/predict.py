@@ -197,9 +197,7 @@ class Classifier:
         batch = np.asarray(batch)
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (*self.size, 3):
             height, width = self.size
-            raise ModelError(
-                f"a batch should be uint8 (N, {height}, {width}, 3), and is {batch.dtype} {batch.shape}"
-            )
+            raise ModelError(f"a batch should be uint8 (N, {height}, {width}, 3), and is {batch.dtype} {batch.shape}")
         try:
             # At least one run, so that no images give an array of the right shape.
             parts = [
@@ -280,9 +278,7 @@ def _stream(
             paths = [n for n, pixels in zip(names, decoded, strict=True) if isinstance(pixels, np.ndarray)]
             answers = iter(())
             if good:
-                answers = iter(
-                    classifier._predictions(paths, classifier.probabilities(np.stack(good)), top_k)
-                )
+                answers = iter(classifier._predictions(paths, classifier.probabilities(np.stack(good)), top_k))
             for name, pixels in zip(names, decoded, strict=True):
                 yield next(answers) if isinstance(pixels, np.ndarray) else Prediction(name, error=pixels)
     finally:

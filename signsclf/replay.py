@@ -37,9 +37,7 @@ def store_replay(folder: str | Path, pixels: np.ndarray, probabilities: np.ndarr
             Image.fromarray(image).save(below / f"{number:03}.png")
     except OSError as error:
         raise ModelError(f"{below}: cannot be written ({error.strerror or error})") from error
-    text = json.dumps(
-        {"probabilities": np.asarray(probabilities, dtype=np.float64).tolist()}, allow_nan=False
-    )
+    text = json.dumps({"probabilities": np.asarray(probabilities, dtype=np.float64).tolist()}, allow_nan=False)
     write_bytes(below.with_suffix(".json"), text.encode())
 
 
@@ -58,11 +56,7 @@ def check_replay(classifier: Classifier, folder: str | Path) -> float:
         expected = np.array(rows, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         expected = np.empty(0)
-    if (
-        expected.ndim != 2
-        or not 1 <= len(expected) <= MAX_IMAGES
-        or expected.shape[1] != len(classifier.labels)
-    ):
+    if expected.ndim != 2 or not 1 <= len(expected) <= MAX_IMAGES or expected.shape[1] != len(classifier.labels):
         raise ModelError(f"{path}: not probabilities for the classes of this model; export it again")
     if not np.isfinite(expected).all():
         raise ModelError(f"{path}: holds values that are no numbers; export the model again")

@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from signsclf.choices import Layout
+from signsclf.choices import Int8, Layout
 from signsclf.errors import ModelError, SignsclfError
 from signsclf.modelconfig import parse_json
 from signsclf.modelfolder import CONFIG, RECORD, RUN, may_replace, read_text, write_bytes
@@ -30,6 +30,7 @@ class Order:
         skip_bad: leave unreadable images out instead of stopping.
         accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
         overwrite: replace a model folder that is there.
+        int8: whether model.int8.onnx is written as well.
     """
 
     source: str
@@ -37,6 +38,7 @@ class Order:
     skip_bad: bool = False
     accept_error: float = 0.005
     overwrite: bool = False
+    int8: Int8 = Int8.NONE
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def write_record(partial: Path, record: Record) -> None:
         "skip_bad": order.skip_bad,
         "accept_error": order.accept_error,
         "overwrite": order.overwrite,
+        "int8": order.int8.value,
         "recipe": record.recipe.to_dict(),
         "fingerprint": record.fingerprint,
     }
@@ -135,6 +138,7 @@ def read_record(partial: Path) -> Record:
             skip_bad=bool(values["skip_bad"]),
             accept_error=float(values["accept_error"]),
             overwrite=bool(values["overwrite"]),
+            int8=Int8(values["int8"]),
         )
         return Record(order, Recipe.from_dict(values["recipe"]), str(values["fingerprint"]))
     except (ValueError, KeyError, TypeError, SignsclfError) as error:

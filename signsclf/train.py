@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from signsclf import modelfolder
-from signsclf.choices import Layout
+from signsclf.choices import Int8, Layout
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source, read_source
 from signsclf.errors import ModelError, SignsclfError, SourceError
@@ -71,6 +71,7 @@ def train(
     overwrite: bool = False,
     skip_bad: bool = False,
     accept_error: float = 0.005,
+    int8: Int8 = Int8.NONE,
     observer: Observer | None = None,
 ) -> Outcome:
     """Trains a classifier and writes a model folder.
@@ -83,6 +84,7 @@ def train(
         overwrite: replaces a model folder, or an interrupted run, that is there.
         skip_bad: leaves unreadable images out, lists them in run/skipped.csv, and goes on.
         accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
+        int8: whether model.int8.onnx is written as well.
         observer: told of everything that happens.
 
     Raises:
@@ -96,7 +98,7 @@ def train(
     planned = _plan(source, layout, recipe or Recipe(), observer)
     model = _network(planned, observer)
     prepared = prepare(planned, skip_bad, observer)
-    order = Order(planned.source.origin, planned.source.layout, skip_bad, accept_error, overwrite)
+    order = Order(planned.source.origin, planned.source.layout, skip_bad, accept_error, overwrite, int8)
     partial = make_partial(out, overwrite)
     _record(partial, order, prepared)
     return _run(order, prepared, model, partial, observer, None)
@@ -127,11 +129,19 @@ def resume(out: str | Path, *, overwrite: bool = False, observer: Observer | Non
 
 
 def export_run(
-    run: str | Path, out: str | Path, *, overwrite: bool = False, observer: Observer | None = None
+    run: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    int8: Int8 = Int8.NONE,
+    observer: Observer | None = None,
 ) -> Outcome:
     """Exports the best weights so far of a .partial folder, or a finished model folder anew, to another folder.
 
     The run is left as it is.
+
+    Args:
+        int8: whether model.int8.onnx is written as well; needs a .partial folder, whose source it is calibrated on.
 
     Raises:
         ModelError: no such run, or no epoch of it is finished.
@@ -143,6 +153,11 @@ def export_run(
     refuse_taken(out, overwrite)
     if not (run / modelfolder.RECORD).is_file():
         modelfolder.read_config(run)
+        if int8 is not Int8.NONE:
+            raise SignsclfError(
+                f"--int8: {run} is finished, and its training images, which 8 bits are calibrated on, are not in it; "
+                "give --int8 to train"
+            )
         with _new_folder(out, overwrite) as partial:
             figures = finish_again(run, partial, observer).figures
             modelfolder.publish(partial, out, overwrite)
@@ -164,7 +179,7 @@ def export_run(
     loaders = _loaders(prepared)
     with _new_folder(out, overwrite) as partial:
         shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)
-        order = replace(record.order, overwrite=overwrite)
+        order = replace(record.order, overwrite=overwrite, int8=int8)
         return _finish(order, prepared, result, planned_draws(loaders, loaders.c), partial, observer)
 
 
@@ -260,6 +275,7 @@ def _finish(
         result=result,
         planned_draws=planned,
         accept_error=order.accept_error,
+        int8=order.int8,
     )
     metrics = finish(trained, partial, observer)
     modelfolder.publish(partial, out, order.overwrite)

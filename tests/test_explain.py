@@ -36,9 +36,7 @@ def test_heat_lies_where_the_class_is(tmp_path: Path, half_red: Image.Image):
 def test_weights_may_be_of_half_precision_and_one_by_one_kernels(tmp_path: Path, half_red: Image.Image):
     folder = write_folder(tmp_path)
     expected = activation_map(Classifier(folder), half_red)
-    write_safetensors(
-        folder / "model.safetensors", {"fc.weight": WEIGHT.astype(np.float16).reshape(3, 3, 1, 1)}
-    )
+    write_safetensors(folder / "model.safetensors", {"fc.weight": WEIGHT.astype(np.float16).reshape(3, 3, 1, 1)})
     np.testing.assert_allclose(activation_map(Classifier(folder), half_red), expected, atol=1e-3)
 
 

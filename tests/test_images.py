@@ -70,10 +70,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
     )
 
 
@@ -305,9 +302,7 @@ def test_decoding_leaves_the_callers_warning_filters_alone() -> None:
 def test_size_is_told_from_the_header_alone(tmp_path: Path) -> None:
     data = encoded(Image.fromarray(picture()))
     (tmp_path / "a.png").write_bytes(data[:60])
-    archive = zipped(
-        tmp_path / "a.zip", {"a.png": data[:60], "b.png": b"", "c.png": png_claiming(50_000, 50_000)}
-    )
+    archive = zipped(tmp_path / "a.zip", {"a.png": data[:60], "b.png": b"", "c.png": png_claiming(50_000, 50_000)})
     assert images.size(tmp_path / "a.png") == (WIDTH, HEIGHT)
     assert images.size(f"{archive}/a.png") == (WIDTH, HEIGHT)
     for name, reason in (
@@ -396,9 +391,7 @@ def test_methods_that_unpack_without_bound_are_refused(tmp_path: Path, method: i
 # Files and folders
 
 
-@pytest.mark.parametrize(
-    "name", ["SIGN.PNG", "Sign.Png", "a sign of 100 %.png", "Straße 道路標識.png", "-n.png"]
-)
+@pytest.mark.parametrize("name", ["SIGN.PNG", "Sign.Png", "a sign of 100 %.png", "Straße 道路標識.png", "-n.png"])
 def test_any_name_is_read(tmp_path: Path, name: str) -> None:
     path = tmp_path / "Übung 1" / name
     path.parent.mkdir()
@@ -611,9 +604,7 @@ def test_roi_is_inclusive_and_cut_before_resizing() -> None:
     assert np.array_equal(images.resize(image, (32, 32), (3, 2, 8, 5)), apart), "pixels outside leaked in"
 
 
-@pytest.mark.parametrize(
-    "roi", [(0, 0, WIDTH, 5), (0, 0, 5, HEIGHT), (-1, 0, 5, 5), (6, 0, 5, 5), (99, 99, 120, 120)]
-)
+@pytest.mark.parametrize("roi", [(0, 0, WIDTH, 5), (0, 0, 5, HEIGHT), (-1, 0, 5, 5), (6, 0, 5, 5), (99, 99, 120, 120)])
 def test_a_roi_that_leaves_the_image_is_refused(tmp_path: Path, roi: tuple[int, int, int, int]) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded(Image.fromarray(picture())))

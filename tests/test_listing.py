@@ -40,9 +40,7 @@ def test_files_and_arguments_stay_in_the_order_given(tree: Path):
     assert listed("d/b.JPG", "d/sub", "d/note.txt") == ["d/b.JPG", "d/sub/2.ppm", "d/note.txt"]
 
 
-@pytest.mark.parametrize(
-    "argument", ["none.png", "d/empty", "*.nothing", "synthetic:1:2", "bro.zip", "A.zip/none"]
-)
+@pytest.mark.parametrize("argument", ["none.png", "d/empty", "*.nothing", "synthetic:1:2", "bro.zip", "A.zip/none"])
 def test_what_leads_to_no_image_is_given_as_it_is(tree: Path, argument: str):
     (tree / "bro.zip").write_bytes(b"no archive")
     assert listed(argument) == [argument]
@@ -93,9 +91,7 @@ def test_links_are_followed_but_not_round_in_circles(tree: Path):
     assert listed("d", recursive=True)[4:] == ["d/other/5.png", "d/sub/2.ppm", "d/sub/deep/1.png"]
 
 
-@pytest.mark.skipif(
-    sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs rights"
-)
+@pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs rights")
 def test_a_folder_that_may_not_be_read_is_given_as_it_is(tree: Path):
     (tree / "d" / "sub").chmod(0)
     assert "d/sub" in listed("d", recursive=True)

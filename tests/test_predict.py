@@ -69,9 +69,7 @@ class TestClassifier:
         assert len(classifier.predict(plain("grey"), top_k=99).top_k) == 3
 
     def test_accepted_is_unknown_without_a_threshold(self, tmp_path: Path):
-        assert (
-            Classifier(write_folder(tmp_path, reject_threshold=None)).predict(plain("red")).accepted is None
-        )
+        assert Classifier(write_folder(tmp_path, reject_threshold=None)).predict(plain("red")).accepted is None
 
     def test_probabilities_sum_to_one_however_large_the_batch(self, classifier: Classifier):
         batch = noise(150, 6, 8, 3)
@@ -96,9 +94,7 @@ class TestClassifier:
         onnx.save(model, folder / "model.onnx")
         with fails("model.onnx: gives logits that are no numbers"):
             Classifier(folder).predict(plain("black"))
-        model.graph.initializer[2].CopyFrom(
-            onnx.numpy_helper.from_array(np.ones((4, 3), np.float32), "weight")
-        )
+        model.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array(np.ones((4, 3), np.float32), "weight"))
         folder = write_folder(tmp_path / "shape")
         onnx.save(model, folder / "model.onnx")
         with fails("model.onnx: (cannot be opened|fails on a batch of 1)"):
@@ -215,9 +211,7 @@ class TestBadImages:
     )
 
     @pytest.mark.parametrize(("image", "why"), BAD)
-    def test_predict_raises_and_a_batch_holds_the_error(
-        self, classifier: Classifier, image: object, why: str
-    ):
+    def test_predict_raises_and_a_batch_holds_the_error(self, classifier: Classifier, image: object, why: str):
         with fails(why, BadImageError):
             classifier.predict(image)
         if isinstance(image, io.StringIO):

@@ -93,9 +93,7 @@ def _parquet(path: str, data: bytes, wanted: Collection[str]) -> pa.Table:
         return pq.read_table(pa.BufferReader(data), columns=chosen)
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise SourceError(
-            f"{path}: not a Parquet file that can be read ({reason}); write it again"
-        ) from error
+        raise SourceError(f"{path}: not a Parquet file that can be read ({reason}); write it again") from error
 
 
 def _folded(name: str) -> str:

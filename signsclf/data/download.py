@@ -155,9 +155,7 @@ def download_gtsrb(
     return brought
 
 
-def _transfer_persistently(
-    url: str, part: Path, size: int | None, progress: Progress | None, attempts: int
-) -> None:
+def _transfer_persistently(url: str, part: Path, size: int | None, progress: Progress | None, attempts: int) -> None:
     for attempt in range(1, attempts + 1):
         try:
             _transfer(url, part, size, progress)
@@ -267,9 +265,7 @@ def _content_length(response: HTTPResponse) -> int | None:
 
 def _content_range(response: HTTPResponse) -> tuple[int | None, int | None]:
     """First byte and length of the whole file, as a 206 answer says; None for what it does not say."""
-    found = re.fullmatch(
-        r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", "")
-    )
+    found = re.fullmatch(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", response.headers.get("Content-Range", ""))
     if not found:
         return None, None
     return int(found[1]), None if found[2] == "*" else int(found[2])
@@ -316,9 +312,7 @@ def _settle(folder: Path, archive: gtsrb.Archive) -> None:
     place = folder / _PLACES[archive.name][1]
     n_files = _count_files(place)
     if not n_files:
-        raise DownloadError(
-            f"{folder / archive.name}: holds no {place.name}, so it is not GTSRB as published"
-        )
+        raise DownloadError(f"{folder / archive.name}: holds no {place.name}, so it is not GTSRB as published")
     (folder / archive.name).unlink()
     marker = _marker(folder, archive)
     temporary = marker.with_name(marker.name + ".part")
@@ -330,9 +324,7 @@ def _is_unpacked(folder: Path, archive: gtsrb.Archive) -> bool:
     """Whether the marker speaks of this very archive and no file has gone since."""
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
         record = json.loads(_marker(folder, archive).read_text(encoding="utf-8"))
-        return record["md5"] == archive.md5 and 0 < record["files"] <= _count_files(
-            folder / _PLACES[archive.name][1]
-        )
+        return record["md5"] == archive.md5 and 0 < record["files"] <= _count_files(folder / _PLACES[archive.name][1])
     return False
 
 

@@ -114,13 +114,9 @@ def find_kaggle(tree: Tree) -> Found | None:
         ]
         rows = _with_tracks(plain, notes) + rows
     if not rows:
-        raise SourceError(
-            f"{tree.root}: none of the images that its csv files name are there; unpack it again"
-        )
+        raise SourceError(f"{tree.root}: none of the images that its csv files name are there; unpack it again")
     used = {row.path for row in rows}
-    stray = [
-        name for name in tree.image_names if tree.files[name] not in used and "meta/" not in name.lower()
-    ]
+    stray = [name for name in tree.image_names if tree.files[name] not in used and "meta/" not in name.lower()]
     if stray:
         notes.append(f"images in no csv are left out ({len(stray):,}): {some(stray)}")
     return Found(Layout.KAGGLE, rows, base, True, tuple(notes))
@@ -132,9 +128,7 @@ class _NoTruth(Exception):
 
 def _training_base(tree: Tree) -> str | None:
     """The folder, ending in '/' or '', that holds the class folders 00000 to 00042."""
-    matches = [
-        m for name in tree.files if (m := _TRAINING_CSV.fullmatch(name) or _TRAINING_IMAGE.fullmatch(name))
-    ]
+    matches = [m for name in tree.files if (m := _TRAINING_CSV.fullmatch(name) or _TRAINING_IMAGE.fullmatch(name))]
     bases = sorted({match["base"] for match in matches})
     # torchvision's download has the smaller set of the online competition in GTSRB/Training.
     final = [base for base in bases if base.lower().endswith("final_training/images/")]
@@ -171,9 +165,7 @@ def _training_rows(tree: Tree, base: str) -> tuple[list[Row], list[str]]:
         if not name.startswith(base) or not re.fullmatch("[0-9]{5}", folder) or "/" in file:
             continue
         if int(folder) >= len(CLASS_NAMES):
-            raise SourceError(
-                f"{tree.root}: the class folder {folder} is none of GTSRB's; right are 00000 to 00042"
-            )
+            raise SourceError(f"{tree.root}: the class folder {folder} is none of GTSRB's; right are 00000 to 00042")
         if folder not in boxes:
             table = tree.files.get(f"{base}{folder}/GT-{folder}.csv")
             boxes[folder] = _by_stem(table) if table else {}
@@ -189,17 +181,13 @@ def _test_rows(tree: Tree, folder: str) -> tuple[list[Row], list[str]]:
     table = _truth(tree, folder)
     columns = read_columns(table, _COLUMNS)
     if "filename" not in columns or "classid" not in columns:
-        raise SourceError(
-            f"{table}: lacks Filename or ClassId; take GT-final_test.csv of GTSRB_Final_Test_GT.zip"
-        )
+        raise SourceError(f"{table}: lacks Filename or ClassId; take GT-final_test.csv of GTSRB_Final_Test_GT.zip")
     stems = [posixpath.splitext(text)[0] for text in columns["filename"]]
     labels = dict(zip(stems, _labels(table, columns["classid"]), strict=True))
     boxes = dict(zip(stems, _boxes(table, columns), strict=True))
     own = {posixpath.splitext(posixpath.basename(name))[0]: name for name in names}
     if unknown := [own[stem] for stem in own if stem not in labels]:
-        raise SourceError(
-            f"{table}: no row for {len(unknown):,} of {len(own):,} test images: {some(unknown)}"
-        )
+        raise SourceError(f"{table}: no row for {len(unknown):,} of {len(own):,} test images: {some(unknown)}")
     rows = [Row(tree.files[own[stem]], labels[stem], "test", None, *boxes[stem]) for stem in own]
     lost = [stem for stem in labels if stem not in own]
     note = f"images that {posixpath.basename(table)} names are not there ({len(lost):,}): {some(lost)}"
@@ -219,9 +207,7 @@ def _truth(tree: Tree, folder: str) -> str:
         except OSError:
             continue  # a folder above the user's own that may not be listed
         places += [path for path in beside if path.name.lower() == _TRUTH]
-        places += [
-            path for path in beside if _TRUTH_ARCHIVE in path.name.lower() and path.suffix.lower() == ".zip"
-        ]
+        places += [path for path in beside if _TRUTH_ARCHIVE in path.name.lower() and path.suffix.lower() == ".zip"]
     for place in places:
         if place.suffix.lower() == ".csv":
             return place.as_posix()
@@ -230,17 +216,13 @@ def _truth(tree: Tree, folder: str) -> str:
                 return path
     only = any(posixpath.basename(name).lower() == _UNLABELLED for name in tree.files)
     what = "only GT-final_test.test.csv, which has no ClassId, is there; " if only else ""
-    raise _NoTruth(
-        f"{tree.root}: {what}their labels, GT-final_test.csv of GTSRB_Final_Test_GT.zip, are missing"
-    )
+    raise _NoTruth(f"{tree.root}: {what}their labels, GT-final_test.csv of GTSRB_Final_Test_GT.zip, are missing")
 
 
 def _by_stem(table: str) -> dict[str, _Box]:
     columns = read_columns(table, _COLUMNS)
     if "filename" not in columns:
-        raise SourceError(
-            f"{table}: lacks the column Filename (it has: {', '.join(columns)}); unpack it again"
-        )
+        raise SourceError(f"{table}: lacks the column Filename (it has: {', '.join(columns)}); unpack it again")
     stems = [posixpath.splitext(text)[0] for text in columns["filename"]]
     return dict(zip(stems, _boxes(table, columns), strict=True))
 
@@ -260,17 +242,13 @@ def _boxes(table: str, columns: dict[str, list[str]]) -> list[_Box | tuple[None,
         numbers = zip(*(map(int, columns[key]) for key in _BOX_COLUMNS), strict=True)
         return [((x1, y1, x2, y2), (width, height)) for x1, y1, x2, y2, width, height in numbers]
     except ValueError as error:
-        raise SourceError(
-            f"{table}: a Width, Height or Roi is no whole number ({error}); unpack it again"
-        ) from error
+        raise SourceError(f"{table}: a Width, Height or Roi is no whole number ({error}); unpack it again") from error
 
 
 def _with_tracks(rows: list[Row], notes: list[str]) -> list[Row]:
     groups = tracks([row.label for row in rows], [row.path for row in rows], kaggle=True)
     if rows and groups[0] is None:
-        notes.append(
-            "tracks are unknown, since not every file is called TTTTT_FFFFF: frames of one sign may part"
-        )
+        notes.append("tracks are unknown, since not every file is called TTTTT_FFFFF: frames of one sign may part")
     return [row._replace(group=group) for row, group in zip(rows, groups, strict=True)]
 
 

@@ -64,9 +64,7 @@ def read_folders(tree: Tree) -> Found:
     if not names:
         kind = "archive" if tree.is_archive else "folder"
         if not tree.files:
-            raise SourceError(
-                f"{tree.root}: an empty {kind}; give one with a folder of images for each class"
-            )
+            raise SourceError(f"{tree.root}: an empty {kind}; give one with a folder of images for each class")
         suffixes = " ".join(sorted(images.SUFFIXES))
         raise SourceError(f"{tree.root}: no images in this {kind}; looked for {suffixes}")
     base, inside = _unwrap(names, "")
@@ -125,9 +123,7 @@ def find_table(tree: Tree, meant: bool = False) -> Found | None:
             except SourceError as error:
                 trouble.append(error)
     if len(fitting) > 1:
-        raise SourceError(
-            f"{tree.root}: several tables with path and label: {some(fitting)}; keep or give one"
-        )
+        raise SourceError(f"{tree.root}: several tables with path and label: {some(fitting)}; keep or give one")
     if fitting:
         return read_table(tree, fitting[0])
     if trouble and meant:
@@ -155,9 +151,7 @@ def read_table(tree: Tree, name: str) -> Found:
         raise SourceError(f"{table}: no rows; give one for each image")
     for column in ("path", "label"):
         if empty := [i for i in range(n) if not columns[column][i].strip()]:
-            raise SourceError(
-                f"{table}: {len(empty):,} rows have no {column}, first row {empty[0] + 1:,}; fill it in"
-            )
+            raise SourceError(f"{table}: {len(empty):,} rows have no {column}, first row {empty[0] + 1:,}; fill it in")
     splits = _splits(table, columns.get("split", [""] * n))
     groups = [text.strip() or None for text in columns.get("group", [""] * n)]
     folder = posixpath.dirname(name)
@@ -165,13 +159,10 @@ def read_table(tree: Tree, name: str) -> Found:
     paths = [where(tree, folder, text) for text in columns["path"]]
     if lost := [text for text, path in zip(columns["path"], paths, strict=True) if path is None]:
         raise SourceError(
-            f"{table}: {len(lost):,} of {n:,} images are not there: {some(lost)}; "
-            "paths start at the table's folder"
+            f"{table}: {len(lost):,} of {n:,} images are not there: {some(lost)}; paths start at the table's folder"
         )
     if repeated := [path for path, times in Counter(paths).items() if times > 1]:
-        raise SourceError(
-            f"{table}: {len(repeated):,} images are named more than once: {some(repeated)}; keep one"
-        )
+        raise SourceError(f"{table}: {len(repeated):,} images are named more than once: {some(repeated)}; keep one")
     labels = [unicodedata.normalize("NFC", text) for text in columns["label"]]
     rows = [Row(*values) for values in zip(paths, labels, splits, groups, strict=True)]
     return Found(Layout.TABLE, rows, f"{folder}/" if folder else "")
@@ -187,11 +178,7 @@ def tracks(labels: list[str], paths: list[str], kaggle: bool = False) -> list[st
     for pattern in (_TRACK, _KAGGLE_TRACK) if kaggle else (_TRACK,):
         matches = [pattern.fullmatch(stem) for stem in stems]
         if all(matches):
-            return [
-                f"{label}/{match[pattern.groups]}"
-                for label, match in zip(labels, matches, strict=True)
-                if match
-            ]
+            return [f"{label}/{match[pattern.groups]}" for label, match in zip(labels, matches, strict=True) if match]
     return [None] * len(labels)
 
 
@@ -239,9 +226,7 @@ def _splits(table: str, texts: list[str]) -> list[str | None]:
     if unknown := [text for text, word in zip(texts, words, strict=True) if word and word not in SPLITS]:
         raise SourceError(f"{table}: unknown split {unknown[0]!r}; right are train, valid and test")
     if any(words) and not all(words):
-        raise SourceError(
-            f"{table}: {words.count(''):,} of {len(words):,} rows have no split; give all one, or none"
-        )
+        raise SourceError(f"{table}: {words.count(''):,} of {len(words):,} rows have no split; give all one, or none")
     return [SPLITS[word] if word else None for word in words]
 
 

@@ -13,17 +13,14 @@ The table has one row an image and a RangeIndex:
 from __future__ import annotations
 
 import difflib
-import io
 import math
 import re
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
 
 from signsclf import images
 from signsclf.data.gtsrb import CLASS_NAMES
@@ -32,7 +29,7 @@ from signsclf.data.layouts import Found, Layout, Row, find_table, read_folders, 
 from signsclf.data.tree import TABLE_SUFFIXES, Tree, list_folder, list_zip, relative_name, some
 from signsclf.errors import BadImageError, SourceError
 
-__all__ = ["Layout", "Source", "apply_crop", "describe", "image_size", "read_source"]
+__all__ = ["Layout", "Source", "apply_crop", "describe", "read_source"]
 
 _COLUMNS = ("path", "label", "split", "group", "roi")
 _TITLES = {
@@ -156,9 +153,7 @@ def apply_crop(source: Source, crop: bool) -> Source:
             raise SourceError(f"{source.root}: {says}, so its box does not fit; leave out --crop roi")
         if not (0 <= x1 <= x2 < width and 0 <= y1 <= y2 < height):
             box = f"the box {x1},{y1} to {x2},{y2} of {name}"
-            raise SourceError(
-                f"{source.root}: {box} leaves its {width}×{height} pixels; leave out --crop roi"
-            )
+            raise SourceError(f"{source.root}: {box} leaves its {width}×{height} pixels; leave out --crop roi")
     return source
 
 
@@ -205,18 +200,14 @@ def _recognise(tree: Tree, layout: Layout | None) -> tuple[Tree, Found]:
 
 def _synthetic(source: str | Path, layout: Layout | None) -> Source:
     if source != Layout.SYNTHETIC.value or layout not in (None, Layout.SYNTHETIC):
-        raise SourceError(
-            f"{source}: drawn signs are the source 'synthetic' and no other; leave out --layout"
-        )
+        raise SourceError(f"{source}: drawn signs are the source 'synthetic' and no other; leave out --layout")
     # What draws is needed for this source alone.
     from signsclf.data import synthetic
 
     table = synthetic.table()
     sizes = (None,) * len(table)
     classes = _classes(table, True)
-    return Source(
-        synthetic.KEYWORD, Layout.SYNTHETIC, table, classes, True, roi_sizes=sizes, origin=synthetic.KEYWORD
-    )
+    return Source(synthetic.KEYWORD, Layout.SYNTHETIC, table, classes, True, roi_sizes=sizes, origin=synthetic.KEYWORD)
 
 
 def _source(tree: Tree, found: Found, origin: str) -> Source:
@@ -231,9 +222,7 @@ def _source(tree: Tree, found: Found, origin: str) -> Source:
     grouped = table.dropna(subset=["group", "split"])
     tested = set(grouped["group"][grouped["split"] == "test"])
     if both := tested & set(grouped["group"][grouped["split"] != "test"]):
-        notes.append(
-            f"tracks both in test and elsewhere, by their numbers ({len(both):,}): figures may flatter"
-        )
+        notes.append(f"tracks both in test and elsewhere, by their numbers ({len(both):,}): figures may flatter")
     return Source(
         root=tree.root,
         layout=found.layout,
@@ -290,9 +279,7 @@ def _exists(path: Path) -> bool:
     try:
         return path.is_dir() or path.is_file()
     except OSError as error:  # a folder that may not be entered, or a name too long
-        raise SourceError(
-            f"{path}: cannot be looked at ({error.strerror or error}); check the path"
-        ) from error
+        raise SourceError(f"{path}: cannot be looked at ({error.strerror or error}); check the path") from error
 
 
 def _not_there(path: Path) -> str:

@@ -76,9 +76,7 @@ def _extract(archive: Path, staging: Path, max_bytes: int, max_files: int) -> No
                 while data := source.read(_CHUNK):
                     left -= len(data)
                     if left < 0:
-                        raise DownloadError(
-                            f"{archive}: refused, it unpacks to more than {max_bytes:,} bytes"
-                        )
+                        raise DownloadError(f"{archive}: refused, it unpacks to more than {max_bytes:,} bytes")
                     file.write(data)
 
 
@@ -98,9 +96,7 @@ def _safe_parts(archive: Path, entry: zipfile.ZipInfo) -> list[str]:
         or any(part.strip(". ") == "" for part in parts)
         or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
     ):
-        raise DownloadError(
-            f"{archive}: refused, its entry {name!r} may lead outside the folder or is no plain file"
-        )
+        raise DownloadError(f"{archive}: refused, its entry {name!r} may lead outside the folder or is no plain file")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DownloadError(f"{archive}: refused, its entry {name!r} is packed otherwise than with deflate")
     return parts

@@ -89,7 +89,8 @@ def reject_threshold(probabilities: np.ndarray, targets: np.ndarray, accept_erro
     within = np.flatnonzero(wrong <= accept_error * np.arange(1, len(order) + 1))
     # Equal confidences are accepted or refused together, so a cut may only fall where the confidence changes.
     sorted_confidence = confidence[order]
-    ends = within[(within + 1 == len(order)) | (sorted_confidence[np.minimum(within + 1, len(order) - 1)] < sorted_confidence[within])]
+    following = np.append(sorted_confidence[1:], -np.inf)
+    ends = within[following[within] < sorted_confidence[within]]
     return float(sorted_confidence[ends[-1]]) if len(ends) else 1.0
 
 

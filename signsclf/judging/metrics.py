@@ -153,9 +153,7 @@ class Report:
             raise ValueError(f"n_classes_present ({self.n_classes_present}) does not agree with per_class")
 
     @classmethod
-    def from_probabilities(
-        cls, probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]
-    ) -> Report:
+    def from_probabilities(cls, probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> Report:
         """Judge probabilities against the truth.
 
         The prediction is the most probable class; of equally probable ones, the first in class order.
@@ -216,9 +214,7 @@ def check_predictions(
         raise ValueError("classes must differ from one another")
     if probabilities.ndim != 2 or probabilities.shape[1] != len(classes) or not classes:
         shape = probabilities.shape
-        raise ValueError(
-            f"probabilities must have shape (N, {len(classes)}), one column a class, got {shape}"
-        )
+        raise ValueError(f"probabilities must have shape (N, {len(classes)}), one column a class, got {shape}")
     if not np.issubdtype(probabilities.dtype, np.floating):
         raise ValueError(f"probabilities must be floats, got {probabilities.dtype}")
     if len(probabilities) == 0:

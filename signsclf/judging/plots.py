@@ -65,9 +65,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str | Pat
     matrix = np.asarray(matrix)
     n_all = len(classes)
     if matrix.shape != (n_all, n_all) or n_all == 0:
-        raise ValueError(
-            f"matrix must have shape ({n_all}, {n_all}), one row and column a class, got {matrix.shape}"
-        )
+        raise ValueError(f"matrix must have shape ({n_all}, {n_all}), one row and column a class, got {matrix.shape}")
     totals, hits = matrix.sum(axis=1), matrix.diagonal()
     n_wrong = int(matrix.sum() - hits.sum())
     title = f"{count(int(matrix.sum()), 'image')}, {count(n_wrong, 'mistake')}"
@@ -103,9 +101,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str | Pat
     upright = n > 10 or max(map(len, names)) > 20
     turn = {"rotation": 90} if upright else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(diagonal, names, fontsize=size, **turn)
-    axes.set_yticks(
-        diagonal, [f"{name}  ({totals[i]:,})" for name, i in zip(names, shown, strict=True)], fontsize=size
-    )
+    axes.set_yticks(diagonal, [f"{name}  ({totals[i]:,})" for name, i in zip(names, shown, strict=True)], fontsize=size)
     axes.set_xlabel("predicted class", labelpad=8)
     axes.set_ylabel("true class (number of images)", labelpad=8)
     widest = max(3, *(len(_compact(int(count))) for count in counts.flat))
@@ -206,9 +202,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], path: str | Path) -> N
 
 
 @styled()
-def lr_find(
-    lrs: Sequence[float], losses: Sequence[float], suggestions: Mapping[str, float], path: str | Path
-) -> None:
+def lr_find(lrs: Sequence[float], losses: Sequence[float], suggestions: Mapping[str, float], path: str | Path) -> None:
     """Loss against learning rate (logarithmic), with the suggested rates marked.
 
     Args:
@@ -275,9 +269,7 @@ def class_counts(labels: Sequence[str], counts: Sequence[int], path: str | Path)
         SignsclfError: the file cannot be written.
     """
     if len(labels) == 0 or len(labels) != len(counts):
-        raise ValueError(
-            f"class_counts: need one count a label and at least one, got {len(labels)} and {len(counts)}"
-        )
+        raise ValueError(f"class_counts: need one count a label and at least one, got {len(labels)} and {len(counts)}")
     numbers = np.asarray(counts, dtype=np.int64)
     order = np.argsort(-numbers, kind="stable")
     title = f"{count(int(numbers.sum()), 'image')} of {count(len(labels), 'class', 'classes')}"
@@ -317,9 +309,7 @@ def class_counts(labels: Sequence[str], counts: Sequence[int], path: str | Path)
 def _most_confused(matrix: np.ndarray, n: int) -> np.ndarray:
     """The first n classes met on going through all pairs, the most often confused first; in class order."""
     pairs = np.triu(matrix + matrix.T, 1)
-    members = np.stack(
-        np.unravel_index(np.argsort(-pairs, axis=None, kind="stable"), pairs.shape), axis=1
-    ).ravel()
+    members = np.stack(np.unravel_index(np.argsort(-pairs, axis=None, kind="stable"), pairs.shape), axis=1).ravel()
     _, first_met = np.unique(members, return_index=True)
     return np.sort(members[np.sort(first_met)[:n]])
 

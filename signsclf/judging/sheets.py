@@ -60,9 +60,7 @@ def worst_mistakes(
     if len(order) == 0:
         figure = new_figure(6, 2.2)
         figure.text(0.5, 0.58, "no mistakes", ha="center", va="center", fontsize=20, color=GREEN)
-        figure.text(
-            0.5, 0.4, title or "every image got its true label", ha="center", va="center", color=FAINT
-        )
+        figure.text(0.5, 0.4, title or "every image got its true label", ha="center", va="center", color=FAINT)
         save(figure, path)
         return
     of = f"{len(order):,} of " if len(order) < len(images) else ""
@@ -95,9 +93,7 @@ def batch(images: np.ndarray, labels: Sequence[str], path: str | Path) -> None:
         SignsclfError: the file cannot be written.
     """
     if len(images) == 0 or len(images) != len(labels):
-        raise ValueError(
-            f"batch: need as many labels as images and at least one, got {len(images)} and {len(labels)}"
-        )
+        raise ValueError(f"batch: need as many labels as images and at least one, got {len(images)} and {len(labels)}")
     n = min(len(images), MAX_BATCH)
     height, width = images.shape[1:3]
     of = f"{n} of {len(images):,}" if n < len(images) else f"{n}"

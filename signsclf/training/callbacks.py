@@ -17,8 +17,8 @@ from fastcore.foundation import L
 from torch import nn
 
 from signsclf.errors import ModelError
-from signsclf.modelfolder import CHECKPOINT
 from signsclf.judging.metrics import confusion, macro_f1
+from signsclf.modelfolder import CHECKPOINT
 from signsclf.recipe import Precision
 from signsclf.training.loaders import mix_seed
 
@@ -58,9 +58,7 @@ class Autocast(Callback):
 
     def __init__(self, device: str, precision: Precision) -> None:
         dtype = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(precision)
-        self.context = (
-            (lambda: torch.autocast(device, dtype, cache_enabled=True)) if dtype else contextlib.nullcontext
-        )
+        self.context = (lambda: torch.autocast(device, dtype, cache_enabled=True)) if dtype else contextlib.nullcontext
 
     def before_batch(self) -> None:
         self.active = self.context()
@@ -195,9 +193,7 @@ class Course(Callback):
         if self.listener is not None and (now - self.last_told > 0.25 or done == len(self.dls.train)):
             self.last_told = now
             self._tell_batch(done)
-        if done < len(self.dls.train) and (
-            self.stop_requested or now - self.last_saved > self.checkpoint_seconds
-        ):
+        if done < len(self.dls.train) and (self.stop_requested or now - self.last_saved > self.checkpoint_seconds):
             self.save(self.phase, self.epoch, done)
             if self.stop_requested:
                 self.stopped = True
@@ -314,7 +310,7 @@ class Course(Callback):
         try:
             self.network.load_state_dict(state["model"])
         except RuntimeError as error:
-            raise ModelError("the checkpoint is of another network than the recipe's; start the training anew") from error
+            raise ModelError("the checkpoint is not of the recipe's network; start the training anew") from error
         self.phase, self.start_epoch, self.start_batch = state["position"]
         if self.average is not None and state["average"] is not None:
             self.average.steps = state["average"]["steps"]

@@ -114,9 +114,7 @@ def stock_learner(
         Image.fromarray(np.zeros((*size, 3), np.uint8)).save(blank)
         items = [(blank, classes[0]), (blank, classes[-1])]
         loaders = block.dataloaders(items, bs=2, num_workers=0, device=torch.device("cpu"), path=Path())
-        learner = Learner(
-            loaders, model, loss_func=CrossEntropyLossFlat(), path=Path()
-        )
+        learner = Learner(loaders, model, loss_func=CrossEntropyLossFlat(), path=Path())
         learner.dls = loaders.new_empty()
     # A PosixPath within a pickle cannot be opened on Windows.
     learner.path = learner.dls.path = PurePosixPath()

@@ -95,9 +95,7 @@ def test_tiny_images_are_those_with_a_side_under_ten_pixels(clean: Path) -> None
         ("train/Stop/x.png", "test/Yield/y.png", DuplicateKind.ACROSS_CLASSES),
     ],
 )
-def test_duplicates_are_told_by_what_they_harm(
-    clean: Path, first: str, second: str, kind: DuplicateKind
-) -> None:
+def test_duplicates_are_told_by_what_they_harm(clean: Path, first: str, second: str, kind: DuplicateKind) -> None:
     save(picture(60), clean / first)
     save(picture(60), clean / second)
     (found,) = check(read_source(clean)).duplicates
@@ -160,9 +158,7 @@ def test_an_archive_checked_in_any_number_of_threads(
     assert {frozenset(found.paths) for found in result.duplicates} == {
         frozenset({f"a/{i - 1:03}.png", f"b/{i:03}.png"}) for i in range(9, 300, 10)
     }
-    assert [position[path] for path, _ in result.unreadable] == sorted(
-        position[path] for path, _ in result.unreadable
-    )
+    assert [position[path] for path, _ in result.unreadable] == sorted(position[path] for path, _ in result.unreadable)
     assert all(list(found.paths) == sorted(found.paths, key=position.get) for found in result.duplicates)
 
 
@@ -188,9 +184,7 @@ def test_progress_rises_to_all_images(archive: Path) -> None:
     assert calls[-1] == (300, 300)
 
 
-def test_stopping_from_the_progress_callback_stops_the_work(
-    archive: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stopping_from_the_progress_callback_stops_the_work(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_module, "_WORTH_A_THREAD", 0)
     monkeypatch.setattr(check_module, "_CHUNK", 8)
     started: list[str] = []

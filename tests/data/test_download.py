@@ -215,9 +215,7 @@ def test_a_busy_server_is_asked_again_after_the_time_it_names(server, tmp_path):
 
 def test_a_server_that_stays_busy_is_given_up_in_one_line(server, tmp_path):
     server.script = ["503"] * 9
-    with pytest.raises(
-        DownloadError, match=r"503 \(Service Unavailable\), at attempt 3; try again later"
-    ) as error:
+    with pytest.raises(DownloadError, match=r"503 \(Service Unavailable\), at attempt 3; try again later") as error:
         get(server, tmp_path / "file.bin")
     assert "\n" not in str(error.value)
     assert len(server.ranges) == 3
@@ -306,11 +304,7 @@ def official(server, monkeypatch):
     members = {
         "GTSRB_Final_Training_Images.zip": {
             "GTSRB/Readme-Images.txt": b"training",
-            **{
-                f"GTSRB/Final_Training/Images/0000{c}/00000_0000{i}.ppm": b"P6"
-                for c in (0, 1)
-                for i in (0, 1)
-            },
+            **{f"GTSRB/Final_Training/Images/0000{c}/00000_0000{i}.ppm": b"P6" for c in (0, 1) for i in (0, 1)},
             "GTSRB/Final_Training/Images/00000/GT-00000.csv": b"Filename;ClassId\n",
         },
         "GTSRB_Final_Test_Images.zip": {

@@ -84,9 +84,7 @@ def test_a_class_is_drawn_as_ever(class_id):
     held, now = FINGERPRINTS.split()[class_id], fingerprint(class_id)
     changed = sum(abs(int(a, 16) - int(b, 16)) > 1 for a, b in zip(held, now, strict=True))
     # One step more or less is another Pillow's rounding. Changed on purpose? Then hold the new one.
-    assert not changed, (
-        f"{changed} of 108 digits of class {class_id} ({CLASS_NAMES[class_id]}) changed: {now}"
-    )
+    assert not changed, f"{changed} of 108 digits of class {class_id} ({CLASS_NAMES[class_id]}) changed: {now}"
 
 
 def test_all_classes_and_forms_differ():
@@ -149,10 +147,7 @@ def test_a_frame_is_the_same_in_another_process():
         "import zlib; from signsclf.data.synthetic import read; "
         "print(zlib.crc32(read('synthetic:5/00025/00001_00004.ppm')))"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(2)
-    ]
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     here = zlib.crc32(synthetic.read("synthetic:5/00025/00001_00004.ppm"))
     assert {int(run.stdout) for run in runs} == {here}
 
@@ -164,8 +159,7 @@ def test_a_track_is_one_sign_that_comes_nearer():
             assert sides[-1] > sides[0] * 0.95
             assert min(sides) >= 22 and max(sides) <= 98
     grown = [
-        max(synthetic.draw_frame(14, t, 29, 0).shape) / max(synthetic.draw_frame(14, t, 0, 0).shape)
-        for t in range(12)
+        max(synthetic.draw_frame(14, t, 29, 0).shape) / max(synthetic.draw_frame(14, t, 0, 0).shape) for t in range(12)
     ]
     assert np.median(grown) > 1.3
     # Far beyond the length of a track nothing runs over.
@@ -192,9 +186,7 @@ def test_a_table_is_read_through_the_one_pixel_path():
     assert table.groupby("label").group.nunique().eq(3).all()
     assert table.split[0] is None and table.roi[0] is None
     row = table.iloc[8 * 14 + 4]
-    assert (
-        row.path == "synthetic:4/00014/00001_00001.ppm" and row.group == "00014/00001" and row.label == "Stop"
-    )
+    assert row.path == "synthetic:4/00014/00001_00001.ppm" and row.group == "00014/00001" and row.label == "Stop"
     loaded = images.load(row.path, (32, 32))
     direct = Image.fromarray(synthetic.draw_frame(14, 1, 1, 4))
     assert np.array_equal(loaded, images.resize(direct, (32, 32)))
@@ -229,9 +221,7 @@ def test_a_malformed_path_is_a_bad_image(path):
 def test_writing_gives_class_folders_of_whole_tracks(tmp_path):
     steps = []
     folder = tmp_path / "über signs" / "drawn"
-    count = synthetic.write(
-        folder, 7, (16, 40), seed=2, progress=lambda done, total: steps.append((done, total))
-    )
+    count = synthetic.write(folder, 7, (16, 40), seed=2, progress=lambda done, total: steps.append((done, total)))
     assert count == 43 * 7 and steps[-1] == (count, count)
     assert sorted(p.name for p in folder.iterdir()) == [f"{c:05d}" for c in CLASSES]
     assert sorted(p.name for p in (folder / "00040").iterdir()) == [

@@ -14,7 +14,7 @@ from PIL import Image
 
 from signsclf import images
 from signsclf.data.gtsrb import CLASS_NAMES
-from signsclf.data.table import Layout, Source, apply_crop, describe, image_size, read_source
+from signsclf.data.table import Layout, Source, apply_crop, describe, read_source
 from signsclf.errors import SourceError
 
 
@@ -239,13 +239,7 @@ class TestFolders:
         [("train", "val", "test"), ("Training", "validation", "TESTING"), ("TRAIN", "valid", "Test")],
     )
     def test_splits(self, root, packed, train, valid, test):
-        draw(
-            *(
-                root / f"data/{part}/{label}/1.jpg"
-                for part in (train, valid, test)
-                for label in ("cat", "dog")
-            )
-        )
+        draw(*(root / f"data/{part}/{label}/1.jpg" for part in (train, valid, test) for label in ("cat", "dog")))
         source = read_source(packed(root))
         assert source.classes == ("cat", "dog")
         assert rows(source)[f"{train}/cat/1.jpg"] == ("cat", "train")
@@ -529,7 +523,7 @@ class TestDescribe:
         draw(root / "1.png", size=(31, 17))
         cut = root / "2.png"
         cut.write_bytes((root / "1.png").read_bytes()[:50])
-        assert image_size(str(cut)) == (31, 17)
+        assert images.size(str(cut)) == (31, 17)
 
 
 @pytest.mark.realdata

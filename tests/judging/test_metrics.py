@@ -111,9 +111,7 @@ class TestReport:
         probabilities, targets = case
         n_classes = probabilities.shape[1]
         report = Report.from_probabilities(probabilities, targets, names(n_classes))
-        assert report.brier == pytest.approx(
-            ((probabilities - np.eye(n_classes)[targets]) ** 2).sum(axis=1).mean()
-        )
+        assert report.brier == pytest.approx(((probabilities - np.eye(n_classes)[targets]) ** 2).sum(axis=1).mean())
         # A stable sort puts the first of equals first, as argmax does.
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
         assert report.top5 == pytest.approx((best == targets[:, None]).any(axis=1).mean())
@@ -134,9 +132,7 @@ class TestReport:
         assert report.ece == pytest.approx((2 * 0.6 + 0.2 + 0.1) / 4)
 
     def test_a_class_without_images_is_undefined_and_not_in_the_means(self):
-        report = Report.from_probabilities(
-            np.array([[1.0, 0, 0], [0, 1.0, 0]]), np.array([0, 0]), ["a", "b", "c"]
-        )
+        report = Report.from_probabilities(np.array([[1.0, 0, 0], [0, 1.0, 0]]), np.array([0, 0]), ["a", "b", "c"])
         assert report.n_classes_present == 1
         assert report.per_class[1] == ClassFigures("b", 0, 0.0, None, None)
         assert report.per_class[2] == ClassFigures("c", 0, None, None, None)

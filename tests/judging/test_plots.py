@@ -128,9 +128,7 @@ class TestConfusionMatrix:
 
     def test_43_classes_have_room_for_their_counts(self, tmp_path):
         """Cells of less than some 30 pixels could not hold three digits that can be read."""
-        plots.confusion_matrix(
-            np.eye(43, dtype=int) * 720, [f"Sign {i}" for i in range(43)], tmp_path / "out.png"
-        )
+        plots.confusion_matrix(np.eye(43, dtype=int) * 720, [f"Sign {i}" for i in range(43)], tmp_path / "out.png")
         assert min(size(tmp_path / "out.png")) > 43 * 30
 
     def test_right_is_blue_wrong_orange_and_a_single_mistake_is_seen(self, tmp_path):
@@ -196,9 +194,7 @@ class TestBatch:
         assert (pixels == (200, 0, 0)).all(axis=2).sum() > 4 * 200 * 200
 
     def test_a_large_batch_is_cut_and_says_so(self, tmp_path, texts):
-        plots.batch(
-            np.zeros((100, 8, 8, 3), np.uint8), [f"label {i}" for i in range(100)], tmp_path / "out.png"
-        )
+        plots.batch(np.zeros((100, 8, 8, 3), np.uint8), [f"label {i}" for i in range(100)], tmp_path / "out.png")
         assert any("64 of 100 images of 8×8 pixels" in text for text in texts)
         assert "label 63" in texts
         assert "label 64" not in texts

@@ -13,9 +13,7 @@ from signsclf.judging.metrics import Report
 from signsclf.judging.report import write_report
 
 CLASSES = ["Stop", 'Über, "Größe"', "never seen"]
-PROBABILITIES = np.array(
-    [[0.9, 0.1, 0.0], [0.3, 0.7, 0.0], [0.8, 0.2, 0.0], [0.05, 0.95, 0.0]], dtype=np.float32
-)
+PROBABILITIES = np.array([[0.9, 0.1, 0.0], [0.3, 0.7, 0.0], [0.8, 0.2, 0.0], [0.05, 0.95, 0.0]], dtype=np.float32)
 TARGETS = np.array([0, 0, 1, 1])
 PATHS = ["a b.png", "data.zip/ü/2.ppm", "3,x.png", "bad \udcff.png"]
 

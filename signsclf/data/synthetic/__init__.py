@@ -110,9 +110,7 @@ def write(
     numbering = _numbering(per_class, FRAMES, seed)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise SourceError(
-                f"{folder}: is there and not empty; give a new or an empty folder for the drawn signs"
-            )
+            raise SourceError(f"{folder}: is there and not empty; give a new or an empty folder for the drawn signs")
         folder.parent.mkdir(parents=True, exist_ok=True)
         # The temporary directory is private; the one inside it has the permissions of any new directory.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -129,9 +127,7 @@ def write(
                 folder.rmdir()
             whole.replace(folder)
     except OSError as error:
-        raise SourceError(
-            f"{folder}: the drawn signs cannot be written ({error.strerror or error})"
-        ) from error
+        raise SourceError(f"{folder}: the drawn signs cannot be written ({error.strerror or error})") from error
     return len(CLASS_NAMES) * per_class
 
 
@@ -148,9 +144,7 @@ def contact_sheet(names: bool = True) -> Image.Image:
         clean = draw_sign(class_id, sign)
         sheet.paste(clean, (x, y), clean)
         for k in range(4):
-            seen = Image.fromarray(draw_frame(class_id, k, 2 * k, 0)).resize(
-                (crop, crop), Image.Resampling.BICUBIC
-            )
+            seen = Image.fromarray(draw_frame(class_id, k, 2 * k, 0)).resize((crop, crop), Image.Resampling.BICUBIC)
             sheet.paste(seen, (x + sign + 4 + k % 2 * (crop + 2), y + k // 2 * (crop + 2)))
         if names:
             draw.text((x, y + sign + 1), f"{class_id} {name}", (20, 20, 20), font)
@@ -164,7 +158,5 @@ def _numbering(per_class: int, frames: int, seed: int) -> list[tuple[int, int]]:
             f"{per_class} drawn images a class, {frames} of each sign, cannot be had: give at least 1 of each"
         )
     if not 0 <= seed < 10**18:
-        raise SourceError(
-            f"the seed {seed} cannot be used for drawn signs: give 0 or more, at most 18 digits"
-        )
+        raise SourceError(f"the seed {seed} cannot be used for drawn signs: give 0 or more, at most 18 digits")
     return [divmod(i, frames) for i in range(per_class)]

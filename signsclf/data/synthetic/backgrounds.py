@@ -19,9 +19,7 @@ def noise(rng: np.random.Generator, cells: int, octaves: int = 4, size: int = TI
     for octave in range(octaves):
         side = min(cells << octave, size)
         grid = Image.fromarray(rng.integers(0, 256, (side, side), np.uint8))
-        total += (
-            np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255 * 0.5**octave
-        )
+        total += np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC), np.float32) / 255 * 0.5**octave
         weight += 0.5**octave
     return np.clip((total / weight - 0.5) * 1.6 + 0.5, 0, 1)
 
@@ -70,9 +68,7 @@ def _leaves(rng: np.random.Generator) -> Image.Image:
     picture = _coloured(light, low, high)
     if rng.random() < 0.4:
         # Sky between the leaves.
-        gaps = np.clip((noise(rng, int(rng.integers(6, 24)), 4) - rng.uniform(0.62, 0.8)) * 5, 0, 1)[
-            ..., None
-        ]
+        gaps = np.clip((noise(rng, int(rng.integers(6, 24)), 4) - rng.uniform(0.62, 0.8)) * 5, 0, 1)[..., None]
         picture = picture * (1 - gaps) + np.array([225, 232, 240]) * gaps
     return _image(picture)
 
@@ -91,9 +87,7 @@ def _branches(rng: np.random.Generator) -> Image.Image:
 
 
 def _wall(rng: np.random.Generator) -> Image.Image:
-    base = np.array([rng.uniform(90, 210)] * 3) * np.array(
-        [1.0, rng.uniform(0.75, 1.0), rng.uniform(0.55, 1.0)]
-    )
+    base = np.array([rng.uniform(90, 210)] * 3) * np.array([1.0, rng.uniform(0.75, 1.0), rng.uniform(0.55, 1.0)])
     picture = base * (0.8 + 0.4 * noise(rng, 6, 5)[..., None])
     image = _image(picture)
     if rng.random() < 0.5:

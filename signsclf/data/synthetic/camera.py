@@ -97,9 +97,7 @@ def _site(class_id: int, rng: np.random.Generator, sizes: tuple[int, int]) -> _S
     )
 
 
-def draw_frame(
-    class_id: int, track: int, frame: int, seed: int, sizes: tuple[int, int] = SIZES
-) -> np.ndarray:
+def draw_frame(class_id: int, track: int, frame: int, seed: int, sizes: tuple[int, int] = SIZES) -> np.ndarray:
     """One image of a physical sign, from the camera of a car that comes nearer with every frame.
 
     Args:
@@ -121,9 +119,7 @@ def draw_frame(
             f"use classes 0 to {CLASSES - 1}, and no negative number"
         )
     if not 8 <= sizes[0] <= sizes[1] <= 512:
-        raise SourceError(
-            f"drawn sizes {sizes[0]}:{sizes[1]} cannot be used: give least and most pixels, 8 to 512"
-        )
+        raise SourceError(f"drawn sizes {sizes[0]}:{sizes[1]} cannot be used: give least and most pixels, 8 to 512")
     site = _site(class_id, np.random.default_rng((seed, class_id, track)), sizes)
     rng = np.random.default_rng((seed, class_id, track, frame + 1))
     (height, width), plane = _geometry(class_id, site, frame, rng, sizes)
@@ -224,21 +220,13 @@ def _behind(site: _Site, frame: int, height: int, width: int, plane: np.ndarray)
     metal = int(40 + 150 * y)
     if site.pole:
         half, end = site.pole / 2, (-0.3 if zoom < 0.8 else -1.5)
-        draw.polygon(
-            _points(plane, (-half, end), (half, end), (half, 1.5), (-half, 1.5)), (metal, metal, metal)
-        )
-        draw.polygon(
-            _points(plane, (half / 3, end), (half, end), (half, 1.5), (half / 3, 1.5)), (metal // 2,) * 3
-        )
+        draw.polygon(_points(plane, (-half, end), (half, end), (half, 1.5), (-half, 1.5)), (metal, metal, metal))
+        draw.polygon(_points(plane, (half / 3, end), (half, end), (half, 1.5), (half / 3, 1.5)), (metal // 2,) * 3)
     if site.plate:
         white = round(230 * min(1.0, site.level / 245 / site.background_level))
-        draw.polygon(
-            _points(plane, (-0.42, 0.52), (0.42, 0.52), (0.42, 0.9), (-0.42, 0.9)), (white // 6,) * 3
-        )
+        draw.polygon(_points(plane, (-0.42, 0.52), (0.42, 0.52), (0.42, 0.9), (-0.42, 0.9)), (white // 6,) * 3)
         draw.polygon(_points(plane, (-0.40, 0.54), (0.40, 0.54), (0.40, 0.88), (-0.40, 0.88)), (white,) * 3)
-        draw.polygon(
-            _points(plane, (-0.28, 0.64), (0.28, 0.64), (0.28, 0.74), (-0.28, 0.74)), (white // 4,) * 3
-        )
+        draw.polygon(_points(plane, (-0.28, 0.64), (0.28, 0.64), (0.28, 0.74), (-0.28, 0.74)), (white // 4,) * 3)
     return ground
 
 
@@ -294,9 +282,7 @@ def _covered(picture: np.ndarray, site: _Site, plane: np.ndarray) -> np.ndarray:
         draw.line(_points(plane, (x - 0.7, y - 0.5 + a), (x, y), (x + 0.7, y - 0.5 + b)), 255, pen)
     else:
         for k in range(14):
-            (px, py), *_ = _points(
-                plane, (x * 1.3 + 0.2 * np.sin(k * 7.1 + a), y * 1.3 + 0.2 * np.sin(k * 4.3 + b))
-            )
+            (px, py), *_ = _points(plane, (x * 1.3 + 0.2 * np.sin(k * 7.1 + a), y * 1.3 + 0.2 * np.sin(k * 4.3 + b)))
             radius = width * (0.03 + 0.03 * ((k * 0.37 + c) % 1))
             draw.ellipse([px - radius, py - radius, px + radius, py + radius], 255)
         colour = np.array([50 + 60 * a, 80, 30], np.float32)
@@ -322,10 +308,7 @@ def _smeared(picture: np.ndarray, sigma: float, motion: float, angle: float) -> 
         reach = int(motion / 2) + 1
         padded = np.pad(picture, ((reach, reach), (reach, reach), (0, 0)), "edge")
         # Sorted, because the sum of floats depends on its order.
-        parts = [
-            padded[reach + dy : reach + dy + height, reach + dx : reach + dx + width]
-            for dy, dx in sorted(shifts)
-        ]
+        parts = [padded[reach + dy : reach + dy + height, reach + dx : reach + dx + width] for dy, dx in sorted(shifts)]
         picture = sum(parts) / len(parts)
     return picture
 

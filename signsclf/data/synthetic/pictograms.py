@@ -29,9 +29,7 @@ def crossroads(c: Canvas) -> None:
 
 
 def exclamation(c: Canvas) -> None:
-    c.polygon(
-        smooth([(500, 385), (538, 410), (528, 560), (514, 685), (486, 685), (472, 560), (462, 410)]), BLACK
-    )
+    c.polygon(smooth([(500, 385), (538, 410), (528, 560), (514, 685), (486, 685), (472, 560), (462, 410)]), BLACK)
     c.disc(500, 758, 38, BLACK)
 
 
@@ -86,14 +84,10 @@ def lights(c: Canvas) -> None:
 
 
 def worker(c: Canvas) -> None:
-    heap = smooth(
-        [(462, 812), (535, 745), (590, 672), (625, 648), (662, 680), (715, 745), (782, 812)], closed=False
-    )
+    heap = smooth([(462, 812), (535, 745), (590, 672), (625, 648), (662, 680), (715, 745), (782, 812)], closed=False)
     c.polygon(heap, BLACK)
     c.disc(512, 432, 36, BLACK)
-    c.polygon(
-        smooth([(370, 466), (430, 452), (490, 468), (478, 530), (455, 595), (392, 592), (400, 530)]), BLACK
-    )
+    c.polygon(smooth([(370, 466), (430, 452), (490, 468), (478, 530), (455, 595), (392, 592), (400, 530)]), BLACK)
     c.stroke([(378, 480), (325, 540), (352, 588)], 32, caps=True)
     c.stroke([(474, 495), (462, 580), (482, 652)], 32, caps=True)
     c.stroke([(346, 582), (585, 745)], 16)
@@ -116,9 +110,7 @@ def worker_old(c: Canvas) -> None:
 
 def pedestrian(c: Canvas) -> None:
     c.disc(478, 395, 38, BLACK)
-    c.polygon(
-        smooth([(440, 452), (505, 445), (545, 470), (540, 540), (545, 608), (462, 608), (455, 540)]), BLACK
-    )
+    c.polygon(smooth([(440, 452), (505, 445), (545, 470), (540, 540), (545, 608), (462, 608), (455, 540)]), BLACK)
     c.stroke([(455, 468), (432, 545), (392, 595)], 30, caps=True)
     c.stroke([(532, 470), (585, 530), (590, 605)], 30, caps=True)
     c.stroke([(486, 622), (462, 700), (418, 800)], 44)
@@ -137,9 +129,7 @@ def children_old(c: Canvas) -> None:
     _child(c, (340, 580), 30, 0.66, [(310, 630), (262, 660)], [(395, 630), (410, 600)])
 
 
-def _child(
-    c: Canvas, head: Point, radius: float, size: float, left: Sequence[Point], right: Sequence[Point]
-) -> None:
+def _child(c: Canvas, head: Point, radius: float, size: float, left: Sequence[Point], right: Sequence[Point]) -> None:
     """A child that runs to the left; the arms are given, because the two hold hands."""
     x, y = head[0], head[1] + radius
     c.disc(*head, radius, BLACK)
@@ -212,16 +202,12 @@ def car(c: Canvas, x: float, bottom: float, width: float, colour: Colour) -> Non
     _car(c, x, bottom, width, colour)
 
 
-def _car(
-    c: Canvas, x: float, bottom: float, w: float, colour: Colour, belt: float = 0.44, degrees: float = 0
-) -> None:
+def _car(c: Canvas, x: float, bottom: float, w: float, colour: Colour, belt: float = 0.44, degrees: float = 0) -> None:
     def part(points: Sequence[Point], fill: Colour) -> None:
         where = [(x + px * w, bottom + py * w) for px, py in points]
         c.polygon(turned(where, degrees, (x, bottom - 0.35 * w)), fill)
 
-    part(
-        [(-0.30, -0.75), (0.30, -0.75), (0.36, -0.69), (0.45, -belt), (-0.45, -belt), (-0.36, -0.69)], colour
-    )
+    part([(-0.30, -0.75), (0.30, -0.75), (0.36, -0.69), (0.45, -belt), (-0.45, -belt), (-0.36, -0.69)], colour)
     part([(-0.27, -0.70), (0.27, -0.70), (0.37, -belt - 0.03), (-0.37, -belt - 0.03)], WHITE)
     left = [(-0.45, -0.11), (-0.5, -0.15), (-0.5, 0.06 - belt), (-0.45, -belt)]
     part([*left, *((-px, py) for px, py in reversed(left))], colour)

@@ -47,9 +47,7 @@ class Canvas:
         box = [(v + d) * self._unit for d in (-radius, radius) for v in (x, y)]
         self._draw.ellipse(box, fill=(*colour, 255))
 
-    def stroke(
-        self, points: Sequence[Point], width: float, colour: Colour = BLACK, caps: bool = False
-    ) -> None:
+    def stroke(self, points: Sequence[Point], width: float, colour: Colour = BLACK, caps: bool = False) -> None:
         """A line through the points, round at sharp turns; its ends are square, or round with ``caps``."""
         # Pillow's own wide lines leave cracks in curves. Here the pieces of a curve share their corners.
         half = width / 2
@@ -92,13 +90,7 @@ def smooth(points: Sequence[Point], closed: bool = True, steps: int = 8) -> list
         for t in (k / steps for k in range(steps)):
             out.append(
                 tuple(
-                    0.5
-                    * (
-                        2 * q
-                        + (r - p) * t
-                        + (2 * p - 5 * q + 4 * r - s) * t**2
-                        + (3 * q - p - 3 * r + s) * t**3
-                    )
+                    0.5 * (2 * q + (r - p) * t + (2 * p - 5 * q + 4 * r - s) * t**2 + (3 * q - p - 3 * r + s) * t**3)
                     for p, q, r, s in zip(a, b, c, d, strict=True)
                 )
             )
@@ -127,9 +119,7 @@ def turned(points: Sequence[Point], degrees: float, about: Point = (500, 500)) -
     return [(ox + (x - ox) * cos - (y - oy) * sin, oy + (x - ox) * sin + (y - oy) * cos) for x, y in points]
 
 
-def arrow_head(
-    tip: Point, degrees: float, length: float, half: float, barb: float, shaft: float
-) -> list[Point]:
+def arrow_head(tip: Point, degrees: float, length: float, half: float, barb: float, shaft: float) -> list[Point]:
     """The open, chevron-like head of the arrows on mandatory signs.
 
     Args:
@@ -170,9 +160,7 @@ def _glyph(char: str, w: float, t: float) -> list[list[Point]]:
         return [[(w - m * 0.6, top), (left + 0.2, top)], [(left + 0.2, 0), (left + 0.08, 3.55)], bowl]
     if char == "6":
         bowl = arc(cx, bottom - 2.0, r, 2.0, 180, 545)
-        stem = smooth(
-            [(right - 0.55, 0.1), (left + r * 0.62, 2.05), (left + 0.03, 4.2), (left, 5.0)], closed=False
-        )
+        stem = smooth([(right - 0.55, 0.1), (left + r * 0.62, 2.05), (left + 0.03, 4.2), (left, 5.0)], closed=False)
         return [bowl, stem]
     if char == "7":
         return [[(0, top), (right, top)], [(right, 0), (right - 0.1, 1.3), (left + 0.75, 7)]]

@@ -86,9 +86,7 @@ def _end(picture: Drawing, lines: int, c: Canvas) -> None:
         c.stroke(turned([(500 + offset, 500 - half), (500 + offset, 500 + half)], 45), pen)
 
 
-def _overtaking(
-    red: tuple[int, int, int], black: tuple[int, int, int], lorry: bool, line: bool, c: Canvas
-) -> None:
+def _overtaking(red: tuple[int, int, int], black: tuple[int, int, int], lorry: bool, line: bool, c: Canvas) -> None:
     if lorry:
         pic.lorry_rear(c, 356, 626, 240, red)
         pic.car(c, 638, 624, 258, black)
@@ -189,18 +187,13 @@ def _nothing(_: Canvas) -> None:
 
 
 def _overtakings(lorry: bool) -> tuple[Drawing, ...]:
-    return tuple(
-        partial(_prohibition, partial(_overtaking, RED, BLACK, lorry, line)) for line in (False, True)
-    )
+    return tuple(partial(_prohibition, partial(_overtaking, RED, BLACK, lorry, line)) for line in (False, True))
 
 
 _GREY_80 = partial(write, text="80", height=415, width=0.54, pen=0.15, gap=0.18, colour=GREY)
 
 _SIGNS: dict[int, tuple[Drawing, ...]] = {
-    **{
-        k: _limits(v)
-        for k, v in {0: "20", 1: "30", 2: "50", 3: "60", 4: "70", 5: "80", 7: "100", 8: "120"}.items()
-    },
+    **{k: _limits(v) for k, v in {0: "20", 1: "30", 2: "50", 3: "60", 4: "70", 5: "80", 7: "100", 8: "120"}.items()},
     6: _ends(_GREY_80),
     9: _overtakings(lorry=False),
     10: _overtakings(lorry=True),
@@ -232,10 +225,7 @@ _SIGNS: dict[int, tuple[Drawing, ...]] = {
         partial(_mandatory, partial(_keep_right, 105, 210)),
         partial(_mandatory, partial(_keep_right, 118, 190)),
     ),
-    40: tuple(
-        partial(_mandatory, partial(_roundabout, *how))
-        for how in ((268, 64, 0), (268, 64, 60), (285, 74, 20))
-    ),
+    40: tuple(partial(_mandatory, partial(_roundabout, *how)) for how in ((268, 64, 0), (268, 64, 60), (285, 74, 20))),
     41: _ends(partial(_overtaking, GREY, GREY, False, False)),
     42: _ends(partial(_overtaking, GREY, GREY, True, False)),
 }

@@ -1,0 +1,96 @@
+"""The command ``signsclf predict``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from signsclf.choices import Format, Provider
+from signsclf.errors import SignsclfError
+from signsclf.options import DeviceOption, provider_name, writable_folder
+from signsclf.terminal import Bar, tell
+
+
+def predict_command(
+    image: Annotated[list[str], typer.Argument(help="Files, folders, globs, .zip archives; - reads a list.")],
+    model: Annotated[Path | None, typer.Option("--model", help="Model folder; unset: see docs/cli.md.")] = None,
+    top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show an image.", min=1)] = 5,
+    form: Annotated[Format | None, typer.Option("--format", help="Unset: table.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write to this file.")] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all below them.")] = False,
+    explain: Annotated[Path | None, typer.Option("--explain", help="Folder for a heat map over each image.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads.", min=1)] = None,
+    device: DeviceOption = Provider.AUTO,
+) -> None:
+    """Predict the classes of images, with the exported model."""
+    from signsclf import writers
+    from signsclf.listing import expand
+    from signsclf.predict import Classifier, find_model, stream
+
+    form = form or (Format.JSON if as_json else Format.TABLE)
+    if form is Format.PARQUET and out is None:
+        raise SignsclfError("--format parquet: a binary file, which needs --out FILE")
+    folder, found_by = find_model(model, os.environ, Path.cwd())
+    tell(f"model: {folder} ({found_by})")
+    classifier = Classifier(folder, threads, device=provider_name(device))
+    if classifier.config.crop == "roi":
+        tell("note: this model expects images cropped to the object's box")
+    failures = 0
+    bar = Bar()
+
+    def watched() -> Any:
+        nonlocal failures
+        paths = expand(image, recursive, sys.stdin if "-" in image else None)
+        for number, prediction in enumerate(stream(classifier, paths, top_k=top_k), 1):
+            failures += prediction.error is not None
+            if out is not None and number % 16 == 0:
+                bar("predicting", number, None)
+            if explain is not None and prediction.error is None:
+                _explain(classifier, prediction.path, explain, number)
+            yield prediction
+
+    if explain is not None:
+        writable_folder(explain)
+    if out is None:
+        writers.write(watched(), sys.stdout, form)
+    else:
+        _write_file(out, form, watched)
+    bar.close()
+    if failures:
+        tell(
+            "one image could not be read; its row says why"
+            if failures == 1
+            else f"{failures:,} images could not be read; their rows say why"
+        )
+        raise typer.Exit(1)
+
+
+def _explain(classifier: Any, path: str, folder: Path, number: int) -> None:
+    from signsclf.explain import heat_map
+
+    heat_map(classifier, path).save(folder / f"{number:06}-{Path(path).stem}.png")
+
+
+def _write_file(out: Path, form: Format, predictions: Callable[[], Any]) -> None:
+    """Writes to a new name first, so that the file is there whole or not at all."""
+    from signsclf import writers
+
+    new = out.with_name(out.name + ".partial")
+    try:
+        try:
+            if form is Format.PARQUET:
+                writers.write_parquet(predictions(), new)
+            else:
+                with new.open("w", encoding="utf-8", newline="") as sink:
+                    writers.write(predictions(), sink, form)
+            new.replace(out)
+        finally:
+            new.unlink(missing_ok=True)
+    except OSError as error:
+        raise SignsclfError(f"--out {out}: cannot be written ({error.strerror or error}); name another file") from error
