@@ -102,11 +102,14 @@ def evaluate(
         )
     decoded = decode_all(chosen, classifier.size[0], progress=lambda done, n: observer.progress("decoding", done, n))
     names = [found.relative(path) for path in chosen["path"]]
-    unreadable = tuple((names[i], reason) for i, reason in decoded.unreadable.items())
+    unreadable = tuple(
+        (names[i], reason.removeprefix(f"{chosen['path'].iloc[i]}: ")) for i, reason in decoded.unreadable.items()
+    )
     if unreadable and not skip_bad:
-        first = next(iter(decoded.unreadable.values()))
+        first = ": ".join(unreadable[0])
         raise BadImageError(
-            f"{len(unreadable)} of {len(chosen):,} images cannot be read ({first}); mend them, or give --skip-bad"
+            f"{found.root}: {len(unreadable):,} of {len(chosen):,} images cannot be read ({first}); mend them, or "
+            "give --skip-bad"
         )
     kept = np.setdiff1d(np.arange(len(chosen)), list(decoded.unreadable))
     if not len(kept):

@@ -7,12 +7,17 @@ import copy
 import io
 import json
 import logging
+import shutil
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import onnxruntime
 import torch
@@ -120,6 +125,8 @@ def write_network(
         state = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
         with _writing(folder):
             save_file(state, weights_path, metadata={"format": "pt"})
+            # safetensors lets nobody but the owner read it.
+            shutil.copymode(new, weights_path)
             _write_learner(folder / modelfolder.LEARNER, model, arch, classes, size)
             new.replace(onnx_path)
     finally:
@@ -198,6 +205,9 @@ def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int
         raise ModelError(f"export: torch cannot export this architecture to ONNX ({reason}); choose another") from error
     finally:
         logger.setLevel(level)
+    # The exporter leaves in each node the stack that it came from: paths of this machine.
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
     program.model.metadata_props["labels"] = json.dumps(list(classes), ensure_ascii=False)
     with _writing(path.parent):
         program.save(str(path), external_data=False)
@@ -218,4 +228,18 @@ def _write_learner(path: Path, model: nn.Module, arch: Architecture, classes: Se
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Absolute, so that the learner's own path, which is shipped with it, stays the working directory.
-        learner.export(path.absolute())
+        learner.export(path.absolute(), pickle_module=SimpleNamespace(__name__="signsclf", Pickler=_ByName))
+
+
+class _ByName(cloudpickle.Pickler):
+    """Pickles fastai's class methods by name. cloudpickle would copy their bytecode, which no other Python version
+    reads, and the path of the file they were installed in.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, FunctionType) and obj.__module__.startswith("fastai."):
+            owner, _, name = obj.__qualname__.rpartition(".")
+            found = getattr(sys.modules[obj.__module__], owner, None)
+            if getattr(getattr(found, name, None), "__func__", None) is obj:
+                return attrgetter(f"{name}.__func__"), (found,)
+        return super().reducer_override(obj)

@@ -114,13 +114,16 @@ def prepare(planned: Plan, skip_bad: bool, observer: Observer) -> Prepared:
     """
     source, recipe, table = planned.source, planned.recipe, planned.source.table
     decoded = decode_all(table, recipe.size, progress=lambda done, n: observer.progress("decoding", done, n))
-    skipped = tuple((source.relative(table["path"].iloc[i]), reason) for i, reason in decoded.unreadable.items())
+    skipped = tuple(
+        (source.relative(path), reason.removeprefix(f"{path}: "))
+        for path, reason in ((table["path"].iloc[i], reason) for i, reason in decoded.unreadable.items())
+    )
     if skipped and not skip_bad:
-        shown = "; ".join(reason for _, reason in skipped[:3])
+        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
         more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
         raise BadImageError(
-            f"{len(skipped):,} of {len(table):,} images cannot be read ({shown}{more}); mend or remove them, or "
-            "give --skip-bad to leave them out"
+            f"{source.root}: {len(skipped):,} of {len(table):,} images cannot be read ({shown}{more}); mend or "
+            "remove them, or give --skip-bad to leave them out"
         )
     if skipped:
         observer.say(f"left out {len(skipped):,} unreadable images: {', '.join(name for name, _ in skipped[:5])}")

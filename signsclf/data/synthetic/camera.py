@@ -335,6 +335,8 @@ def _exposed(picture: np.ndarray, site: _Site, rng: np.random.Generator) -> np.n
         # The lens bends red and blue apart.
         picture[:, 1:, 0] = 0.4 * picture[:, 1:, 0] + 0.6 * picture[:, :-1, 0]
         picture[:, :-1, 2] = 0.4 * picture[:, :-1, 2] + 0.6 * picture[:, 1:, 2]
+    # However strong the light, a twentieth of the picture stays below white, or nothing would be left to recognise.
+    picture = picture * np.float32(min(1.0, 215 / max(1.0, float(np.percentile(picture, 5)))))
     grain = np.float32(0.7 + 3.0 * rng.random() ** 2 + 0.03 * min(site.level, 120) * rng.random())
     picture = picture + rng.standard_normal(picture.shape, np.float32) * grain
     image = np.clip(picture + 0.5, 0, 255).astype(np.uint8)
