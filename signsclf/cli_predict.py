@@ -41,6 +41,7 @@ def predict_command(
     classifier = Classifier(folder, threads, device=provider_name(device))
     if classifier.config.crop == "roi":
         tell("note: this model expects images cropped to the object's box")
+    columns = min(top_k, len(classifier.labels))
     failures = 0
     bar = Bar()
 
@@ -58,9 +59,9 @@ def predict_command(
     if explain is not None:
         writable_folder(explain)
     if out is None:
-        writers.write(watched(), sys.stdout, form)
+        writers.write(watched(), sys.stdout, form, columns)
     else:
-        _write_file(out, form, watched)
+        _write_file(out, form, columns, watched)
     bar.close()
     if failures:
         tell(
@@ -77,18 +78,20 @@ def _explain(classifier: Any, path: str, folder: Path, number: int) -> None:
     heat_map(classifier, path).save(folder / f"{number:06}-{Path(path).stem}.png")
 
 
-def _write_file(out: Path, form: Format, predictions: Callable[[], Any]) -> None:
+def _write_file(out: Path, form: Format, top_k: int, predictions: Callable[[], Any]) -> None:
     """Writes to a new name first, so that the file is there whole or not at all."""
     from signsclf import writers
 
-    new = out.with_name(out.name + ".partial")
+    if out.is_dir():
+        raise SignsclfError(f"--out {out}: a folder; name a file")
+    new = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         try:
             if form is Format.PARQUET:
                 writers.write_parquet(predictions(), new)
             else:
                 with new.open("w", encoding="utf-8", newline="") as sink:
-                    writers.write(predictions(), sink, form)
+                    writers.write(predictions(), sink, form, top_k)
             new.replace(out)
         finally:
             new.unlink(missing_ok=True)

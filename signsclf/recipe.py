@@ -336,7 +336,8 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
             choose("freeze_epochs", 1 if facts.n_train > 3_000 else 2, "the new head first")
         else:
             choose("freeze_epochs", 0, "weights of one's own: all layers from the start")
-        choose("lr", 2e-3, "pretrained, Adam")
+        rate = 2e-3 if recipe.weights == "imagenet" else 1e-3
+        choose("lr", rate, "pretrained, Adam")
         if near:
             choose("lr_ratio", 100.0, "ImageNet's first layers suit photos: a hundredth of the head's rate")
         else:

@@ -18,9 +18,16 @@ _COLUMNS = ("path", "label", "index", "probability", "accepted", "error")
 _PARQUET_ROWS = 10_000
 
 
-def write(predictions: Iterable[Prediction], sink: TextIO, form: Format) -> None:
-    """Writes predictions as text, each as soon as it comes; `write_parquet` is for the binary format."""
-    {Format.TABLE: _table, Format.JSON: _json, Format.JSONL: _jsonl, Format.CSV: _csv}[form](predictions, sink)
+def write(predictions: Iterable[Prediction], sink: TextIO, form: Format, top_k: int) -> None:
+    """Writes predictions as text, each as soon as it comes; `write_parquet` is for the binary format.
+
+    Args:
+        top_k: how many classes a prediction has at most: so many columns has the CSV.
+    """
+    if form is Format.CSV:
+        _csv(predictions, sink, top_k)
+    else:
+        {Format.TABLE: _table, Format.JSON: _json, Format.JSONL: _jsonl}[form](predictions, sink)
 
 
 def write_parquet(predictions: Iterable[Prediction], path: Path) -> None:
@@ -59,7 +66,10 @@ def write_parquet(predictions: Iterable[Prediction], path: Path) -> None:
 def _record(prediction: Prediction) -> dict[str, Any]:
     record = prediction.to_dict()
     record["top_k"] = [{"label": label, "probability": p} for label, p in prediction.top_k]
-    record["path"] = prediction.path.encode("utf-8", "backslashreplace").decode()
+    # File names need not be text; what is written is.
+    for name in ("path", "error"):
+        if record[name] is not None:
+            record[name] = record[name].encode("utf-8", "backslashreplace").decode()
     return record
 
 
@@ -75,24 +85,23 @@ def _jsonl(predictions: Iterable[Prediction], sink: TextIO) -> None:
         sink.write(json.dumps(_record(prediction), ensure_ascii=False) + "\n")
 
 
-def _csv(predictions: Iterable[Prediction], sink: TextIO) -> None:
+def _csv(predictions: Iterable[Prediction], sink: TextIO, top_k: int) -> None:
     writer = csv.writer(sink, lineterminator="\n")
-    width = 0
-    for number, prediction in enumerate(predictions):
+    more = [f"{name}_{k}" for k in range(2, top_k + 1) for name in ("label", "probability")]
+    writer.writerow([*_COLUMNS, *more])
+    for prediction in predictions:
         record = _record(prediction)
-        if not number:
-            width = max(1, len(prediction.top_k))
-            more = [f"{name}_{k}" for k in range(2, width + 1) for name in ("label", "probability")]
-            writer.writerow([*_COLUMNS, *more])
-        others = [value for pair in prediction.top_k[1:width] for value in pair]
-        writer.writerow([*("" if record[name] is None else record[name] for name in _COLUMNS), *others])
+        others = [value for pair in prediction.top_k[1:top_k] for value in pair]
+        cells = ["" if record[name] is None else record[name] for name in _COLUMNS] + others
+        writer.writerow(cells + [""] * (len(_COLUMNS) + len(more) - len(cells)))
 
 
 def _table(predictions: Iterable[Prediction], sink: TextIO) -> None:
     for prediction in predictions:
-        name = _record(prediction)["path"]
+        record = _record(prediction)
+        name = record["path"]
         if prediction.error is not None:
-            sink.write(f"{name}\n    unreadable: {prediction.error}\n")
+            sink.write(f"{name}\n    unreadable: {record['error']}\n")
             continue
         doubt = "   not accepted: below the model's threshold" if prediction.accepted is False else ""
         sink.write(f"{name}{doubt}\n")
