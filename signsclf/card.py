@@ -77,8 +77,8 @@ def _figures(valid: dict[str, Any] | None, int8: dict[str, Any] | None, report: 
         return ["Everything trained: no image was held out, so no figure can be given."]
     lines = [
         (
-            "From `model.onnx`, on validation images that were held out of training. The best epoch was chosen on them, "
-            "so figures on other images may be a little lower."
+            "From `model.onnx`, on validation images that were held out of training. The best epoch was chosen on "
+            "them, so figures on other images may be a little lower."
         ),
         "",
         f"| | n = {valid['n']:,} |",

@@ -239,7 +239,6 @@ def _run(
     checkpoint: dict[str, Any] | None,
 ) -> Outcome:
     recipe = prepared.recipe
-    torch.set_flush_denormal(True)
     loaders = _loaders(prepared)
     learner = build_learner(loaders, model, prepared.arch, recipe)
     observer.plan(prepared, 0.0 if checkpoint else estimate_seconds(learner, model, recipe))

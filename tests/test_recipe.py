@@ -149,7 +149,7 @@ def test_resolve_sets_every_field_and_gives_a_reason_for_each(known, start):
 def test_what_the_user_set_stays():
     start = Recipe(
         arch="resnet18",
-        weights="none",
+        weights="imagenet",
         size=48,
         epochs=2,
         freeze_epochs=1,
@@ -209,3 +209,8 @@ def test_importing_it_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_freezing_from_scratch_is_refused():
+    with pytest.raises(SignsclfError, match="nothing worth freezing"):
+        resolve(Recipe(arch="signnet", weights="none", freeze_epochs=1), facts())

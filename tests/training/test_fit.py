@@ -367,7 +367,7 @@ def test_missing_damaged_and_unknown_checkpoints_are_one_line(tmp_path):
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     begin(recipe(epochs=1), tmp_path).run()
     model = network(width=8)
-    with pytest.raises(ModelError, match="of another network"):
+    with pytest.raises(ModelError, match="not of the recipe's network"):
         Fit(learner(recipe(), model), model, recipe(), checkpoint=read_checkpoint(tmp_path))
 
 
