@@ -1,0 +1,58 @@
+"""model.int8.onnx: written beside fp32's with its own figures, or refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from tinysource import TINY, one_thread
+
+from signsclf import images
+from signsclf.choices import Int8
+from signsclf.data.table import read_source
+from signsclf.errors import GateError, SignsclfError
+from signsclf.modelfolder import ONNX_INT8, verify_sums
+from signsclf.predict import Classifier
+from signsclf.quantize import write_int8
+from signsclf.recipe import Recipe
+from signsclf.train import export_run, train
+
+
+@pytest.fixture(scope="module")
+def labelled(source):
+    """Pixels at the tiny model's size, and class indices."""
+    found = read_source(source)
+    pixels = np.stack([images.load(path, (16, 16)) for path in found.table["path"]])
+    return pixels, np.array([found.classes.index(label) for label in found.table["label"]])
+
+
+def test_train_writes_it_with_its_figures_and_it_answers_nearly_alike(source, tmp_path, labelled):
+    with one_thread():
+        folder = train(source, tmp_path / "m", Recipe(**TINY), int8=Int8.FORCE).folder
+    verify_sums(folder, [ONNX_INT8])
+    figures = json.loads((folder / "config.json").read_text())["signsclf"]["figures"]
+    assert figures["int8"]["n"] == figures["valid"]["n"]
+    assert figures["int8"]["accuracy_fp32"] == pytest.approx(figures["valid"]["accuracy"])
+    assert "model.int8.onnx" in (folder / "README.md").read_text()
+    pixels, targets = labelled
+    fp32, int8 = (Classifier(folder, file=name).probabilities(pixels) for name in ("model.onnx", ONNX_INT8))
+    assert not np.array_equal(fp32, int8)
+    assert np.mean(int8.argmax(1) == targets) > 0.9
+
+
+def test_one_that_loses_too_much_is_refused_and_not_there(own_model, labelled):
+    pixels, targets = labelled
+    # Calibrated on black images, every activation of a real one is cut off.
+    black = np.zeros_like(pixels[:16])
+    with pytest.raises(GateError, match=r"points lost; leave --int8 out, or give --force-int8"):
+        write_int8(own_model, black, pixels, targets)
+    assert not (own_model / ONNX_INT8).exists()
+    assert write_int8(own_model, black, pixels, targets, force=True).n == len(pixels)
+    assert (own_model / ONNX_INT8).exists()
+
+
+def test_a_finished_folder_has_no_images_to_calibrate_on(model, tmp_path):
+    with pytest.raises(SignsclfError, match="give --int8 to train"):
+        export_run(model, tmp_path / "anew", int8=Int8.CHECKED)
+    assert not list(tmp_path.iterdir())
