@@ -27,6 +27,7 @@ onnxruntime.InferenceSession(sys.argv[1] + "/model.onnx", providers=["CPUExecuti
 FASTAI_COLD = """
 import sys, warnings
 warnings.simplefilter("ignore")
+import fastai.callback.progress
 from fastai.learner import load_learner
 learner = load_learner(sys.argv[1] + "/learner.pkl")
 with learner.no_bar():
@@ -35,6 +36,7 @@ with learner.no_bar():
 FASTAI_LOOP = """
 import sys, time, warnings, pathlib
 warnings.simplefilter("ignore")
+import fastai.callback.progress
 from fastai.learner import load_learner
 learner = load_learner(sys.argv[1] + "/learner.pkl")
 files = sorted(pathlib.Path(sys.argv[2]).iterdir())[:60]

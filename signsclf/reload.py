@@ -75,6 +75,7 @@ def reload_learner(folder: str | Path) -> float:
     Raises:
         ModelError: there is no learner.pkl, or it is not the one that was exported.
     """
+    import fastai.callback.progress  # noqa: F401  (gives learners their no_bar)
     from fastai.learner import load_learner
 
     folder = Path(folder)
