@@ -212,6 +212,7 @@ def dataloaders(
 
 
 def planned_draws(loaders: DataLoaders, n_classes: int) -> np.ndarray:
-    """How many images of each class an epoch is meant to draw, float64 (C,)."""
+    """How many images of each class an epoch is meant to draw, float64 (C,); a last partial batch is not drawn."""
     train = loaders.train
-    return np.bincount(train.targets[train.rows], weights=train.weights, minlength=n_classes)
+    drawn = min(len(train.rows), len(train) * train.bs) / len(train.rows)
+    return drawn * np.bincount(train.targets[train.rows], weights=train.weights, minlength=n_classes)
