@@ -34,7 +34,7 @@ def walk(command: Any, name: str = "signsclf", parent: Any = None) -> Iterator[t
     settings = {**command.context_settings, "terminal_width": 100}
     context = command.context_class(command, info_name=name, parent=parent, **settings)
     yield context.command_path, command, context
-    for below, inner in getattr(command, "commands", {}).items():
+    for below, inner in dict(getattr(command, "commands", {})).items():
         yield from walk(inner, below, context)
 
 

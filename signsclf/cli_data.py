@@ -11,12 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from signsclf.errors import SignsclfError, SourceError
-from signsclf.options import AsJson, LayoutOption, Source, writable_folder
+from signsclf.options import AsJson, LayoutOption, Source, new_app, writable_folder
 from signsclf.terminal import Bar, TerminalObserver, tell
 
 DOWNLOAD_MB = 366
 
-data_app = typer.Typer(help="Look at, fetch and draw labelled images.", no_args_is_help=True)
+app = new_app()
+data_app = new_app(name="data", help="Look at, fetch and draw labelled images.", no_args_is_help=True)
+app.add_typer(data_app)
 
 
 @data_app.command("check")

@@ -12,10 +12,13 @@ import typer
 
 from signsclf.choices import Format, Provider
 from signsclf.errors import SignsclfError
-from signsclf.options import DeviceOption, provider_name, writable_folder
+from signsclf.options import DeviceOption, new_app, provider_name, writable_folder
 from signsclf.terminal import Bar, tell
 
+app = new_app()
 
+
+@app.command("predict")
 def predict_command(
     image: Annotated[list[str], typer.Argument(help="Files, folders, globs, .zip archives; - reads a list.")],
     model: Annotated[Path | None, typer.Option("--model", help="Model folder; unset: see docs/cli.md.")] = None,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from signsclf.observer import Observer
@@ -200,3 +202,16 @@ def quiet_pipe(work: Callable[[], T]) -> T | None:
         # Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return None
+
+
+def shown_path(folder: Path) -> str:
+    """A path as the user would write it: relative where it lies below the working directory."""
+    try:
+        return quoted(str(folder.relative_to(Path.cwd())))
+    except ValueError:
+        return quoted(str(folder))
+
+
+def quoted(text: str) -> str:
+    """A word as a shell takes it."""
+    return shlex.quote(text)

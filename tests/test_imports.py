@@ -22,7 +22,7 @@ LAYERS = [
     ["quantize", "evaluate"],
     ["finish"],
     ["train"],
-    ["options", "terminal", "cli", "cli_*"],
+    ["options", "recipe_options", "terminal", "cli_*", "cli"],
     ["__main__"],
 ]
 """A module imports from its own row and from those above it, at its top."""
@@ -37,8 +37,11 @@ LIGHT = {
     "options": {"numpy", "PIL", "onnxruntime", "rich"},
     "terminal": {"numpy", "PIL", "onnxruntime", "rich"},
     "cli": {"numpy", "PIL", "onnxruntime", "rich"},
-    "cli_data": {"numpy", "PIL", "onnxruntime", "rich"},
-    "cli_predict": {"numpy", "PIL", "onnxruntime", "rich"},
+    "recipe_options": {"numpy", "PIL", "onnxruntime", "rich"},
+    **{
+        f"cli_{name}": {"numpy", "PIL", "onnxruntime", "rich"}
+        for name in ("data", "judge", "model", "predict", "train")
+    },
     "images": {"onnxruntime", "typer", "rich"},
     "modelconfig": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
     "modelfolder": {"PIL", "onnxruntime", "typer", "rich"},

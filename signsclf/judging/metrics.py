@@ -278,3 +278,13 @@ def macro_f1(matrix: np.ndarray) -> float:
     """Mean F1 over the classes present, of a confusion matrix (C, C) as `confusion` counts it."""
     present = [f.f1 for f in _per_class(matrix, tuple(map(str, range(len(matrix))))) if f.n]
     return math.fsum(present) / len(present)
+
+
+def headline(figures: dict[str, Any]) -> str:
+    """Accuracy with interval and n, top-5 and macro-F1 of a `Report.to_dict`, in one line."""
+    low, high = 100 * figures["accuracy_low"], 100 * figures["accuracy_high"]
+    return (
+        f"accuracy {100 * figures['accuracy']:.2f} % (95 % interval {low:.2f} to {high:.2f}, n = {figures['n']:,}), "
+        f"top-5 {100 * figures['top5']:.2f} %, macro-F1 {100 * figures['macro_f1']:.2f} % "
+        f"({figures['n_classes_present']} classes)"
+    )

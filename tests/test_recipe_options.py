@@ -7,8 +7,8 @@ import pytest
 from tinysource import Ran
 
 from signsclf import train
-from signsclf.options import HELP, build_recipe
 from signsclf.recipe import Recipe, preset
+from signsclf.recipe_options import HELP, build_recipe
 
 CHANGED = {
     "arch": ("resnet18", "resnet18"),

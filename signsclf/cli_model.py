@@ -1,0 +1,79 @@
+"""The commands ``signsclf export`` and ``signsclf reload``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from signsclf.options import AsJson, ForceInt8Option, Int8Option, ModelDir, Overwrite, chosen_int8, new_app
+from signsclf.terminal import TerminalObserver, shown_path, tell
+
+app = new_app()
+
+
+@app.command("export")
+def export_command(
+    run: Annotated[Path, typer.Argument(help="A .partial folder, or a finished model folder.", metavar="RUN")],
+    out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
+    overwrite: Overwrite = False,
+    int8: Int8Option = False,
+    force_int8: ForceInt8Option = False,
+) -> None:
+    """Export the best weights of a run, through the parity gate, to a model folder."""
+    from signsclf.modelfolder import RECORD, read_config
+    from signsclf.runfolder import refuse_taken
+
+    refuse_taken(out.expanduser().absolute(), overwrite)
+    if not (run / RECORD).is_file():
+        read_config(run)
+    from signsclf import train
+    from signsclf.judging.metrics import headline
+
+    observer = TerminalObserver()
+    outcome = train.export_run(run, out, overwrite=overwrite, int8=chosen_int8(int8, force_int8), observer=observer)
+    observer.bar.close()
+    if outcome.metrics:
+        typer.echo(headline(outcome.metrics))
+    typer.echo(f"model: {shown_path(outcome.folder)}")
+
+
+@app.command("reload")
+def reload_command(
+    model: ModelDir,
+    learner: Annotated[
+        bool, typer.Option("--learner", help="Open learner.pkl too: a pickle, it can run code.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a model folder, replay its stored images, and show its card."""
+    from signsclf.reload import reload, reload_learner
+
+    found = reload(model)
+    result: dict[str, Any] = {
+        "architecture": found.config.architecture,
+        "classes": len(found.config.classes),
+        "size": list(found.config.input_size),
+        "figures": found.config.figures,
+        "replay_difference": found.difference,
+        "bytes": found.bytes,
+        "milliseconds": found.milliseconds,
+        "images_per_second": found.images_per_second,
+    }
+    if learner:
+        tell("warning: learner.pkl is a pickle, and opening it can run code; do so only with files that you trust")
+        result["learner_difference"] = reload_learner(model)
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    typer.echo(found.card.rstrip())
+    typer.echo("")
+    typer.echo(f"checksums: in order; replayed images differ by {found.difference:.1e}")
+    if learner:
+        typer.echo(f"learner.pkl: opened; replayed images differ by {result['learner_difference']:.1e}")
+    typer.echo(
+        f"size: {found.bytes / 1e6:.1f} MB; speed here: {found.milliseconds:.1f} ms an image, "
+        f"{found.images_per_second:,.0f} images/s in batches"
+    )

@@ -1,0 +1,127 @@
+"""The commands ``signsclf train`` and ``signsclf lr-find``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from signsclf.choices import Layout
+from signsclf.cli_data import gtsrb_source
+from signsclf.errors import SignsclfError
+from signsclf.options import (
+    DataDir,
+    ForceInt8Option,
+    Int8Option,
+    LayoutOption,
+    OptionalSource,
+    Overwrite,
+    SkipBad,
+    Yes,
+    chosen_int8,
+    new_app,
+    writable_folder,
+)
+from signsclf.recipe import Recipe
+from signsclf.recipe_options import recipe_options
+from signsclf.terminal import TerminalObserver, quoted, shown_path, tell
+
+DEFAULT_OUT = Path("models/default")
+
+app = new_app()
+
+
+@app.command("train")
+@recipe_options
+def train_command(
+    recipe: Recipe,
+    source: OptionalSource = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Model folder to write.  [default: models/default]")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Go on with the interrupted run of this model folder.")
+    ] = None,
+    layout: LayoutOption = None,
+    overwrite: Overwrite = False,
+    skip_bad: SkipBad = False,
+    accept_error: Annotated[
+        float, typer.Option("--accept-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
+    ] = 0.005,
+    int8: Int8Option = False,
+    force_int8: ForceInt8Option = False,
+    data_dir: DataDir = None,
+    yes: Yes = False,
+) -> None:
+    """Train a classifier, judge it, and export it to a model folder."""
+    from signsclf.runfolder import final_folder, partial_folder, read_record, refuse_taken
+
+    observer = TerminalObserver()
+    # What can be wrong is looked at before torch is imported, which takes seconds.
+    if resume is not None:
+        if source or out or layout or skip_bad or recipe != Recipe():
+            raise SignsclfError("--resume: the run has its own SOURCE, --out and recipe; give --resume DIR alone")
+        read_record(partial_folder(final_folder(resume.expanduser().absolute())))
+        from signsclf import train
+
+        outcome = train.resume(resume, overwrite=overwrite, observer=observer)
+    else:
+        target = out or DEFAULT_OUT
+        refuse_taken(target.expanduser().absolute(), overwrite)
+        found = _read_source(source, layout, data_dir, yes)
+        from signsclf import train
+
+        outcome = train.train(
+            found,
+            target,
+            recipe,
+            overwrite=overwrite,
+            skip_bad=skip_bad,
+            accept_error=accept_error,
+            int8=chosen_int8(int8, force_int8),
+            observer=observer,
+        )
+    from signsclf.judging.metrics import headline
+
+    folder = shown_path(final_folder(outcome.folder))
+    if outcome.stopped:
+        tell(f"stopped; go on with: signsclf train --resume {folder}")
+        raise typer.Exit(128 + (observer.signal or 2))
+    if outcome.metrics:
+        typer.echo(headline(outcome.metrics))
+    typer.echo(f"model: {folder}")
+    origin = source or shown_path(Path(outcome.source))
+    tell(f"evaluate it: signsclf evaluate {folder} {quoted(origin)}")
+    tell(f"predict with it: signsclf predict --model {folder} image.png")
+
+
+@app.command("lr-find")
+@recipe_options
+def lr_find_command(
+    recipe: Recipe,
+    source: OptionalSource = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for lr_find.png and lr_find.json.")] = Path("lr_find"),
+    layout: LayoutOption = None,
+    skip_bad: SkipBad = False,
+    data_dir: DataDir = None,
+    yes: Yes = False,
+) -> None:
+    """Search for a learning rate: a plot, its numbers, and four suggestions."""
+    found = _read_source(source, layout, data_dir, yes)
+    writable_folder(out)
+    from signsclf import train
+
+    observer = TerminalObserver()
+    search = train.search_lr(found, recipe, skip_bad=skip_bad, observer=observer)
+    observer.bar.close()
+    train.write_search(search, out)
+    for name, rate in search.suggestions.items():
+        typer.echo(f"{name:8} {'none: the curve is too short' if rate is None else f'{rate:.2e}'}")
+    if search.diverged_early:
+        tell(f"the loss diverged after {len(search.lrs)} rates; trust the suggestions less")
+    tell(f"written: {out / 'lr_find.png'}, {out / 'lr_find.json'}")
+
+
+def _read_source(source: str | None, layout: Layout | None, data_dir: Path | None, yes: bool) -> Any:
+    from signsclf.data.table import read_source
+
+    return read_source(source or gtsrb_source(data_dir, yes), layout)
