@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from signsclf.options import AsJson, ForceInt8Option, Int8Option, ModelDir, Overwrite, chosen_int8, new_app
+from signsclf.options import AsJson, CacheOption, ForceInt8Option, Int8Option, ModelDir, Overwrite, chosen_int8, new_app
 from signsclf.terminal import TerminalObserver, shown_path, tell
 
 app = new_app()
@@ -21,6 +21,7 @@ def export_command(
     overwrite: Overwrite = False,
     int8: Int8Option = False,
     force_int8: ForceInt8Option = False,
+    cache: CacheOption = "auto",
 ) -> None:
     """Export the best weights of a run, through the parity gate, to a model folder."""
     from signsclf.modelfolder import RECORD, read_config
@@ -33,7 +34,9 @@ def export_command(
     from signsclf.judging.metrics import headline
 
     observer = TerminalObserver()
-    outcome = train.export_run(run, out, overwrite=overwrite, int8=chosen_int8(int8, force_int8), observer=observer)
+    outcome = train.export_run(
+        run, out, overwrite=overwrite, int8=chosen_int8(int8, force_int8), cache=cache, observer=observer
+    )
     observer.bar.close()
     if outcome.metrics:
         typer.echo(headline(outcome.metrics))

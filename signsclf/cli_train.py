@@ -11,6 +11,7 @@ from signsclf.choices import Layout
 from signsclf.cli_data import gtsrb_source
 from signsclf.errors import SignsclfError
 from signsclf.options import (
+    CacheOption,
     DataDir,
     ForceInt8Option,
     Int8Option,
@@ -49,6 +50,7 @@ def train_command(
     ] = 0.005,
     int8: Int8Option = False,
     force_int8: ForceInt8Option = False,
+    cache: CacheOption = "auto",
     data_dir: DataDir = None,
     yes: Yes = False,
 ) -> None:
@@ -63,7 +65,7 @@ def train_command(
         read_record(partial_folder(final_folder(resume.expanduser().absolute())))
         from signsclf import train
 
-        outcome = train.resume(resume, overwrite=overwrite, observer=observer)
+        outcome = train.resume(resume, overwrite=overwrite, cache=cache, observer=observer)
     else:
         target = out or DEFAULT_OUT
         refuse_taken(target.expanduser().absolute(), overwrite)
@@ -78,6 +80,7 @@ def train_command(
             skip_bad=skip_bad,
             accept_error=accept_error,
             int8=chosen_int8(int8, force_int8),
+            cache=cache,
             observer=observer,
         )
     from signsclf.judging.metrics import headline
@@ -102,6 +105,7 @@ def lr_find_command(
     out: Annotated[Path, typer.Option("--out", help="Folder for lr_find.png and lr_find.json.")] = Path("lr_find"),
     layout: LayoutOption = None,
     skip_bad: SkipBad = False,
+    cache: CacheOption = "auto",
     data_dir: DataDir = None,
     yes: Yes = False,
 ) -> None:
@@ -111,7 +115,7 @@ def lr_find_command(
     from signsclf import train
 
     observer = TerminalObserver()
-    search = train.search_lr(found, recipe, skip_bad=skip_bad, observer=observer)
+    search = train.search_lr(found, recipe, skip_bad=skip_bad, cache=cache, observer=observer)
     observer.bar.close()
     train.write_search(search, out)
     for name, rate in search.suggestions.items():

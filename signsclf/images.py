@@ -28,6 +28,9 @@ MAX_PIXELS = 100_000_000
 MAX_BYTES = 256 * 1024 * 1024
 """Larger files, and larger members of a zip archive, are refused before they are read."""
 
+RESIZING = "squash, bilinear"
+"""How `resize` goes from one size to another, in words that change with it."""
+
 READERS: dict[str, Callable[[str], bytes]] = {}
 """Scheme (the text before ``:``) to a function that gives such a path's encoded bytes: for drawn signs."""
 
@@ -65,6 +68,12 @@ _READ_ERRORS = (
 def is_image_name(name: str) -> bool:
     """Whether a file's name ends like that of an image that is read (upper case counts)."""
     return Path(name).suffix.lower() in SUFFIXES
+
+
+def has_scheme(path: str) -> bool:
+    """Whether a path is one of `READERS`' and not a file's."""
+    scheme, _, rest = path.partition(":")
+    return bool(rest) and scheme in READERS
 
 
 def split_archive(path: str) -> tuple[str, str] | None:
@@ -219,9 +228,8 @@ def thumbnail(path: str | Path, side: int = 256) -> np.ndarray:
 
 def _open(path: str) -> tuple[IO[bytes], int]:
     """The encoded bytes of a path as a file, and how many to read at most: one more than it says it has."""
-    scheme, _, rest = path.partition(":")
-    if rest and scheme in READERS:
-        data = READERS[scheme](path)
+    if has_scheme(path):
+        data = READERS[path.partition(":")[0]](path)
         return io.BytesIO(data), len(data)
     if inside := split_archive(path):
         archive, member = inside

@@ -17,6 +17,12 @@ OptionalSource = Annotated[str | None, typer.Argument(help=SOURCE_HELP, metavar=
 Source = Annotated[str, typer.Argument(help="A folder, a .zip, a .csv or .parquet table, or synthetic.")]
 LayoutOption = Annotated[Layout | None, typer.Option("--layout", help="How the source lies; unset: recognised.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and list them.")]
+CacheOption = Annotated[
+    str,
+    typer.Option(
+        "--cache", help="Folder for decoded images, shared by runs; auto is the user's, off none.", metavar="DIR|off"
+    ),
+]
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where GTSRB lies when no SOURCE is given.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download GTSRB without asking.")]
 ModelDir = Annotated[Path, typer.Argument(help="A model folder.", metavar="MODEL")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -105,15 +106,23 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     return Plan(source, recipe, arch, {**reasons, **more})
 
 
-def prepare(planned: Plan, skip_bad: bool, observer: Observer) -> Prepared:
+def prepare(planned: Plan, skip_bad: bool, observer: Observer, cache: Path | None = None) -> Prepared:
     """Decodes and splits.
+
+    Args:
+        cache: see `signsclf.data.cache.decode_all`.
 
     Raises:
         BadImageError: images are unreadable and ``skip_bad`` is off.
         SourceError: a class has no training image.
     """
     source, recipe, table = planned.source, planned.recipe, planned.source.table
-    decoded = decode_all(table, recipe.size, progress=lambda done, n: observer.progress("decoding", done, n))
+
+    def decode(table: pd.DataFrame) -> Decoded:
+        progress = partial(observer.progress, "decoding")
+        return decode_all(table, recipe.size, cache, progress, observer.say)
+
+    decoded = decode(table)
     skipped = tuple(
         (source.relative(path), reason.removeprefix(f"{path}: "))
         for path, reason in ((table["path"].iloc[i], reason) for i, reason in decoded.unreadable.items())
@@ -127,7 +136,8 @@ def prepare(planned: Plan, skip_bad: bool, observer: Observer) -> Prepared:
         )
     if skipped:
         observer.say(f"left out {len(skipped):,} unreadable images: {', '.join(name for name, _ in skipped[:5])}")
-        table, decoded = _without_unreadable(table, decoded)
+        table = table.drop(index=list(decoded.unreadable)).reset_index(drop=True)
+        decoded = decode(table)
         lost = set(source.classes) - set(table["label"])
         if lost:
             raise SourceError(f"{source.root}: no image of class {min(lost)!r} can be read; add some")
@@ -137,12 +147,6 @@ def prepare(planned: Plan, skip_bad: bool, observer: Observer) -> Prepared:
     _say_split(split, recipe, observer)
     source = replace(source, table=split.table, roi_sizes=(None,) * len(table))
     return Prepared(source, recipe, planned.arch, planned.reasons, split, decoded, skipped, mark)
-
-
-def _without_unreadable(table: pd.DataFrame, decoded: Decoded) -> tuple[pd.DataFrame, Decoded]:
-    kept = np.setdiff1d(np.arange(len(table)), list(decoded.unreadable))
-    digests, inputs = [decoded.digests[i] for i in kept], [decoded.inputs[i] for i in kept]
-    return table.iloc[kept].reset_index(drop=True), Decoded(decoded.pixels[kept], digests, inputs, {})
 
 
 def _median_side(paths: list[str]) -> float:

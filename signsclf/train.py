@@ -18,6 +18,7 @@ from torch import nn
 
 from signsclf import modelfolder
 from signsclf.choices import Int8, Layout
+from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source, read_source
 from signsclf.errors import ModelError, SignsclfError, SourceError
@@ -72,6 +73,7 @@ def train(
     skip_bad: bool = False,
     accept_error: float = 0.005,
     int8: Int8 = Int8.NONE,
+    cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Outcome:
     """Trains a classifier and writes a model folder.
@@ -85,6 +87,7 @@ def train(
         skip_bad: leaves unreadable images out, lists them in run/skipped.csv, and goes on.
         accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
         int8: whether model.int8.onnx is written as well.
+        cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
         observer: told of everything that happens.
 
     Raises:
@@ -97,19 +100,22 @@ def train(
     refuse_taken(out, overwrite)
     planned = _plan(source, layout, recipe or Recipe(), observer)
     model = _network(planned, observer)
-    prepared = prepare(planned, skip_bad, observer)
+    prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
     order = Order(planned.source.origin, planned.source.layout, skip_bad, accept_error, overwrite, int8)
     partial = make_partial(out, overwrite)
     _record(partial, order, prepared)
     return _run(order, prepared, model, partial, observer, None)
 
 
-def resume(out: str | Path, *, overwrite: bool = False, observer: Observer | None = None) -> Outcome:
+def resume(
+    out: str | Path, *, overwrite: bool = False, cache: str | Path = AUTO, observer: Observer | None = None
+) -> Outcome:
     """Goes on with an interrupted run; on a CPU it ends in the weights of the unbroken run, bit for bit.
 
     Args:
         out: the model folder that the run was to write, or its .partial folder.
         overwrite: as if the run had been started with it.
+        cache: see `train`.
 
     Raises:
         ModelError: there is no such run, or its checkpoint is damaged; or its model folder is there by now.
@@ -123,7 +129,7 @@ def resume(out: str | Path, *, overwrite: bool = False, observer: Observer | Non
     refuse_taken(out, order.overwrite, resuming=True)
     checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
     observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
-    prepared = _restore(record, observer)
+    prepared = _restore(record, cache, observer)
     model = _network(prepared, observer, fresh=checkpoint is None)
     return _run(order, prepared, model, partial, observer, checkpoint)
 
@@ -134,6 +140,7 @@ def export_run(
     *,
     overwrite: bool = False,
     int8: Int8 = Int8.NONE,
+    cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Outcome:
     """Exports the best weights so far of a .partial folder, or a finished model folder anew, to another folder.
@@ -142,6 +149,7 @@ def export_run(
 
     Args:
         int8: whether model.int8.onnx is written as well; needs a .partial folder, whose source it is calibrated on.
+        cache: see `train`.
 
     Raises:
         ModelError: no such run, or no epoch of it is finished.
@@ -175,7 +183,7 @@ def export_run(
         seconds=checkpoint["seconds"],
         stopped=False,
     )
-    prepared = _restore(record, observer)
+    prepared = _restore(record, cache, observer)
     loaders = _loaders(prepared)
     with _new_folder(out, overwrite) as partial:
         shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)
@@ -200,13 +208,14 @@ def search_lr(
     *,
     layout: Layout | None = None,
     skip_bad: bool = False,
+    cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> LrSearch:
     """The learning-rate search of ``signsclf lr-find``: same arguments as `train`, nothing is kept."""
     observer = observer or Observer()
     planned = _plan(source, layout, recipe or Recipe(), observer)
     model = _network(planned, observer)
-    prepared = prepare(planned, skip_bad, observer)
+    prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
     learner = build_learner(_loaders(prepared), model, prepared.arch, prepared.recipe)
     return find_lr(learner, prepared.recipe, progress=lambda done, total: observer.progress("rates", done, total))
 
@@ -217,14 +226,15 @@ def _plan(source: str | Path | Source, layout: Layout | None, recipe: Recipe, ob
     return plan(found, recipe)
 
 
-def _restore(record: Record, observer: Observer) -> Prepared:
+def _restore(record: Record, cache: str | Path, observer: Observer) -> Prepared:
     """What a run was prepared from, read again.
 
     Raises:
         SourceError: the source has changed.
     """
     order = record.order
-    prepared = prepare(_plan(order.source, order.layout, record.recipe, observer), order.skip_bad, observer)
+    planned = _plan(order.source, order.layout, record.recipe, observer)
+    prepared = prepare(planned, order.skip_bad, observer, cache_folder(cache))
     if prepared.fingerprint != record.fingerprint:
         raise SourceError(f"{order.source}: its images have changed since the run began; start the training anew")
     return prepared

@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +17,7 @@ from PIL import Image
 
 from signsclf import images
 from signsclf.data import cache
-from signsclf.data.cache import decode_all, digest, fingerprint
+from signsclf.data.cache import cache_folder, decode_all, digest, fingerprint
 from signsclf.errors import SignsclfError
 
 
@@ -74,7 +81,8 @@ def test_a_large_array_is_mapped_and_the_same(source, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "IN_MEMORY_BYTES", 1000)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    large = decode_all(source, 12, scratch)
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    large = decode_all(source, 12)
     assert not isinstance(small.pixels, np.memmap)
     assert isinstance(large.pixels, np.memmap)
     assert np.array_equal(small.pixels, large.pixels)
@@ -88,7 +96,183 @@ def test_no_room_for_the_mapped_file_is_one_line(source, tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(SignsclfError, match=r"no room for .* GB .*No space left.*make room"):
-        decode_all(source, 12, tmp_path)
+        decode_all(source, 12)
+
+
+# -- the cache -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "a cache"
+
+
+def entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def same(one, other) -> bool:
+    return np.array_equal(one.pixels, other.pixels) and (one.digests, one.inputs, one.unreadable) == (
+        other.digests,
+        other.inputs,
+        other.unreadable,
+    )
+
+
+def test_a_second_run_decodes_nothing_and_reads_the_same(source, folder, monkeypatch):
+    first = decode_all(source, 12, folder)
+    assert same(first, decode_all(source, 12))
+    assert len(entries(folder)) == 1
+    monkeypatch.setattr(images, "decode", None)
+    second = decode_all(source, 12, folder)
+    assert isinstance(second.pixels, np.memmap)
+    assert same(first, second)
+    with pytest.raises(ValueError, match="read-only"):
+        first.pixels[0] = 1
+
+
+@pytest.mark.parametrize("change", ["content", "roi", "size", "order", "member"])
+def test_what_decides_the_pixels_makes_a_new_entry(source, folder, tmp_path, change):
+    decode_all(source, 12, folder)
+    size = 12
+    if change == "content":
+        # Of the same length, at a time that says nothing: as a tool that keeps times would.
+        before = Path(source["path"][0]).stat()
+        data = bytearray(Path(source["path"][0]).read_bytes())
+        Image.fromarray(np.zeros((11, 20, 3), np.uint8)).save(tmp_path / "black.png")
+        data = (tmp_path / "black.png").read_bytes().ljust(len(data), b"\0")[: len(data)]
+        Path(source["path"][0]).write_bytes(data)
+        os.utime(source["path"][0], ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif change == "roi":
+        source.loc[0, "roi"] = None
+        source.at[0, "roi"] = (0, 0, 4, 4)
+    elif change == "order":
+        source = source.iloc[::-1].reset_index(drop=True)
+    elif change == "member":
+        with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+            archive.write(source["path"][1], "in/one.png")
+    else:
+        size = 13
+    assert same(decode_all(source, size, folder), decode_all(source, size))
+    assert len(entries(folder)) == 2
+
+
+@pytest.mark.parametrize("harm", ["pixel", "short", "long", "index", "nonsense", "gone", "other table"])
+def test_a_damaged_entry_is_told_and_made_anew(source, folder, harm):
+    whole = decode_all(source, 12)
+    decode_all(source, 12, folder)
+    pixels, index = entries(folder)[0] / "pixels.bin", entries(folder)[0] / "index.json"
+    if harm == "pixel":
+        data = bytearray(pixels.read_bytes())
+        data[5] ^= 1
+        pixels.write_bytes(data)
+    elif harm == "short":
+        pixels.write_bytes(pixels.read_bytes()[:-1])
+    elif harm == "long":
+        pixels.write_bytes(pixels.read_bytes() + b"\0")
+    elif harm == "index":
+        index.write_text(index.read_text()[:-9])
+    elif harm == "nonsense":
+        index.write_text("[1, 2]")
+    elif harm == "gone":
+        pixels.unlink()
+    else:
+        index.write_text('{"digests": [], "inputs": [], "unreadable": {}}')
+    told = []
+    assert same(decode_all(source, 12, folder, say=told.append), whole)
+    assert len(told) == 1
+    assert "damaged" in told[0]
+    told.clear()
+    assert same(decode_all(source, 12, folder, say=told.append), whole)
+    assert told == []
+
+
+def test_two_at_once_both_read_the_same(source, folder):
+    whole = decode_all(source, 12)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: decode_all(source, 12, folder), range(24)))
+    assert all(same(one, whole) for one in found)
+    assert len(entries(folder)) == 1
+
+
+def test_killed_half_way_the_next_run_makes_it_anew(source, folder, tmp_path):
+    whole = decode_all(source, 12)
+    source.to_pickle(tmp_path / "table.pkl")
+    code = f"""
+import sys, time, pandas
+from pathlib import Path
+from signsclf import images
+from signsclf.data.cache import decode_all
+plain = images.decode
+def slow(*args):
+    print("decoding", flush=True)
+    time.sleep(60)
+images.decode = slow
+decode_all(pandas.read_pickle({str(tmp_path / "table.pkl")!r}), 12, Path({str(folder)!r}))
+"""
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert run.stdout.readline() == b"decoding\n"
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    run.stdout.close()
+    [abandoned] = entries(folder)
+    assert abandoned.suffix == ".tmp"
+    assert same(decode_all(source, 12, folder), whole)
+    assert len(entries(folder)) == 2
+    # A day later it is nobody's work any more, and the next entry's maker sweeps it away.
+    os.utime(abandoned, (time.time() - 2 * 86_400,) * 2)
+    decode_all(source, 13, folder)
+    assert not abandoned.exists()
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_without(source, folder, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    told = []
+    assert same(decode_all(source, 12, folder, say=told.append), decode_all(source, 12))
+    assert len(told) == 1
+    assert "No space left on device" in told[0]
+    assert entries(folder) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told(source, tmp_path):
+    (tmp_path / "file").write_text("")
+    told = []
+    decode_all(source, 12, tmp_path / "file" / "cache", say=told.append)
+    assert len(told) == 1
+    assert "cannot be written" in told[0]
+
+
+def test_the_entries_used_last_are_kept(source, folder, monkeypatch):
+    (folder / "mine").mkdir(parents=True)
+    monkeypatch.setattr(cache, "KEPT_BYTES", 7 * 3 * (8 * 8 + 9 * 9 + 10 * 10))
+    for size, age in ((8, 300), (9, 200)):
+        decode_all(source, size, folder)
+        newest = max((e for e in entries(folder) if e.name != "mine"), key=lambda e: (e / "index.json").stat().st_mtime)
+        os.utime(newest / "index.json", (time.time() - age,) * 2)
+    decode_all(source, 8, folder)  # used again, so that the other one is the oldest
+    decode_all(source, 10, folder)
+    decode_all(source, 11, folder)
+    sizes = {(e / "pixels.bin").stat().st_size // 21 for e in entries(folder) if e.name != "mine"}
+    assert sizes == {100, 121}
+    assert (folder / "mine").is_dir()
+
+
+def test_drawn_signs_are_not_kept(folder):
+    from signsclf.data.synthetic import table
+
+    drawn = table(per_class=1).iloc[:4]
+    decode_all(drawn.assign(roi=None), 12, folder)
+    assert not folder.exists()
+
+
+def test_the_folder_by_choice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cache_folder("off") is None
+    assert cache_folder("auto").name == "signsclf"
+    assert cache_folder("here") == tmp_path / "here"
 
 
 def test_progress_ends_at_all(source):
