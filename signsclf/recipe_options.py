@@ -20,6 +20,7 @@ HELP = {
     "weights": "Start from: imagenet, none, a .safetensors or .pth FILE, or a model folder.",
     "size": "Side in pixels that images are squashed to.",
     "epochs": "Epochs with all layers trained.",
+    "samples": "Images to draw in all, where --epochs is unset.",
     "freeze_epochs": "Epochs before them with the head alone.",
     "batch_size": "Images a step.",
     "lr": "Highest learning rate, or auto for a search first.",

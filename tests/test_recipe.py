@@ -63,7 +63,7 @@ def test_presets_survive_json_and_resolve(name):
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(SignsclfError, match="'slow' is none of transfer, fast, photos"):
+    with pytest.raises(SignsclfError, match="'slow' is none of transfer, fast, best, photos"):
         preset("slow")
 
 

@@ -223,8 +223,8 @@ class Course(Callback):
             matrix = confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1])
             row["accuracy"] = float(np.trace(matrix) / matrix.sum())
             row["macro_f1"] = macro_f1(matrix)
-        # Without validation images nothing is chosen: the last epoch stands.
-        score = row["macro_f1"]
+        # Without validation images nothing is chosen: the last epoch stands. Small sets often end in ties.
+        score = None if row["macro_f1"] is None else [row["macro_f1"], -row["valid_loss"]]
         if self.best is None or score is None or score > self.best["score"]:
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
             self.best = {"epoch": row["epoch"], "score": score, "state": state}

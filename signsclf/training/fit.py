@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import ctypes
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +28,8 @@ from signsclf.training.loaders import mix_seed
 
 # Phases 0 and 1 train; the search draws its own batches.
 _SEARCH_PHASE = 1_000
+# mallopt's names in malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # On fewer the methods still answer, with whatever rate the search began or broke off at.
 _FEWEST_POINTS = 10
 
@@ -204,7 +208,12 @@ class Fit:
         if course.lr is None:
             course.lr = self._search(on_search) if self.recipe.lr == AUTO_LR else float(self.recipe.lr)
         callbacks = [*_precision_callbacks(self.recipe), course, *([self.average] if self.average else [])]
-        with _flushed_denormals(), learner.no_logging(), learner.removed_cbs(learner._grab_cbs(Recorder)):
+        with (
+            _flushed_denormals(),
+            kept_memory(),
+            learner.no_logging(),
+            learner.removed_cbs(learner._grab_cbs(Recorder)),
+        ):
             while course.phase < len(course.n_epochs) and not course.stopped:
                 if course.n_epochs[course.phase]:
                     self._run_phase(callbacks)
@@ -254,6 +263,27 @@ class Fit:
         if on_search is not None:
             on_search(search)
         return search.suggestions["valley"] or search.suggestions["minimum"] or 1e-3
+
+
+@contextlib.contextmanager
+def kept_memory() -> Iterator[None]:
+    """What a step frees stays with the process for the next step meanwhile (glibc only).
+
+    Else every activation over the C library's threshold is mapped anew each time, and the system clears its pages: a
+    third of the step of a small network at 32 px. On leaving, the library's defaults hold again.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is None or not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
+        yield
+        return
+    library.mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the highest that is taken
+    library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        library.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
+        library.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+        library.malloc_trim(0)
 
 
 @contextlib.contextmanager
