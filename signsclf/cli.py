@@ -21,6 +21,7 @@ from signsclf.terminal import Stopped, quiet_pipe, stop_on_signals, tell
 MODULES = {
     "train": "cli_train",
     "lr-find": "cli_train",
+    "compare": "cli_compare",
     "evaluate": "cli_judge",
     "predict": "cli_predict",
     "export": "cli_model",

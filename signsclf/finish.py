@@ -87,7 +87,7 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
     run = folder / modelfolder.RUN
     _write_run(trained, run, targets[train_rows])
 
-    model = architectures.create(arch, len(classes))
+    model = architectures.create(arch, len(classes), recipe.size)
     model.load_state_dict(trained.result.state)
     model = model.cpu().float().eval()
     temperature, threshold, calibration = 1.0, None, None
@@ -121,7 +121,7 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
         licence=_licence(recipe),
         readers=readers(model, arch, len(classes), gate_pixels[:2]),
         classifier=classifier_weight,
-        fixed_input_size=arch.fixed_size,
+        fixed_input_size=arch.fixed_size or arch.one_size,
     )
     modelfolder.write_config(folder, config)
     modelfolder.write_sums(folder)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from signsclf.data.table import Source
     from signsclf.prepare import Prepared
     from signsclf.training.callbacks import BatchDone, EpochDone
+    from signsclf.training.direct import DirectFit
     from signsclf.training.fit import Fit
 
 
@@ -26,7 +27,7 @@ class Observer:
     def plan(self, prepared: Prepared, seconds: float) -> None:
         """Training is about to begin and is estimated to take so long; 0 where a resumed run is not estimated."""
 
-    def fitting(self, fit: Fit | None) -> None:
+    def fitting(self, fit: Fit | DirectFit | None) -> None:
         """Training begins, and ``fit.stop()`` would end it in good order; None when it is over."""
 
     def progressed(self, event: BatchDone | EpochDone) -> None:

@@ -17,7 +17,8 @@ from signsclf.data.split import Split, group_repeats, hold_out
 from signsclf.data.table import Source, apply_crop
 from signsclf.errors import BadImageError, SignsclfError, SourceError
 from signsclf.observer import Observer
-from signsclf.recipe import Crop, Facts, Flip, Recipe, SplitBy, choose_arch, resolve
+from signsclf.recipe import Crop, Flip, Recipe, SplitBy
+from signsclf.resolve import Facts, choose_arch, resolve
 from signsclf.training import architectures
 from signsclf.training.learner import choose_device, has_bf16
 
@@ -78,8 +79,9 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     if len(source.classes) < 2:
         raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
     modelfolder.check_classes(source.classes)
-    recipe, reasons = choose_arch(recipe, is_drawn)
-    if recipe.weights not in ("none", "imagenet") and Path(recipe.weights).expanduser().is_dir():
+    side = median_side(table["path"].tolist())
+    recipe, reasons = choose_arch(recipe, is_drawn, len(table), side)
+    if recipe.weights not in (None, "none", "imagenet") and Path(recipe.weights).expanduser().is_dir():
         # A folder of weights decides the architecture where the user did not.
         config = modelfolder.read_config(Path(recipe.weights).expanduser())
         if "arch" in reasons:
@@ -91,10 +93,13 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         n_train=len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction))),
         is_gtsrb=source.is_gtsrb,
         is_drawn=is_drawn,
-        median_side=_median_side(table["path"].tolist()),
+        median_side=side,
         native_size=arch.native_size,
         device=device,
         has_bf16=has_bf16(device),
+        smallest_size=arch.smallest_size,
+        largest_size=arch.largest_size,
+        trainer=arch.trainer,
     )
     recipe, more = resolve(recipe, facts)
     _refuse_flip(recipe.flip, source.classes)
@@ -106,11 +111,14 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     return Plan(source, recipe, arch, {**reasons, **more})
 
 
-def prepare(planned: Plan, skip_bad: bool, observer: Observer, cache: Path | None = None) -> Prepared:
+def prepare(
+    planned: Plan, skip_bad: bool, observer: Observer, cache: Path | None = None, split: Split | None = None
+) -> Prepared:
     """Decodes and splits.
 
     Args:
         cache: see `signsclf.data.cache.decode_all`.
+        split: of the same source and ``skip_bad``, to be kept to; None splits here.
 
     Raises:
         BadImageError: images are unreadable and ``skip_bad`` is off.
@@ -143,13 +151,15 @@ def prepare(planned: Plan, skip_bad: bool, observer: Observer, cache: Path | Non
             raise SourceError(f"{source.root}: no image of class {min(lost)!r} can be read; add some")
     names = [source.relative(path) for path in table["path"]]
     mark = fingerprint(names, table["label"].tolist(), decoded.digests)
-    split = hold_out(group_repeats(table, decoded.inputs), recipe.split_by, recipe.valid_fraction, recipe.seed)
+    if split is None:
+        split = hold_out(group_repeats(table, decoded.inputs), recipe.split_by, recipe.valid_fraction, recipe.seed)
     _say_split(split, recipe, observer)
     source = replace(source, table=split.table, roi_sizes=(None,) * len(table))
     return Prepared(source, recipe, planned.arch, planned.reasons, split, decoded, skipped, mark)
 
 
-def _median_side(paths: list[str]) -> float:
+def median_side(paths: list[str]) -> float:
+    """Median over a sample of the geometric mean of width and height, in pixels."""
     step = max(1, len(paths) // _SIZES_SAMPLED)
     sides = []
     for path in paths[::step]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -67,6 +66,21 @@ class Optimizer(str, Enum):
     SGD = "sgd"
 
 
+class BatchNorm(str, Enum):
+    """What becomes of batch-norm's statistics while all layers train."""
+
+    TRAIN = "train"  # taken from each batch, and averaged
+    KEEP = "keep"  # as the starting weights bring them
+
+
+class Trainer(str, Enum):
+    """What fits an architecture."""
+
+    GRADIENT = "gradient"  # torch's gradients
+    LEAST_SQUARES = "least squares"  # a linear system, solved
+    NUMPY = "NumPy"  # gradients written out by hand
+
+
 class Device(str, Enum):
     """Where training runs."""
 
@@ -80,20 +94,24 @@ AUTO_LR = "auto"
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights. A field that is None is chosen from the data by `resolve`.
+    """All that decides the weights. A field that is None is chosen from the data by `signsclf.resolve.resolve`.
 
     Attributes:
-        arch: name of an architecture: ``signnet``, one of torchvision's that fastai knows, or any of timm's.
+        arch: name of an architecture: one of the package's own (`LADDER` has them), of torchvision's that fastai
+            knows, or of timm's.
         weights: where training starts: ``imagenet``, ``none``, a weights file, or a model folder.
         size: side of the square that images are squashed to, in pixels, 8 to 1024.
         epochs: epochs with all layers trained, 0 to 10,000.
         samples: images to draw in all, 1 to 1e12, from which ``epochs`` follows where that is unset.
         freeze_epochs: epochs before them in which only the head is trained, 0 to 1,000.
         batch_size: images a step, 2 to 8,192.
-        lr: the highest learning rate of the one-cycle schedule, or ``auto`` for a learning-rate search first.
+        lr: the highest learning rate of the one-cycle schedule, or ``auto`` for a learning-rate search first; stays
+            None for least squares, as ``optimizer`` does.
         lr_ratio: the head's learning rate over the first layers', at least 1; 1 from scratch.
         optimizer: the update rule.
-        weight_decay: decoupled weight decay, 0 to 1.
+        weight_decay: decoupled weight decay, 0 to 1; for least squares the ridge penalty an image.
+        batch_norm: whether batch-norm's statistics are those of each batch or stay those of the starting weights; while
+            only the head is trained they stay in any case.
         label_smoothing: share of the target spread over all classes, 0 to 0.5.
         ema_decay: decay a step of the exponential moving average of the weights that is judged and kept; 0 is off.
         balance: how often rare classes are drawn.
@@ -119,6 +137,7 @@ class Recipe:
     lr_ratio: float | None = None
     optimizer: Optimizer | None = None
     weight_decay: float | None = None
+    batch_norm: BatchNorm | None = None
     label_smoothing: float = 0.1
     ema_decay: float | None = None
     balance: Balance = Balance.SQRT
@@ -213,6 +232,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 _WHOLE = {"size", "epochs", "samples", "freeze_epochs", "batch_size", "patience", "seed"}
 _CHOICES: dict[str, type[Enum]] = {
     "optimizer": Optimizer,
+    "batch_norm": BatchNorm,
     "balance": Balance,
     "augment": Augment,
     "flip": Flip,
@@ -222,7 +242,7 @@ _CHOICES: dict[str, type[Enum]] = {
     "device": Device,
 }
 
-# What `resolve` chooses may be left unset; the other fields have a default that holds for all data.
+# What `signsclf.resolve.resolve` chooses may be left unset; the other fields have a default that holds for all data.
 _UNSET = {field.name for field in dataclasses.fields(Recipe) if field.default is None}
 
 
@@ -250,7 +270,28 @@ def photos() -> Recipe:
     return Recipe(arch="tf_efficientnet_lite0", weights="imagenet", balance=Balance.SQRT, flip=Flip.ALWAYS)
 
 
-PRESETS = {"transfer": transfer, "fast": fast, "best": best, "photos": photos}
+def small_photos() -> Recipe:
+    """The small net of `fast` for small photos such as CIFAR-10's: mirrored."""
+    return Recipe(arch="signnet", weights="none", size=32, flip=Flip.ALWAYS)
+
+
+PRESETS = {"transfer": transfer, "fast": fast, "best": best, "photos": photos, "small-photos": small_photos}
+
+LADDER = (
+    "linear-regression",
+    "logistic-regression",
+    "perceptron",
+    "numpy-mlp",
+    "mlp",
+    "simple-cnn",
+    "alexnet",
+    "vgg16_bn",
+    "resnet18",
+    "resnet34",
+    "tf_efficientnet_lite0",
+    "signnet",
+)
+"""Architectures from the simplest up: the rungs that ``signsclf compare`` climbs."""
 
 
 def preset(name: str) -> Recipe:
@@ -262,139 +303,3 @@ def preset(name: str) -> Recipe:
     if name not in PRESETS:
         raise SignsclfError(f"--recipe: {name!r} is none of {', '.join(PRESETS)}")
     return PRESETS[name]()
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What `resolve` knows of the data and the machine.
-
-    Attributes:
-        n_train: training images.
-        is_gtsrb: whether the classes are GTSRB's.
-        is_drawn: whether the images are drawn by the package.
-        median_side: median of the geometric mean of width and height, in pixels.
-        native_size: side in pixels that the architecture's pretrained weights were made for; None for small nets.
-        device: where training will run.
-        has_bf16: whether that device multiplies bf16 matrices in hardware.
-    """
-
-    n_train: int
-    is_gtsrb: bool
-    is_drawn: bool
-    median_side: float
-    native_size: int | None
-    device: Device
-    has_bf16: bool
-
-
-def choose_arch(recipe: Recipe, is_drawn: bool) -> tuple[Recipe, dict[str, str]]:
-    """The recipe with architecture and starting weights chosen, and the reasons by field.
-
-    Comes before `resolve`, whose `Facts` need to know the architecture.
-    """
-    changes: dict[str, tuple[Any, str]] = {}
-    arch = recipe.arch
-    if arch is None:
-        if is_drawn:
-            arch = "signnet"
-            changes["arch"] = (arch, "signs drawn by the package: a small net, nothing to download")
-        else:
-            arch = "resnet34"
-            changes["arch"] = (arch, "the default")
-    if recipe.weights is None:
-        own = arch == "signnet"
-        changes["weights"] = ("none", f"{arch} has no pretrained weights") if own else ("imagenet", "the default")
-    return _applied(recipe, changes)
-
-
-def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
-    """A recipe with every field set, and for each field chosen here the reason, by field name.
-
-    Raises:
-        SignsclfError: a field that the data or the device cannot take.
-    """
-    changes: dict[str, tuple[Any, str]] = {}
-    pretrained = recipe.weights != "none"
-
-    def choose(name: str, value: Any, reason: str) -> None:
-        if getattr(recipe, name) is None:
-            changes[name] = (value, reason)
-
-    if pretrained and facts.native_size is not None and facts.median_side >= 0.6 * facts.native_size:
-        choose("size", facts.native_size, "what the pretrained weights were made for")
-    elif pretrained and facts.native_size is not None:
-        size = min(facts.native_size, max(64, 32 * round(2 * facts.median_side / 32)))
-        choose("size", size, f"pretrained weights want more than the images' median of {facts.median_side:.0f} px")
-    else:
-        size = 32 if facts.median_side < 56 else 64 if facts.median_side < 112 else 128
-        choose("size", size, f"the images' median is {facts.median_side:.0f} px")
-    size = recipe.size or changes["size"][0]
-
-    def choose_samples(value: int, reason: str) -> None:
-        if recipe.epochs is None:
-            choose("samples", value, reason)
-        else:
-            choose("samples", max(1, recipe.epochs) * facts.n_train, "what --epochs comes to")
-
-    big = size >= 160
-    choose("batch_size", 32 if big else 64 if size >= 64 or facts.n_train < 2_000 else 128, f"{size} px")
-    batch = recipe.batch_size or changes["batch_size"][0]
-    if facts.n_train < batch:
-        whole = max(2, facts.n_train)
-        changes["batch_size"] = (whole, f"there are but {facts.n_train} training images")
-        batch = whole
-    if pretrained:
-        near = recipe.weights == "imagenet" and not facts.is_gtsrb
-        choose_samples(max(4_000, 4 * facts.n_train), "pretrained: 4,000 images, or each four times")
-        longest = 12
-        if recipe.weights == "imagenet":
-            choose("freeze_epochs", 1 if facts.n_train > 3_000 else 2, "the new head first")
-        else:
-            choose("freeze_epochs", 0, "weights of one's own: all layers from the start")
-        rate = 2e-3 if recipe.weights == "imagenet" else 1e-3
-        choose("lr", rate, "pretrained, Adam")
-        if near:
-            choose("lr_ratio", 100.0, "ImageNet's first layers suit photos: a hundredth of the head's rate")
-        else:
-            choose("lr_ratio", 5.0, "the weights come from other pictures: all layers have to move")
-        choose("optimizer", Optimizer.ADAM, "pretrained")
-        choose("weight_decay", 0.01, "pretrained, Adam")
-    else:
-        choose_samples(max(240_000, 6 * facts.n_train), "from scratch: 240,000 images, or each six times")
-        longest = 60
-        choose("freeze_epochs", 0, "from scratch")
-        if recipe.freeze_epochs:
-            raise SignsclfError("--freeze-epochs: from scratch there is nothing worth freezing; leave it out")
-        sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch == "signnet")
-        choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, "from scratch")
-        choose("lr", 0.2 * min(1.0, batch / 128) if sgd else 2e-3, "from scratch")
-        choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
-        choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
-    samples = recipe.samples or changes["samples"][0]
-    epochs = min(longest, math.ceil(samples / facts.n_train))
-    choose("epochs", epochs, f"{samples:,} images in all, of {facts.n_train:,} training images")
-    steps = (recipe.epochs if recipe.epochs is not None else epochs) * (facts.n_train // batch)
-    decay = round(max(0.0, min(0.998, 1 - 20 / max(1, steps))), 4)
-    choose("ema_decay", decay if steps >= 50 else 0.0, f"a twentieth of {steps:,} steps")
-    if facts.is_gtsrb:
-        choose("flip", Flip.MAP, "GTSRB: mirrored where the mirrored sign is a sign")
-    else:
-        choose("flip", Flip.NEVER, "the default: a mirrored picture can mean something else")
-    if recipe.flip is Flip.MAP and not facts.is_gtsrb:
-        raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
-    if facts.has_bf16:
-        choose("precision", Precision.BF16, f"this {facts.device.value} multiplies bf16 in hardware")
-    elif facts.device is Device.CUDA:
-        choose("precision", Precision.FP16, "this GPU has no bf16")
-    else:
-        choose("precision", Precision.FP32, f"this {facts.device.value} has no bf16 units")
-    precision = recipe.precision or changes["precision"][0]
-    if precision is Precision.FP16 and facts.device is not Device.CUDA:
-        raise SignsclfError(f"--precision fp16: it needs CUDA, and this runs on {facts.device.value}; use bf16 or fp32")
-    choose("device", facts.device, "found on this machine")
-    return _applied(recipe, changes)
-
-
-def _applied(recipe: Recipe, changes: dict[str, tuple[Any, str]]) -> tuple[Recipe, dict[str, str]]:
-    values = {name: value for name, (value, _) in changes.items()}
-    return recipe.replace(**values), {name: reason for name, (_, reason) in changes.items()}

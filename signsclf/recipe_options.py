@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -16,7 +16,7 @@ from signsclf.errors import SignsclfError
 from signsclf.recipe import AUTO_LR, PRESETS, Device, Recipe, preset
 
 HELP = {
-    "arch": "Architecture: signnet, one of torchvision's, or any timm name.",
+    "arch": "Architecture: a rung of the ladder, one of torchvision's, or any timm name.",
     "weights": "Start from: imagenet, none, a .safetensors or .pth FILE, or a model folder.",
     "size": "Side in pixels that images are squashed to.",
     "epochs": "Epochs with all layers trained.",
@@ -27,6 +27,7 @@ HELP = {
     "lr_ratio": "The head's learning rate over the first layers'.",
     "optimizer": "Update rule.",
     "weight_decay": "Decoupled weight decay.",
+    "batch_norm": "Statistics of each batch, or those of the starting weights.",
     "label_smoothing": "Share of the target spread over all classes.",
     "ema_decay": "Decay of the averaged weights; 0 is off.",
     "balance": "How often images of rare classes are drawn.",
@@ -43,16 +44,20 @@ HELP = {
 _Device = Enum("Device", {"AUTO": "auto", **{d.name: d.value for d in Device}}, type=str)
 
 
-def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command that takes ``recipe`` one option for each field of `Recipe`, and ``--recipe`` for the preset."""
+def recipe_options(command: Callable[..., None], fields: Sequence[str] | None = None) -> Callable[..., None]:
+    """Gives a command that takes ``recipe`` one option for each field of `Recipe`, and ``--recipe`` for the preset.
+
+    Args:
+        fields: those that get an option; with them there is no ``--recipe``, since a preset sets others too.
+    """
     plain = inspect.signature(command)
     hints = typing.get_type_hints(command, include_extras=True)
-    names = [field.name for field in dataclasses.fields(Recipe)]
+    names = fields or [field.name for field in dataclasses.fields(Recipe)]
 
     @functools.wraps(command)
     def with_options(**values: Any) -> None:
         chosen = {name: values.pop(name) for name in names}
-        name = values.pop("preset_name")
+        name = values.pop("preset_name", None)
         command(recipe=build_recipe(name, chosen), **values)
 
     kept = [
@@ -66,7 +71,7 @@ def recipe_options(command: Callable[..., None]) -> Callable[..., None]:
         default=typer.Option(None, "--recipe", help=f"Start from a preset: {', '.join(PRESETS)}."),
         annotation=str | None,
     )
-    with_options.__signature__ = plain.replace(parameters=[*kept, given, *map(_option, names)])
+    with_options.__signature__ = plain.replace(parameters=[*kept, *([given] if fields is None else []), *map(_option, names)])
     with_options.__annotations__ = {p.name: p.annotation for p in with_options.__signature__.parameters.values()}
     return with_options
 

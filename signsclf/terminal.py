@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from signsclf.data.table import Source
     from signsclf.prepare import Prepared
     from signsclf.training.callbacks import BatchDone, EpochDone
+    from signsclf.training.direct import DirectFit
     from signsclf.training.fit import Fit
 
 _LONG_HOURS = 1.0
@@ -92,7 +93,7 @@ class TerminalObserver(Observer):
     def __init__(self) -> None:
         self.bar = Bar()
         self.signal: int | None = None
-        self._fit: Fit | None = None
+        self._fit: Fit | DirectFit | None = None
 
     def say(self, line: str) -> None:
         self.bar.close()
@@ -125,7 +126,7 @@ class TerminalObserver(Observer):
             half = recipe.epochs // 2 or 1
             self.say(f"  that is long: --recipe fast trains a small net in minutes, --epochs {half} halves it")
 
-    def fitting(self, fit: Fit | None) -> None:
+    def fitting(self, fit: Fit | DirectFit | None) -> None:
         self._fit = fit
         if fit is None:
             self.bar.close()

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastai.data.core import DataLoaders
 from torch import nn
 
 from signsclf import modelfolder
@@ -27,7 +28,7 @@ from signsclf.judging import plots
 from signsclf.judging.canvas import write_whole
 from signsclf.observer import Observer
 from signsclf.prepare import Plan, Prepared, plan, prepare
-from signsclf.recipe import Device, Flip, Recipe
+from signsclf.recipe import Device, Flip, Recipe, Trainer
 from signsclf.runfolder import (
     Order,
     Record,
@@ -41,6 +42,7 @@ from signsclf.runfolder import (
 from signsclf.training import architectures
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.callbacks import read_checkpoint
+from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
 from signsclf.training.fit import Fit, FitResult, LrSearch, estimate_seconds, find_lr
 from signsclf.training.learner import build_learner
 from signsclf.training.loaders import dataloaders, mix_seed, planned_draws
@@ -99,10 +101,15 @@ def train(
     out = Path(out).expanduser().absolute()
     refuse_taken(out, overwrite)
     planned = _plan(source, layout, recipe or Recipe(), observer)
-    model = _network(planned, observer)
+    model = build_network(planned, observer)
     prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
     order = Order(planned.source.origin, planned.source.layout, skip_bad, accept_error, overwrite, int8)
-    partial = make_partial(out, overwrite)
+    return begin(order, prepared, model, out, observer)
+
+
+def begin(order: Order, prepared: Prepared, model: nn.Module, out: Path, observer: Observer) -> Outcome:
+    """The second half of `train`: makes the run's folder, trains ``model``, see `build_network`, and finishes."""
+    partial = make_partial(out, order.overwrite)
     _record(partial, order, prepared)
     return _run(order, prepared, model, partial, observer, None)
 
@@ -130,7 +137,7 @@ def resume(
     checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
     observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
     prepared = _restore(record, cache, observer)
-    model = _network(prepared, observer, fresh=checkpoint is None)
+    model = build_network(prepared, observer, fresh=checkpoint is None)
     return _run(order, prepared, model, partial, observer, checkpoint)
 
 
@@ -214,7 +221,9 @@ def search_lr(
     """The learning-rate search of ``signsclf lr-find``: same arguments as `train`, nothing is kept."""
     observer = observer or Observer()
     planned = _plan(source, layout, recipe or Recipe(), observer)
-    model = _network(planned, observer)
+    if planned.arch.trainer is not Trainer.GRADIENT:
+        raise SignsclfError(f"--arch {planned.arch.name}: not trained by torch's gradients, so no rate can be searched")
+    model = build_network(planned, observer)
     prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
     learner = build_learner(_loaders(prepared), model, prepared.arch, prepared.recipe)
     return find_lr(learner, prepared.recipe, progress=lambda done, total: observer.progress("rates", done, total))
@@ -250,20 +259,37 @@ def _run(
 ) -> Outcome:
     recipe = prepared.recipe
     loaders = _loaders(prepared)
-    learner = build_learner(loaders, model, prepared.arch, recipe)
-    observer.plan(prepared, 0.0 if checkpoint else estimate_seconds(learner, model, recipe))
+    fit, seconds = _fitter(prepared, loaders, model, partial, observer, checkpoint)
+    observer.plan(prepared, seconds)
     classes = prepared.source.classes
     shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
     run = partial / modelfolder.RUN
     (run / "plots").mkdir(parents=True, exist_ok=True)
     plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png")
-    fit = Fit(learner, model, recipe, partial, observer.progressed, checkpoint)
     observer.fitting(fit)
     result = fit.run(on_search=lambda search: write_search(search, run))
     observer.fitting(None)
     if result.stopped:
         return Outcome(partial, order.source, True, None)
     return _finish(order, prepared, result, planned_draws(loaders, loaders.c), partial, observer)
+
+
+def _fitter(
+    prepared: Prepared,
+    loaders: DataLoaders,
+    model: nn.Module,
+    partial: Path,
+    observer: Observer,
+    checkpoint: dict[str, Any] | None,
+) -> tuple[Fit | DirectFit, float]:
+    """What will train the network, and the seconds that it is estimated to take; 0 where that is not estimated."""
+    recipe, trainer = prepared.recipe, prepared.arch.trainer
+    if trainer is not Trainer.GRADIENT:
+        kind = LeastSquares if trainer is Trainer.LEAST_SQUARES else NumpyFit
+        return kind(loaders, model, recipe, observer.progressed), 0.0
+    learner = build_learner(loaders, model, prepared.arch, recipe)
+    seconds = 0.0 if checkpoint else estimate_seconds(learner, model, recipe)
+    return Fit(learner, model, recipe, partial, observer.progressed, checkpoint), seconds
 
 
 def _finish(
@@ -291,10 +317,16 @@ def _finish(
     return Outcome(out, order.source, False, metrics)
 
 
-def _network(prepared: Plan | Prepared, observer: Observer, fresh: bool = True) -> nn.Module:
+def build_network(prepared: Plan | Prepared, observer: Observer, fresh: bool = True) -> nn.Module:
+    """The network of a plan at its seed, with the weights that it starts from unless it is to go on with others.
+
+    Raises:
+        SignsclfError: the recipe's size does not suit it.
+        ModelError: the weights cannot be had or do not fit.
+    """
     recipe, classes = prepared.recipe, prepared.source.classes
     torch.manual_seed(mix_seed(recipe.seed))
-    model = architectures.create(prepared.arch, len(classes))
+    model = architectures.create(prepared.arch, len(classes), recipe.size)
     architectures.refuse_size(model, prepared.arch, recipe.size)
     if fresh:
         told = architectures.load_weights(model, prepared.arch, len(classes), recipe.weights, classes)
@@ -302,7 +334,7 @@ def _network(prepared: Plan | Prepared, observer: Observer, fresh: bool = True) 
     return model
 
 
-def _loaders(prepared: Prepared):
+def _loaders(prepared: Prepared) -> DataLoaders:
     recipe, classes = prepared.recipe, prepared.source.classes
     mirror = None
     if recipe.flip is Flip.MAP:

@@ -21,6 +21,7 @@ COMMANDS = [
     ["train"],
     ["lr-find"],
     ["evaluate"],
+    ["compare"],
     ["predict"],
     ["export"],
     ["reload"],

@@ -14,6 +14,7 @@ ROOT = Path(signsclf.__file__).parent
 LAYERS = [
     ["signsclf", "errors", "choices"],
     ["recipe", "images", "modelconfig", "observer"],
+    ["resolve"],
     ["data.*", "judging.*", "modelfolder"],
     ["runfolder", "listing", "writers", "training.*"],
     ["predict", "prepare"],
@@ -22,6 +23,7 @@ LAYERS = [
     ["quantize", "evaluate"],
     ["finish"],
     ["train"],
+    ["compare"],
     ["options", "recipe_options", "terminal", "cli_*", "cli"],
     ["__main__"],
 ]
@@ -33,6 +35,7 @@ LIGHT = {
     "errors": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
     "choices": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
     "recipe": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
+    "resolve": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
     "observer": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
     "options": {"numpy", "PIL", "onnxruntime", "rich"},
     "terminal": {"numpy", "PIL", "onnxruntime", "rich"},
@@ -40,7 +43,7 @@ LIGHT = {
     "recipe_options": {"numpy", "PIL", "onnxruntime", "rich"},
     **{
         f"cli_{name}": {"numpy", "PIL", "onnxruntime", "rich"}
-        for name in ("data", "judge", "model", "predict", "train")
+        for name in ("compare", "data", "judge", "model", "predict", "train")
     },
     "images": {"onnxruntime", "typer", "rich"},
     "modelconfig": {"numpy", "PIL", "onnxruntime", "typer", "rich"},

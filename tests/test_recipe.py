@@ -12,15 +12,13 @@ from signsclf.recipe import (
     Augment,
     Balance,
     Device,
-    Facts,
     Flip,
     Optimizer,
     Precision,
     Recipe,
-    choose_arch,
     preset,
-    resolve,
 )
+from signsclf.resolve import Facts, choose_arch, resolve
 
 SIGNS = Facts(30_000, True, False, 40.0, None, Device.CPU, True)
 PHOTOS = Facts(700, False, False, 230.0, 224, Device.CPU, False)
@@ -31,7 +29,7 @@ def facts(**changes) -> Facts:
 
 
 def settled(recipe: Recipe, known: Facts = PHOTOS) -> tuple[Recipe, dict[str, str]]:
-    chosen, reasons = choose_arch(recipe, known.is_drawn)
+    chosen, reasons = choose_arch(recipe, known.is_drawn, known.n_train, known.median_side)
     resolved, more = resolve(chosen, known)
     return resolved, {**reasons, **more}
 
@@ -63,7 +61,7 @@ def test_presets_survive_json_and_resolve(name):
 
 
 def test_unknown_preset_names_the_known_ones():
-    with pytest.raises(SignsclfError, match="'slow' is none of transfer, fast, best, photos"):
+    with pytest.raises(SignsclfError, match="'slow' is none of transfer, fast, best, photos, small-photos"):
         preset("slow")
 
 
@@ -169,7 +167,7 @@ def test_what_the_user_set_stays():
 
 
 def test_the_architecture_without_pretrained_weights_starts_from_none():
-    assert settled(Recipe(arch="signnet"))[0].weights == "none"
+    assert settled(Recipe(arch="signnet"), facts(native_size=None))[0].weights == "none"
     assert settled(Recipe())[0].weights == "imagenet"
     assert settled(Recipe(), facts(is_drawn=True))[0].arch == "signnet"
 

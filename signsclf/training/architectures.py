@@ -9,7 +9,6 @@ import importlib.util
 import os
 import socket
 import urllib.parse
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -17,13 +16,15 @@ from pathlib import Path
 
 import timm
 import torch
-from fastai.layers import ConvLayer, ResBlock
+import torchvision
 from fastai.vision import models as fastai_models
 from fastai.vision.learner import model_meta
 from torch import nn
 
 from signsclf import modelfolder
 from signsclf.errors import ModelError, SignsclfError
+from signsclf.recipe import Trainer
+from signsclf.training.networks import OWN
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -55,6 +56,10 @@ class Architecture:
         mean, std: of the channels, in 0 to 1, as its pretrained weights expect.
         native_size: side in pixels that those weights were made for; None where there are none.
         fixed_size: whether it runs at that size only.
+        smallest_size: side in pixels below which it does not run, as far as its makers say.
+        largest_size: side in pixels above which it is not built; None where there is no such bound.
+        one_size: whether weights serve one size alone, chosen when it is built.
+        trainer: what fits it.
     """
 
     name: str
@@ -64,6 +69,10 @@ class Architecture:
     std: tuple[float, float, float]
     native_size: int | None
     fixed_size: bool
+    smallest_size: int = 1
+    largest_size: int | None = None
+    one_size: bool = False
+    trainer: Trainer = Trainer.GRADIENT
 
 
 def find(name: str) -> Architecture:
@@ -72,15 +81,29 @@ def find(name: str) -> Architecture:
     Raises:
         SignsclfError: no such architecture; the message names near ones.
     """
-    if name in _OWN:
-        return Architecture(name, "", Family.OWN, IMAGENET_MEAN, IMAGENET_STD, None, False)
+    if name in OWN:
+        own = OWN[name]
+        return Architecture(
+            name,
+            "",
+            Family.OWN,
+            IMAGENET_MEAN,
+            IMAGENET_STD,
+            None,
+            False,
+            own.smallest_size,
+            own.largest_size,
+            not own.any_size,
+            own.trainer,
+        )
     if name in _FROM_FASTAI:
-        own = hasattr(fastai_models.xresnet, name)
-        family = Family.FASTAI if own else Family.TORCHVISION
-        return Architecture(name, "", family, IMAGENET_MEAN, IMAGENET_STD, None if own else 224, False)
+        if hasattr(fastai_models.xresnet, name):
+            return Architecture(name, "", Family.FASTAI, IMAGENET_MEAN, IMAGENET_STD, None, False)
+        smallest = max(torchvision.models.get_model_weights(name).DEFAULT.meta["min_size"])
+        return Architecture(name, "", Family.TORCHVISION, IMAGENET_MEAN, IMAGENET_STD, 224, False, smallest)
     base, _, tag = name.partition(".")
     if ":" in name or "/" in name or not timm.is_model(base):
-        known = [*_OWN, *_FROM_FASTAI, *timm.list_models()]
+        known = [*OWN, *_FROM_FASTAI, *timm.list_models()]
         near = difflib.get_close_matches(base, known, 3) or ["resnet34", "signnet", _LITE0]
         raise SignsclfError(f"--arch: {name!r} is not known; near it are {', '.join(near)}")
     try:
@@ -91,13 +114,24 @@ def find(name: str) -> Architecture:
     if config is None:
         return Architecture(base, tag, Family.TIMM, IMAGENET_MEAN, IMAGENET_STD, None, False)
     native = config.input_size[-1]
-    return Architecture(base, tag, Family.TIMM, config.mean, config.std, native, bool(config.fixed_input_size))
+    smallest = max(config.min_input_size[1:]) if config.min_input_size else 1
+    fixed = bool(config.fixed_input_size)
+    return Architecture(base, tag, Family.TIMM, config.mean, config.std, native, fixed, smallest)
 
 
-def create(arch: Architecture, n_classes: int) -> nn.Module:
-    """The whole network, randomly initialised from torch's generator, with ``n_classes`` outputs."""
+def create(arch: Architecture, n_classes: int, size: int = 32) -> nn.Module:
+    """The whole network, randomly initialised from torch's generator, with ``n_classes`` outputs.
+
+    Args:
+        size: side in pixels of its images, which some of the package's own networks are built for.
+
+    Raises:
+        ModelError: it is not built for images of that size.
+    """
     if arch.family is Family.OWN:
-        return _OWN[arch.name](n_classes)
+        if not arch.smallest_size <= size <= arch.largest_size:
+            raise ModelError(f"--size {size}: {arch.name} is built for {arch.smallest_size} to {arch.largest_size} px")
+        return OWN[arch.name].build(n_classes, size)
     if arch.family is Family.FASTAI:
         return _FROM_FASTAI[arch.name](n_out=n_classes)
     if arch.family is Family.TORCHVISION:
@@ -160,7 +194,8 @@ def body_and_head(model: nn.Module, arch: Architecture) -> tuple[nn.Module, nn.M
     if arch.family is Family.TIMM:
         return _TimmBody(model), _TimmHead(model)
     if arch.family is Family.OWN:
-        return model[:-3], model[-3:]
+        cut = len(model) - OWN[arch.name].head_layers
+        return model[:cut], model[cut:]
     children = list(model.children())
     cut = model_meta[_FROM_FASTAI[arch.name]]["cut"]
     body, rest = children[:cut], children[cut:]
@@ -175,7 +210,7 @@ def body_and_head(model: nn.Module, arch: Architecture) -> tuple[nn.Module, nn.M
 
 
 def parameter_groups(model: nn.Module, classifier: str) -> list[list[nn.Parameter]]:
-    """Parameters as early half, late half and classifier: three groups for discriminative learning rates."""
+    """Parameters as early half, late half and classifier: groups for discriminative learning rates, none empty."""
     last = set(model.get_submodule(classifier).parameters())
     others = [p for p in model.parameters() if p not in last]
     total, seen, cut = sum(p.numel() for p in others), 0, len(others)
@@ -184,7 +219,8 @@ def parameter_groups(model: nn.Module, classifier: str) -> list[list[nn.Paramete
         if seen * 2 >= total:
             cut = max(1, i)
             break
-    return [others[:cut], others[cut:], [p for p in model.parameters() if p in last]]
+    groups = (others[:cut], others[cut:], [p for p in model.parameters() if p in last])
+    return [group for group in groups if group]
 
 
 def load_weights(
@@ -325,30 +361,3 @@ def _lite0_state(path: Path) -> dict[str, torch.Tensor]:
     packaged = torch.load(path, map_location="cpu", weights_only=True)
     names = timm.create_model(_LITE0, pretrained=False).state_dict()
     return dict(zip(names, packaged.values(), strict=True))
-
-
-def signnet(n_classes: int, width: int = 32) -> nn.Sequential:
-    """Eleven layers for images of about 32 px, 1.95 M parameters: D. Page's ResNet-9 (2018, "How to train your
-    ResNet") at half its width, with a residual block in the middle stage too, of fastai's stock layers.
-    """
-    w = width
-    return nn.Sequential(
-        OrderedDict(
-            stem=ConvLayer(3, w),
-            conv1=ConvLayer(w, 2 * w),
-            pool1=nn.MaxPool2d(2),
-            res1=ResBlock(1, 2 * w, 2 * w),
-            conv2=ConvLayer(2 * w, 4 * w),
-            pool2=nn.MaxPool2d(2),
-            res2=ResBlock(1, 4 * w, 4 * w),
-            conv3=ConvLayer(4 * w, 8 * w),
-            pool3=nn.MaxPool2d(2),
-            res3=ResBlock(1, 8 * w, 8 * w),
-            pool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            fc=nn.Linear(8 * w, n_classes),
-        )
-    )
-
-
-_OWN = {"signnet": signnet}

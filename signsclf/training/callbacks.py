@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
 from fastcore.foundation import L
 from torch import nn
 
@@ -67,6 +67,17 @@ class Autocast(Callback):
     def after_pred(self) -> None:
         self.active.__exit__(None, None, None)
         self.learn.pred = self.pred.float()
+
+
+class KeptStatistics(Callback):
+    """Batch-norm normalises by the statistics that it has, as when predicting, and does not change them."""
+
+    run_after = TrainEvalCallback
+
+    def before_train(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 class Average(Callback):
@@ -212,17 +223,9 @@ class Course(Callback):
             "phase": "head" if self.phase == 0 and len(self.n_epochs) > 1 else "all",
             "lr": float(self.opt.hypers[-1]["lr"]),
             "train_loss": float(self.loss_sum) / max(1, self.loss_count),
-            "valid_loss": None,
-            "accuracy": None,
-            "macro_f1": None,
+            **judged(self.outputs),
             "seconds": round(time.monotonic() - self.epoch_began, 2),
         }
-        if self.outputs:
-            logits, targets = (torch.cat(part) for part in zip(*self.outputs, strict=True))
-            row["valid_loss"] = float(nn.functional.cross_entropy(logits, targets))
-            matrix = confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1])
-            row["accuracy"] = float(np.trace(matrix) / matrix.sum())
-            row["macro_f1"] = macro_f1(matrix)
         # Without validation images nothing is chosen: the last epoch stands. Small sets often end in ties.
         score = None if row["macro_f1"] is None else [row["macro_f1"], -row["valid_loss"]]
         if self.best is None or score is None or score > self.best["score"]:
@@ -318,6 +321,19 @@ class Course(Callback):
         self.best, self.history = state["best"], state["history"]
         self.loss_sum, self.loss_count = state["loss"]
         self.seconds, self.lr = state["seconds"], state["lr"]
+
+
+def judged(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float | None]:
+    """A history row's figures from batches of logits (n, C) and targets (n,); each None where there are no batches."""
+    if not outputs:
+        return {"valid_loss": None, "accuracy": None, "macro_f1": None}
+    logits, targets = (torch.cat(part) for part in zip(*outputs, strict=True))
+    matrix = confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1])
+    return {
+        "valid_loss": float(nn.functional.cross_entropy(logits, targets)),
+        "accuracy": float(np.trace(matrix) / matrix.sum()),
+        "macro_f1": macro_f1(matrix),
+    }
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:

@@ -60,7 +60,7 @@ class FitResult:
         best_epoch: which epoch they are of, counted from 1 over all phases.
         history: a row an epoch.
         draws: images drawn of each class over all epochs, int64 (C,).
-        lr: the highest learning rate that was used.
+        lr: the highest learning rate that was used; None where there was none.
         seconds: of training, over all parts of a resumed run.
         stopped: whether it was interrupted and wants ``--resume``.
     """
@@ -69,7 +69,7 @@ class FitResult:
     best_epoch: int
     history: list[dict[str, Any]]
     draws: np.ndarray
-    lr: float
+    lr: float | None
     seconds: float
     stopped: bool
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+from fastai.callback.training import BnFreeze
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import ItemGetter, Normalize
@@ -24,7 +25,7 @@ from torch import nn
 
 from signsclf import modelfolder
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.recipe import Device, Optimizer, Recipe
+from signsclf.recipe import BatchNorm, Device, Optimizer, Recipe
 from signsclf.training.architectures import (
     Architecture,
     body_and_head,
@@ -34,6 +35,7 @@ from signsclf.training.architectures import (
     parameter_groups,
     read_weights,
 )
+from signsclf.training.callbacks import KeptStatistics
 
 
 def choose_device(wanted: Device | None) -> Device:
@@ -72,11 +74,12 @@ def build_learner(loaders: DataLoaders, model: nn.Module, arch: Architecture, re
         recipe: resolved.
     """
     body, head = body_and_head(model, arch)
+    # vision_learner takes a cut and drops it: it cuts before the last pooling layer, so here is one to cut at.
+    whole = nn.Sequential(body, nn.AdaptiveAvgPool2d(1))
     groups = parameter_groups(model, classifier_name(model, loaders.c))
     learner = vision_learner(
         loaders,
-        lambda pretrained: model,
-        cut=lambda _: body,
+        lambda pretrained: whole,
         custom_head=head,
         init=None,
         n_out=loaders.c,
@@ -89,6 +92,8 @@ def build_learner(loaders: DataLoaders, model: nn.Module, arch: Architecture, re
         wd=recipe.weight_decay,
         # With batch-norm frozen too, the head's epochs need no gradient through the body at all.
         train_bn=False,
+        # And its statistics: features normalised batch by batch are not those that the head will be judged on.
+        cbs=[BnFreeze(), *([KeptStatistics()] if recipe.batch_norm is BatchNorm.KEEP else [])],
     )
     learner.remove_cbs([cb for cb in learner.cbs if type(cb).__name__ == "ProgressCallback"])
     if recipe.device is not Device.MPS:
@@ -129,7 +134,7 @@ def restore_model(folder: Path) -> tuple[nn.Module, modelfolder.Config]:
     """
     config = modelfolder.read_config(folder)
     modelfolder.verify_sums(folder, [modelfolder.CONFIG, modelfolder.WEIGHTS])
-    model = create(find(config.architecture), len(config.classes))
+    model = create(find(config.architecture), len(config.classes), config.input_size[0])
     state = read_weights(folder / modelfolder.WEIGHTS)
     try:
         model.load_state_dict(state)

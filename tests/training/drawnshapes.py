@@ -9,10 +9,11 @@ from fastai.learner import Learner
 from torch import nn
 
 from signsclf.recipe import Recipe
-from signsclf.training.architectures import IMAGENET_MEAN, IMAGENET_STD, Architecture, Family, signnet
+from signsclf.training.architectures import IMAGENET_MEAN, IMAGENET_STD, Architecture, Family
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.learner import build_learner
 from signsclf.training.loaders import dataloaders
+from signsclf.training.networks import signnet
 
 CLASSES = ("blue disc", "green square", "red bar")
 SIZE = 16

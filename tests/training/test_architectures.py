@@ -24,8 +24,8 @@ from signsclf.training.architectures import (
     load_weights,
     parameter_groups,
     read_weights,
-    signnet,
 )
+from signsclf.training.networks import signnet
 
 SMALL_TIMM = "mobilenetv3_small_050"
 FAMILIES = [

@@ -1,0 +1,58 @@
+"""The compare command."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from signsclf.errors import SignsclfError
+from signsclf.options import AsJson, LayoutOption, SkipBad, Source, recipe_options, writable_folder
+from signsclf.recipe import LADDER, Recipe
+from signsclf.terminal import TerminalObserver, tell
+
+_FOR_ALL = (
+    *("weights", "size", "epochs", "batch_size", "label_smoothing", "balance", "augment", "flip", "crop"),
+    *("split_by", "valid_fraction", "device", "seed"),
+)
+"""Fields of the recipe that make sense for every rung."""
+
+
+@functools.partial(recipe_options, fields=_FOR_ALL)
+def compare_command(
+    recipe: Recipe,
+    source: Source,
+    out: Annotated[Path, typer.Option("--out", help="Folder for a model folder a rung, and for the ladder.")],
+    models: Annotated[
+        str | None,
+        typer.Option(
+            "--models", help=f"Architectures, with commas between.  [default: those that suit of {', '.join(LADDER)}]"
+        ),
+    ] = None,
+    as_json: AsJson = False,
+    layout: LayoutOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train rungs anew that are there.")] = False,
+    skip_bad: SkipBad = False,
+) -> None:
+    """Train several models on the same images and the same split, and draw them as one ladder."""
+    names = None if models is None else [name.strip() for name in models.split(",")]
+    if names is not None and not all(names):
+        raise SignsclfError("--models: a name is empty; give names with commas between, such as mlp,signnet")
+    writable_folder(out)
+    from signsclf.compare import compare
+    from signsclf.judging.ladder import text_table
+
+    observer = TerminalObserver()
+    done = compare(source, out, names, recipe, layout=layout, skip_bad=skip_bad, overwrite=overwrite, observer=observer)
+    observer.bar.close()
+    typer.echo(json.dumps(done.ladder.to_dict(), ensure_ascii=False) if as_json else "\n".join(text_table(done.ladder)))
+    for path in done.written:
+        tell(f"written: {path}")
+    if done.stopped:
+        tell("stopped; the same command goes on, and keeps the rungs that are finished")
+        raise typer.Exit(128 + (observer.signal or 2))
+    if any(rung.error for rung in done.ladder.rungs):
+        raise typer.Exit(1)

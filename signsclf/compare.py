@@ -1,0 +1,209 @@
+"""Trains the rungs of the ladder on the same images and the same split, each to a model folder, and compares them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from signsclf import modelfolder
+from signsclf.choices import Layout
+from signsclf.data.cache import Decoded, decode_all
+from signsclf.data.split import Split
+from signsclf.data.table import Source, read_source
+from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
+from signsclf.judging.ladder import Ladder, Rung, write_ladder
+from signsclf.observer import Observer
+from signsclf.prepare import Plan, Prepared, median_side, plan, prepare
+from signsclf.recipe import LADDER, Recipe, SplitBy
+from signsclf.runfolder import Order
+from signsclf.train import begin, build_network, describe_device
+from signsclf.training import architectures
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` ended in.
+
+    Attributes:
+        ladder: the rungs that were trained, kept or failed.
+        written: the ladder's files.
+        stopped: whether it was interrupted; the same call goes on, since finished rungs are kept.
+    """
+
+    ladder: Ladder
+    written: list[Path]
+    stopped: bool
+
+
+def compare(
+    source: str | Path | Source,
+    out: str | Path,
+    names: Sequence[str] | None = None,
+    recipe: Recipe | None = None,
+    *,
+    layout: Layout | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+) -> Comparison:
+    """Trains each architecture as `signsclf.train.train` would, to a model folder below ``out``, and writes ladder.* there.
+
+    A rung whose model folder is there already, of the same images and recipe, is kept. A rung that fails is a row
+    with its error. All are judged on the same validation images.
+
+    Args:
+        source: what `signsclf.data.table.read_source` takes or gave.
+        out: folder for a model folder a rung, named after it.
+        names: of architectures; None takes those of `LADDER` that suit the images, see `suitable`.
+        recipe: for all rungs; its ``arch`` is not used.
+        layout: forces how the source is read.
+        skip_bad: leaves unreadable images out.
+        overwrite: trains rungs anew that are there.
+        observer: told of everything that happens.
+
+    Raises:
+        SourceError, BadImageError: the source cannot be used.
+        SignsclfError: an architecture is not known or named twice, nothing is held out, or ``out`` cannot be written.
+    """
+    observer, recipe, out = observer or Observer(), recipe or Recipe(), Path(out).expanduser().absolute()
+    for name in names or ():
+        architectures.find(name)
+        if list(names).count(name) > 1:
+            raise SignsclfError(f"--models: {name} is named twice")
+    found = source if isinstance(source, Source) else read_source(source, layout)
+    observer.source(found)
+    names = names or suitable(found.table)
+    observer.say(f"rungs: {', '.join(names)}")
+    rungs: dict[str, Rung] = {}
+    plans: dict[str, Plan] = {}
+    for name in names:
+        try:
+            plans[name] = plan(found, recipe.replace(arch=name))
+        # It is not the rung's fault.
+        except SourceError:
+            raise
+        except SignsclfError as error:
+            rungs[name] = _failed(name, error, observer)
+    climb = _Climb(out, skip_bad, overwrite, observer)
+    stopped = False
+    # By size, so that each is decoded once.
+    for number, name in enumerate(sorted(plans, key=lambda name: plans[name].recipe.size), 1):
+        observer.say(f"rung {number} of {len(plans)}: {name}")
+        try:
+            rung = climb.rung(plans[name])
+        except (SourceError, BadImageError):
+            raise
+        # Whatever it is that one network runs into, out of memory included, the others go on.
+        except Exception as error:
+            rungs[name] = _failed(name, error, observer)
+            continue
+        if rung is None:
+            stopped = True
+            break
+        rungs[name] = rung
+    ladder = climb.ladder(found, recipe, tuple(rungs[name] for name in names if name in rungs))
+    out.mkdir(parents=True, exist_ok=True)
+    return Comparison(ladder, write_ladder(out, ladder), stopped)
+
+
+def suitable(table: pd.DataFrame) -> tuple[str, ...]:
+    """The rungs of `LADDER` that suit the images of a table: networks on pixels are for images that are small."""
+    side = median_side(table["path"].tolist())
+    largest = {name: architectures.find(name).largest_size for name in LADDER}
+    return tuple(name for name in LADDER if largest[name] is None or side <= largest[name])
+
+
+class _Climb:
+    """One rung after the other, on one split; keeps the images of the last size decoded."""
+
+    def __init__(self, out: Path, skip_bad: bool, overwrite: bool, observer: Observer) -> None:
+        self.out, self.skip_bad, self.overwrite, self.observer = out, skip_bad, overwrite, observer
+        self.split: Split | None = None
+        self.device = ""
+        self._decoded: tuple[int, Decoded] | None = None
+
+    def rung(self, planned: Plan) -> Rung | None:
+        """Trains it, or keeps what is there; None when it was stopped."""
+        name = planned.arch.name
+        prepared = prepare(planned, self.skip_bad, self.observer, decode=self._decode, split=self.split)
+        if not len(prepared.split.rows("valid")):
+            raise SourceError("compare: no image is held out, so there is nothing to compare on; give --valid-fraction")
+        self.split, self.device = prepared.split, describe_device(prepared.recipe.device)
+        folder = self.out / name
+        kept = folder.exists() and not self.overwrite
+        if kept:
+            _refuse_other(folder, prepared)
+            self.observer.say(f"{name}: kept, it is there already, of the same images and recipe")
+        else:
+            source = prepared.source
+            # An interrupted run of a rung starts anew: its own split need not be this one.
+            order = Order(source.origin, source.layout, self.skip_bad, overwrite=True)
+            model = build_network(prepared, self.observer)
+            if begin(order, prepared, model, folder, self.observer).stopped:
+                return None
+        return _judged(folder, prepared, kept)
+
+    def ladder(self, source: Source, recipe: Recipe, rungs: tuple[Rung, ...]) -> Ladder:
+        """All rungs, with what they share."""
+        split = self.split
+        how = ""
+        if split is not None:
+            how = "by whole groups" if recipe.split_by is SplitBy.GROUP else "by single images"
+            how = f"{how}, seed {recipe.seed}" if split.held_out_here else "by the source"
+        return Ladder(
+            source=Path(source.origin).name,
+            n_classes=len(source.classes),
+            n_train=0 if split is None else len(split.rows("train")),
+            n_valid=0 if split is None else len(split.rows("valid")),
+            split=how,
+            device=self.device,
+            rungs=rungs,
+        )
+
+    def _decode(self, table: pd.DataFrame, size: int, progress: Callable[[int, int], None] | None = None) -> Decoded:
+        if self._decoded is None or self._decoded[0] != size:
+            # Before the next size takes its memory.
+            self._decoded = None
+            self._decoded = size, decode_all(table, size, progress=progress)
+        return self._decoded[1]
+
+
+def _refuse_other(folder: Path, prepared: Prepared) -> None:
+    config = modelfolder.read_config(folder)
+    recipe = prepared.recipe
+    shipped = recipe.replace(weights=Path(recipe.weights).name).to_dict()
+    if config.fingerprint != prepared.fingerprint or config.recipe != shipped:
+        raise ModelError(
+            f"{folder} is there already, of other images or another recipe: --overwrite replaces it, --out DIR writes "
+            "elsewhere"
+        )
+
+
+def _judged(folder: Path, prepared: Prepared, kept: bool) -> Rung:
+    figures = modelfolder.read_config(folder).figures
+    training, valid = figures["training"], figures["valid"]
+    # Counted without making them.
+    with torch.device("meta"):
+        network = architectures.create(prepared.arch, len(prepared.source.classes), prepared.recipe.size)
+    shown = ("n", "accuracy", "accuracy_low", "accuracy_high", "top5", "macro_f1")
+    return Rung(
+        name=prepared.arch.name,
+        size=prepared.recipe.size,
+        epochs=training["epochs"],
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        bytes=(folder / modelfolder.ONNX).stat().st_size,
+        seconds=training["seconds"],
+        kept=kept,
+        **{name: valid[name] for name in shown},
+    )
+
+
+def _failed(name: str, error: Exception, observer: Observer) -> Rung:
+    known = isinstance(error, SignsclfError)
+    line = " ".join((str(error) if known else f"unexpected {type(error).__name__}: {error}").split())[:300]
+    observer.say(f"{name} failed: {line}")
+    return Rung(name, error=line)

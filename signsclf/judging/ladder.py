@@ -1,0 +1,235 @@
+"""The ladder of models: each rung's figures on the same images, as one table, one page and one picture."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from signsclf.judging.canvas import BLUE, FAINT, clean, count, new_figure, save, short, styled, write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One model's place on the ladder; what is not known, as after a failure, is None.
+
+    Attributes:
+        name: the architecture.
+        size: side of its images, in pixels.
+        epochs: that it was trained for.
+        parameters: numbers that training fits.
+        bytes: of model.onnx.
+        seconds: of training, judging each epoch included, export not.
+        n: validation images judged.
+        accuracy, accuracy_low, accuracy_high: share right with its 95 % interval (Wilson), 0 to 1.
+        top5, macro_f1: 0 to 1.
+        error: why there is no model.
+        kept: it was there already, and not trained anew.
+    """
+
+    name: str
+    size: int | None = None
+    epochs: int | None = None
+    parameters: int | None = None
+    bytes: int | None = None
+    seconds: float | None = None
+    n: int | None = None
+    accuracy: float | None = None
+    accuracy_low: float | None = None
+    accuracy_high: float | None = None
+    top5: float | None = None
+    macro_f1: float | None = None
+    error: str | None = None
+    kept: bool = False
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Rungs that were trained and judged on the same images.
+
+    Attributes:
+        source: the last part of the source's path.
+        split: in words, how the validation images were held out.
+        device: in words, what it ran on.
+        rungs: in the order asked for.
+    """
+
+    source: str
+    n_classes: int
+    n_train: int
+    n_valid: int
+    split: str
+    device: str
+    rungs: tuple[Rung, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ladder as one JSON object."""
+        return asdict(self)
+
+    def caption(self) -> str:
+        """One line of what all rungs share."""
+        images = f"{self.n_train:,} to train on, {self.n_valid:,} held out {self.split}"
+        return f"{clean(self.source)}: {count(self.n_classes, 'class', 'classes')}, {images}; {self.device}"
+
+
+_HEADER = ("model", "px", "epochs", "parameters", "MB", "seconds", "accuracy", "95 % interval", "macro-F1")
+
+
+def text_table(ladder: Ladder) -> list[str]:
+    """The table as lines for a terminal: caption, header, a line a rung."""
+    rows = [_HEADER, *(_cells(rung) for rung in ladder.rungs)]
+    widths = [max(len(row[i]) for row in rows if len(row) > 2) for i in range(len(_HEADER))]
+    widths[0] = max(len(row[0]) for row in rows)
+    lines = [ladder.caption()]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=False))]
+        lines.append("  ".join(cells if len(row) > 2 else [cells[0], row[1]]))
+    return lines
+
+
+def write_ladder(folder: Path, ladder: Ladder) -> list[Path]:
+    """Writes ladder.csv, ladder.json, ladder.png and ladder.html, each whole or not at all.
+
+    Returns:
+        The files written.
+
+    Raises:
+        SignsclfError: a file cannot be written.
+    """
+    paths = [folder / f"ladder.{kind}" for kind in ("csv", "json", "png", "html")]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Rung.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(rung) for rung in ladder.rungs)
+    write_whole(paths[0], _encode(text.getvalue()))
+    write_whole(paths[1], _encode(json.dumps(ladder.to_dict(), indent=2, ensure_ascii=False) + "\n"))
+    plot(ladder, paths[2])
+    write_whole(paths[3], _encode(page(ladder, paths[2].read_bytes())))
+    return paths
+
+
+@styled()
+def plot(ladder: Ladder, path: Path) -> None:
+    """Accuracy with its interval against seconds of training, and against the bytes of model.onnx, as PNG.
+
+    Rungs without figures are left out.
+
+    Raises:
+        SignsclfError: the file cannot be written.
+    """
+    rungs = [rung for rung in ladder.rungs if rung.accuracy is not None]
+    figure = new_figure(12, 5)
+    seconds, size = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.06})
+    _scatter(seconds, rungs, [max(rung.seconds, 0.1) for rung in rungs], "seconds of training")
+    _scatter(size, rungs, [rung.bytes / 1e6 for rung in rungs], "size of model.onnx, MB")
+    seconds.set_ylabel(f"accuracy, % of {ladder.n_valid:,} held-out images, with 95 % interval")
+    figure.suptitle(short(ladder.caption(), 120), x=0.125, ha="left", fontsize=10, color=FAINT)
+    save(figure, path)
+
+
+def _scatter(axes: Axes, rungs: Sequence[Rung], xs: Sequence[float], label: str) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel(label)
+    axes.grid(True)
+    axes.margins(x=0.16, y=0.1)
+    if not rungs:
+        return
+    ys = [100 * rung.accuracy for rung in rungs]
+    below = [100 * (rung.accuracy - rung.accuracy_low) for rung in rungs]
+    above = [100 * (rung.accuracy_high - rung.accuracy) for rung in rungs]
+    axes.errorbar(xs, ys, [below, above], fmt="o", color=BLUE, ecolor=FAINT, elinewidth=1, capsize=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    # Neighbours from left to right take turns, or names would lie on one another.
+    for turn, i in enumerate(sorted(range(len(rungs)), key=lambda i: (xs[i], ys[i]))):
+        up = turn % 2 == 0
+        axes.annotate(
+            short(rungs[i].name, 24),
+            (xs[i], ys[i]),
+            (0, 9 if up else -9),
+            textcoords="offset points",
+            ha="center",
+            va="bottom" if up else "top",
+            fontsize=8,
+        )
+
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap; }
+th:first-child, td:first-child, td.error { text-align: left; }
+td.error { white-space: normal; color: #c4380d; }
+img { max-width: 100%; height: auto; background: white; border-radius: 6px; }
+@media (prefers-color-scheme: dark) { td.error { color: #ff8a5c; } }
+@media print { body { margin: 0; max-width: none; } }
+"""
+
+
+def page(ladder: Ladder, picture: bytes) -> str:
+    """The table and the picture (PNG) as one HTML page that needs nothing else."""
+    rows = []
+    for rung in ladder.rungs:
+        cells = [escape(clean(cell)) for cell in _cells(rung)]
+        if rung.error is None:
+            rows.append("".join(f"<td>{cell}</td>" for cell in cells))
+        else:
+            rows.append(f'<td>{cells[0]}</td><td class="error" colspan="{len(_HEADER) - 1}">{cells[1]}</td>')
+    head = "".join(f'<th scope="col">{name}</th>' for name in _HEADER)
+    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+    names = ", ".join(rung.name for rung in ladder.rungs if rung.accuracy is not None)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>The ladder of models</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>The ladder of models</h1>
+<p>{escape(ladder.caption())}</p>
+<div class="wide"><table>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{body}
+</tbody>
+</table></div>
+<p>Every rung is trained on the same images and judged on the same {ladder.n_valid:,} held-out ones, by its exported
+file. Its best epoch was chosen on them. Seconds are those of training; MB those of model.onnx.</p>
+<p><img alt="Accuracy of {escape(names)} against seconds of training and against size"
+src="data:image/png;base64,{base64.b64encode(picture).decode()}"></p>
+</body>
+</html>
+"""
+
+
+def _cells(rung: Rung) -> tuple[str, ...]:
+    """The cells of a rung's row, or its name and what went wrong."""
+    if rung.error is not None:
+        return rung.name, f"failed: {rung.error}"
+    return (
+        rung.name + (" (kept)" if rung.kept else ""),
+        str(rung.size),
+        str(rung.epochs),
+        f"{rung.parameters:,}",
+        f"{rung.bytes / 1e6:.2f}",
+        f"{rung.seconds:,.1f}",
+        f"{100 * rung.accuracy:.2f} %",
+        f"{100 * rung.accuracy_low:.2f} to {100 * rung.accuracy_high:.2f}",
+        f"{100 * rung.macro_f1:.2f} %",
+    )
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,220 @@
+"""What a recipe leaves unset, chosen from the data and the machine, each with its reason. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from signsclf.errors import SignsclfError
+from signsclf.recipe import AUTO_LR, BatchNorm, Device, Flip, Optimizer, Precision, Recipe, Trainer
+
+SMALL_SIDE = 56.0
+"""Images whose median side is smaller, in pixels, are small: signs, CIFAR-10."""
+_ENOUGH_FROM_SCRATCH = 2_000
+_PLAIN = (("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN))
+"""The only values that networks without torch's gradients take."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `resolve` knows of the data, the architecture and the machine.
+
+    Attributes:
+        n_train: training images.
+        is_gtsrb: whether the classes are GTSRB's.
+        is_drawn: whether the images are drawn by the package.
+        median_side: median of the geometric mean of width and height, in pixels.
+        native_size: side in pixels that the architecture's pretrained weights were made for; None where there are none.
+        device: where training will run.
+        has_bf16: whether that device multiplies bf16 matrices in hardware.
+        smallest_size, largest_size: sides in pixels between which the architecture runs.
+        trainer: what fits it.
+    """
+
+    n_train: int
+    is_gtsrb: bool
+    is_drawn: bool
+    median_side: float
+    native_size: int | None
+    device: Device
+    has_bf16: bool
+    smallest_size: int = 1
+    largest_size: int | None = None
+    trainer: Trainer = Trainer.GRADIENT
+
+
+def choose_arch(recipe: Recipe, is_drawn: bool, n_images: int, median_side: float) -> tuple[Recipe, dict[str, str]]:
+    """The recipe with an architecture chosen, and the reason by field.
+
+    Comes before `resolve`, whose `Facts` need to know the architecture.
+    """
+    chosen = _Choices(recipe)
+    if is_drawn:
+        chosen.choose("arch", "signnet", "signs drawn by the package: a small net, nothing to download")
+    elif recipe.weights in (None, "none") and median_side < SMALL_SIDE and n_images >= _ENOUGH_FROM_SCRATCH:
+        chosen.choose("arch", "signnet", f"{n_images:,} small images: enough for a small net from scratch")
+    else:
+        chosen.choose("arch", "resnet34", "the default")
+    return chosen.recipe, chosen.reasons
+
+
+def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
+    """A recipe with every field set that its training uses, and for each field chosen here the reason, by field name.
+
+    Raises:
+        SignsclfError: a field that the data, the architecture or the device cannot take.
+    """
+    chosen = _Choices(recipe)
+    if facts.native_size is None:
+        chosen.choose("weights", "none", f"{recipe.arch} has no pretrained weights")
+    else:
+        chosen.choose("weights", "imagenet", "the default")
+    _choose_size(chosen, facts)
+    size = chosen.recipe.size
+    small_batch = size >= 64 or facts.n_train < 2_000
+    chosen.choose("batch_size", 32 if size >= 160 else 64 if small_batch else 128, f"{size} px")
+    if facts.n_train < chosen.recipe.batch_size:
+        chosen.set("batch_size", max(2, facts.n_train), f"there are but {facts.n_train} training images")
+    if facts.trainer is Trainer.LEAST_SQUARES:
+        _choose_solved(chosen)
+    elif facts.trainer is Trainer.NUMPY:
+        _choose_numpy(chosen, facts)
+    elif chosen.recipe.weights != "none":
+        _choose_pretrained(chosen, facts)
+    else:
+        _choose_from_scratch(chosen, facts)
+    steps = chosen.recipe.epochs * (facts.n_train // chosen.recipe.batch_size)
+    decay = round(max(0.0, min(0.998, 1 - 20 / max(1, steps))), 4)
+    chosen.choose("ema_decay", decay if steps >= 50 else 0.0, f"a twentieth of {steps:,} steps")
+    if facts.is_gtsrb:
+        chosen.choose("flip", Flip.MAP, "GTSRB: mirrored where the mirrored sign is a sign")
+    else:
+        chosen.choose("flip", Flip.NEVER, "the default: a mirrored picture can mean something else")
+    if recipe.flip is Flip.MAP and not facts.is_gtsrb:
+        raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
+    _choose_precision(chosen, facts)
+    chosen.choose("device", facts.device, "found on this machine")
+    return chosen.recipe, chosen.reasons
+
+
+class _Choices:
+    """A recipe being filled in, and the reasons by field."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.reasons: dict[str, str] = {}
+
+    def choose(self, name: str, value: Any, reason: str) -> None:
+        """Fills a field that is unset."""
+        if getattr(self.recipe, name) is None:
+            self.set(name, value, reason)
+
+    def set(self, name: str, value: Any, reason: str) -> None:
+        """Fills a field whatever it was."""
+        self.recipe, self.reasons[name] = self.recipe.replace(**{name: value}), reason
+
+    def fix(self, name: str, value: Any, reason: str) -> None:
+        """Fills a field that takes one value only; raises SignsclfError where the user wants another."""
+        wanted = getattr(self.recipe, name)
+        if wanted not in (None, value):
+            flag, shown = name.replace("_", "-"), getattr(wanted, "value", wanted)
+            raise SignsclfError(f"--{flag} {shown}: not for {self.recipe.arch}, {reason}; leave it out")
+        if value is not None:
+            self.choose(name, value, reason)
+
+
+def _choose_size(chosen: _Choices, facts: Facts) -> None:
+    median, native = facts.median_side, facts.native_size
+    smallest = 32 * math.ceil(facts.smallest_size / 32)
+    if chosen.recipe.weights == "none" or native is None:
+        size = 32 if median < SMALL_SIDE else 64 if median < 112 else 128
+        reason = f"the images' median is {median:.0f} px"
+    elif median >= 0.6 * native:
+        size, reason = native, "what the pretrained weights were made for"
+    else:
+        size = min(native, max(64, 32 * round(2 * median / 32)))
+        reason = f"pretrained weights want more than the images' median of {median:.0f} px"
+    if size < smallest:
+        size, reason = smallest, f"the smallest that {chosen.recipe.arch} runs at"
+    elif facts.largest_size is not None and size > facts.largest_size:
+        size, reason = facts.largest_size, f"the largest that {chosen.recipe.arch} is built for"
+    chosen.choose("size", size, reason)
+
+
+def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
+    imagenet = chosen.recipe.weights == "imagenet"
+    near = imagenet and not facts.is_gtsrb
+    if imagenet:
+        chosen.choose("freeze_epochs", 1 if facts.n_train > 3_000 else 2, "the new head first")
+    else:
+        chosen.choose("freeze_epochs", 0, "weights of one's own: all layers from the start")
+    chosen.choose("lr", 2e-3 if imagenet else 1e-3, "pretrained, Adam")
+    if near:
+        chosen.choose("batch_norm", BatchNorm.KEEP, "ImageNet's statistics suit photos, those of small batches waver")
+        chosen.choose("lr_ratio", 100.0, "ImageNet's first layers suit photos: a hundredth of the head's rate")
+    else:
+        chosen.choose("batch_norm", BatchNorm.TRAIN, "the weights come from other pictures")
+        chosen.choose("lr_ratio", 5.0, "the weights come from other pictures: all layers have to move")
+    chosen.choose("optimizer", Optimizer.ADAM, "pretrained")
+    chosen.choose("weight_decay", 0.01, "pretrained, Adam")
+    epochs = min(12, max(4, math.ceil((2_500 if near else 4_000) / facts.n_train)))
+    chosen.choose("epochs", epochs, f"{facts.n_train:,} training images")
+
+
+def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
+    recipe = chosen.recipe
+    if recipe.freeze_epochs:
+        raise SignsclfError("--freeze-epochs: from scratch there is nothing worth freezing; leave it out")
+    chosen.fix("batch_norm", BatchNorm.TRAIN, "which starts without statistics")
+    chosen.choose("freeze_epochs", 0, "from scratch")
+    sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch == "signnet")
+    chosen.choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, "from scratch")
+    chosen.choose("lr", 0.2 * min(1.0, recipe.batch_size / 128) if sgd else 2e-3, "from scratch")
+    chosen.choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
+    chosen.choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
+    chosen.choose("epochs", _epochs_from_scratch(facts), f"{facts.n_train:,} training images")
+
+
+def _choose_solved(chosen: _Choices) -> None:
+    why = "which is solved, not trained in steps"
+    for name in ("lr", "optimizer"):
+        chosen.fix(name, None, why)
+    for name, only in (*_PLAIN, ("patience", 0), ("weights", "none")):
+        chosen.fix(name, only, why)
+    chosen.choose("weight_decay", 0.01, "a little ridge: neighbouring pixels are nearly alike")
+    chosen.choose("epochs", 1, "each image, as augmented, counts once")
+    _choose_plain_arithmetic(chosen)
+
+
+def _choose_numpy(chosen: _Choices, facts: Facts) -> None:
+    why = "whose steps are plain SGD with momentum, in NumPy"
+    if chosen.recipe.lr == AUTO_LR:
+        raise SignsclfError(f"--lr auto: not for {chosen.recipe.arch}, {why}; give a number")
+    for name, only in (*_PLAIN, ("optimizer", Optimizer.SGD)):
+        chosen.fix(name, only, why)
+    chosen.choose("lr", 0.02, "SGD on pixels")
+    chosen.choose("weight_decay", 5e-4, "SGD")
+    chosen.choose("epochs", _epochs_from_scratch(facts), f"{facts.n_train:,} training images")
+    _choose_plain_arithmetic(chosen)
+
+
+def _choose_plain_arithmetic(chosen: _Choices) -> None:
+    why = "which is computed without torch's gradients"
+    chosen.fix("precision", Precision.FP32, why)
+    chosen.fix("device", Device.CPU, why)
+
+
+def _epochs_from_scratch(facts: Facts) -> int:
+    return min(60, max(6, math.ceil(240_000 / facts.n_train)))
+
+
+def _choose_precision(chosen: _Choices, facts: Facts) -> None:
+    if facts.has_bf16:
+        chosen.choose("precision", Precision.BF16, f"this {facts.device.value} multiplies bf16 in hardware")
+    elif facts.device is Device.CUDA:
+        chosen.choose("precision", Precision.FP16, "this GPU has no bf16")
+    else:
+        chosen.choose("precision", Precision.FP32, f"this {facts.device.value} has no bf16 units")
+    if chosen.recipe.precision is Precision.FP16 and facts.device is not Device.CUDA:
+        raise SignsclfError(f"--precision fp16: it needs CUDA, and this runs on {facts.device.value}; use bf16 or fp32")

@@ -1,0 +1,174 @@
+"""Fits without torch's gradients, by least squares or in NumPy, over the batches of `Fit` and with its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from fastai.callback.schedule import combined_cos
+from fastai.data.core import DataLoaders
+from torch import nn
+
+from signsclf.recipe import Recipe
+from signsclf.training import numpy_mlp
+from signsclf.training.callbacks import BatchDone, EpochDone, Listener, judged
+from signsclf.training.fit import FitResult, LrSearch
+
+_TELL_SECONDS = 0.25
+
+
+class DirectFit:
+    """What both have in common: batches, judging an epoch, keeping the best, stopping on demand.
+
+    There is no checkpoint: a stopped run that is gone on with starts from its beginning, and ends the same.
+
+    Args:
+        loaders: see `signsclf.training.loaders.dataloaders`; on the processor.
+        model: the network whose weights are fitted, in place.
+        recipe: resolved.
+        listener: told of progress.
+    """
+
+    def __init__(
+        self, loaders: DataLoaders, model: nn.Sequential, recipe: Recipe, listener: Listener | None = None
+    ) -> None:
+        self.loaders, self.model, self.recipe, self.listener = loaders, model, recipe, listener
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
+        self.stop_requested = False
+        self.began = time.monotonic()
+
+    def stop(self) -> None:
+        """Asks the run to return after the current batch."""
+        self.stop_requested = True
+
+    def run(self, on_search: Callable[[LrSearch], None] | None = None) -> FitResult:
+        """Trains to the end, or until `stop`; ``on_search`` is `Fit.run`'s and never called: there is no search."""
+        self.began = time.monotonic()
+        lr = self._fit()
+        finished = not self.stop_requested
+        best = self.best or {"state": self.model.state_dict(), "epoch": 0}
+        return FitResult(
+            state=best["state"],
+            best_epoch=best["epoch"],
+            history=self.history,
+            draws=self.loaders.train.draws,
+            lr=lr,
+            seconds=time.monotonic() - self.began,
+            stopped=not finished,
+        )
+
+    def _fit(self) -> float | None:
+        """Fills the model, judging as it goes, and gives the highest learning rate."""
+        raise NotImplementedError
+
+    def _batches(self, epoch: int, losses: list[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """An epoch's images (n, 3·H·W) and targets (n, C), one-hot or smoothed; ends early on `stop`."""
+        loader, smoothing = self.loaders.train, self.recipe.label_smoothing
+        loader.phase, loader.epoch, loader.first_batch = 0, epoch, 0
+        began, told = time.monotonic(), 0.0
+        for number, (x, y) in enumerate(loader, 1):
+            if self.stop_requested:
+                return
+            one_hot = nn.functional.one_hot(y, self.loaders.c).float()
+            yield x.flatten(1), one_hot * (1 - smoothing) + smoothing / self.loaders.c
+            now = time.monotonic()
+            if self.listener is not None and now - told > _TELL_SECONDS:
+                told = now
+                rate = number / max(now - began, 1e-9)
+                left = (self.recipe.epochs - epoch) * len(loader) - number
+                loss = float(np.mean(losses)) if losses else 0.0
+                done = (epoch + 1, self.recipe.epochs, number, len(loader))
+                self.listener(BatchDone(*done, loss, rate * loader.bs, left / rate))
+
+    @torch.inference_mode()
+    def _judge(self, lr: float | None, train_loss: float, began: float) -> None:
+        """Adds a row to the history, and keeps the weights where they are the best by macro-F1 so far."""
+        outputs = [(self.model(x), y) for x, y in self.loaders.valid]
+        row = {
+            "epoch": len(self.history) + 1,
+            "phase": "all",
+            "lr": lr,
+            "train_loss": train_loss,
+            **judged(outputs),
+            "seconds": round(time.monotonic() - began, 2),
+        }
+        score = row["macro_f1"]
+        if self.best is None or score is None or score > self.best["score"]:
+            state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+            self.best = {"epoch": row["epoch"], "score": score, "state": state}
+        self.history.append(row)
+        if self.listener is not None:
+            left = (self.recipe.epochs - row["epoch"]) * row["seconds"]
+            self.listener(EpochDone(row, self.recipe.epochs, left))
+
+
+class LeastSquares(DirectFit):
+    """Ridge regression of the targets on the pixels (Hoerl and Kennard 1970), solved from the normal equations.
+
+    These are summed batch by batch, so that memory depends on the pixels of an image, not on how many images there
+    are: (3·H·W)² numbers of 8 bytes, twice. The intercept is not penalised.
+    """
+
+    def _fit(self) -> None:
+        began = time.monotonic()
+        n_inputs, n_classes, n = self.model.fc.in_features, self.loaders.c, 0
+        xx, xy = (
+            torch.zeros(n_inputs, n_inputs, dtype=torch.double),
+            torch.zeros(n_inputs, n_classes, dtype=torch.double),
+        )
+        x_sum, y_sum, y_squares = torch.zeros(n_inputs).double(), torch.zeros(n_classes).double(), 0.0
+        for epoch in range(self.recipe.epochs):
+            for x, y in self._batches(epoch, []):
+                x, y = x.double(), y.double()
+                xx.addmm_(x.T, x)
+                xy.addmm_(x.T, y)
+                x_sum, y_sum, y_squares = x_sum + x.sum(0), y_sum + y.sum(0), y_squares + float((y * y).sum())
+                n += len(x)
+        if self.stop_requested:
+            return
+        x_mean, y_mean = x_sum / n, y_sum / n
+        # In place: of the matrix there is one copy more, its Cholesky factor.
+        xx.div_(n).addr_(x_mean, x_mean, alpha=-1)
+        xy.div_(n).addr_(x_mean, y_mean, alpha=-1)
+        xx.diagonal().add_(max(self.recipe.weight_decay, 1e-9))
+        weight = torch.cholesky_solve(xy, torch.linalg.cholesky(xx))
+        with torch.no_grad():
+            self.model.fc.weight.copy_(weight.T)
+            self.model.fc.bias.copy_(y_mean - x_mean @ weight)
+        # The mean squared error that is left: |y|² less what the fit explains, penalty and all.
+        xx.diagonal().sub_(max(self.recipe.weight_decay, 1e-9))
+        explained = 2 * (weight * xy).sum() - (weight * (xx @ weight)).sum()
+        left = y_squares / n - float(y_mean @ y_mean) - float(explained)
+        self._judge(None, left / n_classes, began)
+
+
+class NumpyFit(DirectFit):
+    """Trains the perceptron by `signsclf.training.numpy_mlp`, on one cosine cycle of the learning rate."""
+
+    def _fit(self) -> float:
+        recipe, n_batches = self.recipe, len(self.loaders.train)
+        # Views: what NumPy updates are the network's own weights.
+        parameters = numpy_mlp.Parameters(*(p.detach().numpy() for p in self.model.parameters()))
+        velocities = numpy_mlp.Parameters(*map(np.zeros_like, parameters))
+        rate = combined_cos(0.25, recipe.lr / 25, recipe.lr, recipe.lr / 1e5)
+        for epoch in range(recipe.epochs):
+            began, losses, lr = time.monotonic(), [], 0.0
+            for x, targets in self._batches(epoch, losses):
+                x, targets = x.numpy(), targets.numpy()
+                lr = float(rate((epoch * n_batches + len(losses)) / (recipe.epochs * n_batches)))
+                hidden, logits = numpy_mlp.forward(parameters, x)
+                loss, softmax = numpy_mlp.cross_entropy(logits, targets)
+                gradients = numpy_mlp.backward(parameters, x, hidden, softmax, targets)
+                numpy_mlp.update(parameters, gradients, velocities, lr, weight_decay=recipe.weight_decay)
+                losses.append(loss)
+            if self.stop_requested and len(losses) < n_batches:
+                break
+            self._judge(lr, float(np.mean(losses)), began)
+            stale = len(self.history) - self.best["epoch"]
+            if self.stop_requested or (recipe.patience and self.best["score"] is not None and stale >= recipe.patience):
+                break
+        return recipe.lr
