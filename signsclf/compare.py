@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from signsclf import modelfolder
 from signsclf.choices import Layout
@@ -50,7 +49,7 @@ def compare(
     overwrite: bool = False,
     observer: Observer | None = None,
 ) -> Comparison:
-    """Trains each architecture as `signsclf.train.train` would, to a model folder below ``out``, and writes ladder.* there.
+    """Trains each architecture as `signsclf.train.train` would, below ``out``, and writes ladder.* there.
 
     A rung whose model folder is there already, of the same images and recipe, is kept. A rung that fails is a row
     with its error. All are judged on the same validation images.
@@ -186,15 +185,12 @@ def _refuse_other(folder: Path, prepared: Prepared) -> None:
 def _judged(folder: Path, prepared: Prepared, kept: bool) -> Rung:
     figures = modelfolder.read_config(folder).figures
     training, valid = figures["training"], figures["valid"]
-    # Counted without making them.
-    with torch.device("meta"):
-        network = architectures.create(prepared.arch, len(prepared.source.classes), prepared.recipe.size)
     shown = ("n", "accuracy", "accuracy_low", "accuracy_high", "top5", "macro_f1")
     return Rung(
         name=prepared.arch.name,
         size=prepared.recipe.size,
         epochs=training["epochs"],
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=architectures.count_parameters(prepared.arch, len(prepared.source.classes), prepared.recipe.size),
         bytes=(folder / modelfolder.ONNX).stat().st_size,
         seconds=training["seconds"],
         kept=kept,

@@ -99,6 +99,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         has_bf16=has_bf16(device),
         smallest_size=arch.smallest_size,
         largest_size=arch.largest_size,
+        is_normalised=architectures.is_normalised(arch),
         trainer=arch.trainer,
     )
     recipe, more = resolve(recipe, facts)

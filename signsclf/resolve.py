@@ -29,6 +29,7 @@ class Facts:
         device: where training will run.
         has_bf16: whether that device multiplies bf16 matrices in hardware.
         smallest_size, largest_size: sides in pixels between which the architecture runs.
+        is_normalised: whether it has layers such as batch-norm.
         trainer: what fits it.
     """
 
@@ -41,6 +42,7 @@ class Facts:
     has_bf16: bool
     smallest_size: int = 1
     largest_size: int | None = None
+    is_normalised: bool = True
     trainer: Trainer = Trainer.GRADIENT
 
 
@@ -119,7 +121,7 @@ class _Choices:
         wanted = getattr(self.recipe, name)
         if wanted not in (None, value):
             flag, shown = name.replace("_", "-"), getattr(wanted, "value", wanted)
-            raise SignsclfError(f"--{flag} {shown}: not for {self.recipe.arch}, {reason}; leave it out")
+            raise SignsclfError(f"--{flag} {shown}: not for {self.recipe.arch}: {reason}; leave it out")
         if value is not None:
             self.choose(name, value, reason)
 
@@ -166,18 +168,23 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
     recipe = chosen.recipe
     if recipe.freeze_epochs:
         raise SignsclfError("--freeze-epochs: from scratch there is nothing worth freezing; leave it out")
-    chosen.fix("batch_norm", BatchNorm.TRAIN, "which starts without statistics")
+    chosen.fix("batch_norm", BatchNorm.TRAIN, "from scratch there are no statistics to keep")
     chosen.choose("freeze_epochs", 0, "from scratch")
     sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch == "signnet")
     chosen.choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, "from scratch")
-    chosen.choose("lr", 0.2 * min(1.0, recipe.batch_size / 128) if sgd else 2e-3, "from scratch")
+    if sgd:
+        chosen.choose("lr", 0.2 * min(1.0, recipe.batch_size / 128), "from scratch")
+    elif facts.is_normalised:
+        chosen.choose("lr", 2e-3, "from scratch")
+    else:
+        chosen.choose("lr", 4e-4, "from scratch, and without batch-norm higher rates diverge")
     chosen.choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
     chosen.choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
     chosen.choose("epochs", _epochs_from_scratch(facts), f"{facts.n_train:,} training images")
 
 
 def _choose_solved(chosen: _Choices) -> None:
-    why = "which is solved, not trained in steps"
+    why = "it is solved, not trained in steps"
     for name in ("lr", "optimizer"):
         chosen.fix(name, None, why)
     for name, only in (*_PLAIN, ("patience", 0), ("weights", "none")):
@@ -188,9 +195,9 @@ def _choose_solved(chosen: _Choices) -> None:
 
 
 def _choose_numpy(chosen: _Choices, facts: Facts) -> None:
-    why = "whose steps are plain SGD with momentum, in NumPy"
+    why = "its steps are plain SGD with momentum, in NumPy"
     if chosen.recipe.lr == AUTO_LR:
-        raise SignsclfError(f"--lr auto: not for {chosen.recipe.arch}, {why}; give a number")
+        raise SignsclfError(f"--lr auto: not for {chosen.recipe.arch}: {why}; give a number")
     for name, only in (*_PLAIN, ("optimizer", Optimizer.SGD)):
         chosen.fix(name, only, why)
     chosen.choose("lr", 0.02, "SGD on pixels")
@@ -200,7 +207,7 @@ def _choose_numpy(chosen: _Choices, facts: Facts) -> None:
 
 
 def _choose_plain_arithmetic(chosen: _Choices) -> None:
-    why = "which is computed without torch's gradients"
+    why = "it is computed without torch's gradients"
     chosen.fix("precision", Precision.FP32, why)
     chosen.fix("device", Device.CPU, why)
 

@@ -11,11 +11,13 @@ from signsclf.recipe import (
     PRESETS,
     Augment,
     Balance,
+    BatchNorm,
     Device,
     Flip,
     Optimizer,
     Precision,
     Recipe,
+    Trainer,
     preset,
 )
 from signsclf.resolve import Facts, choose_arch, resolve
@@ -156,6 +158,7 @@ def test_what_the_user_set_stays():
         lr_ratio=3,
         optimizer="sgd",
         weight_decay=0.1,
+        batch_norm="train",
         ema_decay=0.5,
         flip="never",
         precision="fp32",
@@ -207,6 +210,70 @@ def test_importing_it_loads_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# -- what suits an architecture --------------------------------------------------------------------------------------
+
+SOLVED = facts(native_size=None, largest_size=64, trainer=Trainer.LEAST_SQUARES)
+BY_HAND = facts(native_size=None, largest_size=64, trainer=Trainer.NUMPY)
+
+
+def test_enough_small_images_are_learnt_from_scratch_unless_weights_are_given():
+    assert settled(Recipe(), SIGNS)[0].arch == "signnet"
+    assert settled(Recipe(), facts(n_train=1_000, median_side=32.0))[0].arch == "resnet34"
+    assert settled(Recipe(), facts(n_train=9_000, median_side=200.0))[0].arch == "resnet34"
+    assert settled(Recipe(weights="imagenet"), facts(n_train=9_000, median_side=32.0))[0].arch == "resnet34"
+
+
+def test_the_size_chosen_is_one_that_the_architecture_runs_at():
+    assert settled(Recipe(weights="none"), facts(median_side=32.0, smallest_size=63))[0].size == 64
+    assert settled(Recipe(weights="none"), facts(median_side=32.0, smallest_size=32))[0].size == 32
+    assert settled(Recipe(arch="mlp"), facts(native_size=None, largest_size=64))[0].size == 64
+    resolved, reasons = settled(Recipe(arch="alexnet", weights="none"), facts(median_side=32.0, smallest_size=63))
+    assert reasons["size"] == "the smallest that alexnet runs at"
+    assert resolved.size == 64
+
+
+def test_photos_keep_the_statistics_of_imagenet_and_signs_do_not():
+    assert settled(Recipe())[0].batch_norm is BatchNorm.KEEP
+    assert settled(Recipe(weights="imagenet"), facts(is_gtsrb=True))[0].batch_norm is BatchNorm.TRAIN
+    with pytest.raises(SignsclfError, match=r"--batch-norm keep: .*from scratch"):
+        settled(Recipe(weights="none", batch_norm="keep"))
+
+
+@pytest.mark.parametrize("known", [SOLVED, BY_HAND])
+def test_a_network_without_torchs_gradients_resolves_and_resolves_again(known):
+    resolved, reasons = settled(Recipe(arch="x"), known)
+    unused = {"lr", "optimizer"} if known is SOLVED else set()
+    assert {name for name, value in resolved.to_dict().items() if value is None} == unused
+    assert set(reasons) >= {"epochs", "size", "weights", "precision"}
+    # A run that is gone on with starts from the resolved recipe.
+    assert settled(Recipe.from_json(resolved.to_json()), known) == (resolved, {})
+
+
+@pytest.mark.parametrize(
+    ("known", "field", "value"),
+    [
+        (SOLVED, "lr", 0.1),
+        (SOLVED, "optimizer", "sgd"),
+        (SOLVED, "patience", 3),
+        (SOLVED, "ema_decay", 0.9),
+        (SOLVED, "weights", "w.pth"),
+        (SOLVED, "precision", "bf16"),
+        (SOLVED, "device", "cuda"),
+        (BY_HAND, "lr", "auto"),
+        (BY_HAND, "optimizer", "adam"),
+        (BY_HAND, "lr_ratio", 2.0),
+        (BY_HAND, "freeze_epochs", 1),
+        (BY_HAND, "batch_norm", "keep"),
+        (BY_HAND, "precision", "bf16"),
+    ],
+)
+def test_what_makes_no_sense_for_it_is_refused_in_one_line(known, field, value):
+    with pytest.raises(SignsclfError) as caught:
+        settled(Recipe(arch="the-rung", **{field: value}), known)
+    assert str(caught.value).startswith(f"--{field.replace('_', '-')} {value}: not for the-rung: ")
+    assert "\n" not in str(caught.value)
 
 
 def test_freezing_from_scratch_is_refused():

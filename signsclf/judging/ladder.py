@@ -140,7 +140,7 @@ def _scatter(axes: Axes, rungs: Sequence[Rung], xs: Sequence[float], label: str)
     axes.set_xscale("log")
     axes.set_xlabel(label)
     axes.grid(True)
-    axes.margins(x=0.16, y=0.1)
+    axes.margins(x=0.25, y=0.1)
     if not rungs:
         return
     ys = [100 * rung.accuracy for rung in rungs]
@@ -148,16 +148,16 @@ def _scatter(axes: Axes, rungs: Sequence[Rung], xs: Sequence[float], label: str)
     above = [100 * (rung.accuracy_high - rung.accuracy) for rung in rungs]
     axes.errorbar(xs, ys, [below, above], fmt="o", color=BLUE, ecolor=FAINT, elinewidth=1, capsize=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    # Neighbours from left to right take turns, or names would lie on one another.
-    for turn, i in enumerate(sorted(range(len(rungs)), key=lambda i: (xs[i], ys[i]))):
-        up = turn % 2 == 0
+    # Beside the point, off its interval; neighbours in height take turns, or names would lie on one another.
+    for turn, i in enumerate(sorted(range(len(rungs)), key=lambda i: ys[i])):
+        left = turn % 2 == 1
         axes.annotate(
             short(rungs[i].name, 24),
             (xs[i], ys[i]),
-            (0, 9 if up else -9),
+            (-7 if left else 7, 0),
             textcoords="offset points",
-            ha="center",
-            va="bottom" if up else "top",
+            ha="right" if left else "left",
+            va="center",
             fontsize=8,
         )
 

@@ -20,6 +20,7 @@ import torchvision
 from fastai.vision import models as fastai_models
 from fastai.vision.learner import model_meta
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from signsclf import modelfolder
 from signsclf.errors import ModelError, SignsclfError
@@ -137,6 +138,19 @@ def create(arch: Architecture, n_classes: int, size: int = 32) -> nn.Module:
     if arch.family is Family.TORCHVISION:
         return _FROM_FASTAI[arch.name](weights=None, num_classes=n_classes)
     return timm.create_model(arch.name, pretrained=False, num_classes=n_classes)
+
+
+def count_parameters(arch: Architecture, n_classes: int, size: int) -> int:
+    """Numbers that training fits, counted without making them; arguments as for `create`."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in create(arch, n_classes, size).parameters())
+
+
+def is_normalised(arch: Architecture) -> bool:
+    """Whether layers within the network normalise what passes, so that it bears a high learning rate."""
+    with torch.device("meta"):
+        modules = list(create(arch, 2, max(arch.smallest_size, 32)).modules())
+    return any(isinstance(m, _BatchNorm | nn.GroupNorm | nn.LayerNorm) for m in modules)
 
 
 def classifier_name(model: nn.Module, n_classes: int) -> str:

@@ -85,8 +85,8 @@ class DirectFit:
                 self.listener(BatchDone(*done, loss, rate * loader.bs, left / rate))
 
     @torch.inference_mode()
-    def _judge(self, lr: float | None, train_loss: float, began: float) -> None:
-        """Adds a row to the history, and keeps the weights where they are the best by macro-F1 so far."""
+    def _judge(self, lr: float | None, train_loss: float, began: float, n_rows: int) -> None:
+        """Adds one of ``n_rows`` rows to the history; keeps the weights where they are the best by macro-F1 so far."""
         outputs = [(self.model(x), y) for x, y in self.loaders.valid]
         row = {
             "epoch": len(self.history) + 1,
@@ -102,8 +102,7 @@ class DirectFit:
             self.best = {"epoch": row["epoch"], "score": score, "state": state}
         self.history.append(row)
         if self.listener is not None:
-            left = (self.recipe.epochs - row["epoch"]) * row["seconds"]
-            self.listener(EpochDone(row, self.recipe.epochs, left))
+            self.listener(EpochDone(row, n_rows, (n_rows - row["epoch"]) * row["seconds"]))
 
 
 class LeastSquares(DirectFit):
@@ -143,7 +142,7 @@ class LeastSquares(DirectFit):
         xx.diagonal().sub_(max(self.recipe.weight_decay, 1e-9))
         explained = 2 * (weight * xy).sum() - (weight * (xx @ weight)).sum()
         left = y_squares / n - float(y_mean @ y_mean) - float(explained)
-        self._judge(None, left / n_classes, began)
+        self._judge(None, left / n_classes, began, 1)
 
 
 class NumpyFit(DirectFit):
@@ -167,7 +166,7 @@ class NumpyFit(DirectFit):
                 losses.append(loss)
             if self.stop_requested and len(losses) < n_batches:
                 break
-            self._judge(lr, float(np.mean(losses)), began)
+            self._judge(lr, float(np.mean(losses)), began, recipe.epochs)
             stale = len(self.history) - self.best["epoch"]
             if self.stop_requested or (recipe.patience and self.best["score"] is not None and stale >= recipe.patience):
                 break

@@ -74,6 +74,40 @@ def test_other_families_train_in_place_too(name):
     assert not any(torch.equal(p, before[n]) for n, p in model.named_parameters() if p.ndim == 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("alexnet", 64), ("squeezenet1_1", 32), ("densenet121", 32), ("vit_tiny_patch16_224", 224), ("mlp", 32)],
+)
+def test_the_learner_trains_the_whole_network_wherever_its_pooling_is(name, size):
+    arch = find(name)
+    model = create(arch, 3, size)
+    of = recipe(arch=name)
+    built = build_learner(loaders(of, 32, 8), model, arch, of)
+    assert {id(p) for p in built.model.parameters()} == {id(p) for p in model.parameters()}
+    x = torch.randn(2, 3, size, size)
+    with torch.inference_mode():
+        assert torch.allclose(built.model.eval()(x), model.eval()(x), atol=1e-5)
+
+
+def statistics(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [buffer.clone() for name, buffer in model.named_buffers() if "running" in name]
+
+
+@pytest.mark.parametrize(
+    ("batch_norm", "head_only", "moves"),
+    [("train", True, False), ("keep", True, False), ("train", False, True), ("keep", False, False)],
+)
+def test_statistics_move_only_where_all_layers_train_and_nothing_keeps_them(batch_norm, head_only, moves):
+    model = network()
+    built = learner(recipe(weights="imagenet", batch_norm=batch_norm), model)
+    if not head_only:
+        built.unfreeze()
+    before = statistics(model)
+    with built.no_bar(), built.no_logging():
+        built.fit(1, lr=0.01)
+    assert all(torch.equal(*pair) for pair in zip(before, statistics(model), strict=True)) is not moves
+
+
 def test_a_device_that_is_not_there_is_one_line():
     assert choose_device(Device.CPU) is Device.CPU
     for device, there in ((Device.CUDA, torch.cuda.is_available()), (Device.MPS, torch.backends.mps.is_available())):

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from signsclf.errors import ModelError
+from signsclf.recipe import LADDER, Trainer
+from signsclf.training.architectures import body_and_head, classifier_name, create, find
+from signsclf.training.networks import OWN
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_own_networks_are_built_for_their_sizes_and_cut_in_two(name):
+    arch = find(name)
+    for size in {arch.smallest_size, 32, min(arch.largest_size, 64)}:
+        torch.manual_seed(0)
+        model = create(arch, 5, size).eval()
+        body, head = body_and_head(model, arch)
+        x = torch.randn(2, 3, size, size)
+        with torch.inference_mode():
+            assert model(x).shape == (2, 5)
+            assert torch.equal(head(body(x)), model(x))
+        assert classifier_name(model, 5) == "fc"
+        assert [id(p) for p in (*body.parameters(), *head.parameters())] == [id(p) for p in model.parameters()]
+
+
+@pytest.mark.parametrize(("name", "size"), [("mlp", 65), ("linear-regression", 4096), ("simple-cnn", 8)])
+def test_sizes_that_they_are_not_built_for_are_refused_before_any_memory_is_taken(name, size):
+    with pytest.raises(ModelError, match=rf"--size {size}: {name} is built for \d+ to \d+ px"):
+        create(find(name), 5, size)
+
+
+def test_the_simple_cnn_is_the_tutorials():
+    model = create(find("simple-cnn"), 10, 32)
+    assert sum(p.numel() for p in model.parameters()) == 62_006
+
+
+def test_every_rung_is_known_and_says_what_it_runs_at():
+    found = {name: find(name) for name in LADDER}
+    assert found["alexnet"].smallest_size == 63
+    assert found["vgg16_bn"].smallest_size == 32
+    assert found["linear-regression"].trainer is Trainer.LEAST_SQUARES
+    assert found["numpy-mlp"].trainer is Trainer.NUMPY
+    others = set(LADDER) - {"linear-regression", "numpy-mlp"}
+    assert {found[name].trainer for name in others} == {Trainer.GRADIENT}
