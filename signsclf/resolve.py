@@ -74,8 +74,11 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         chosen.choose("weights", "imagenet", "the default")
     _choose_size(chosen, facts)
     size = chosen.recipe.size
-    small_batch = size >= 64 or facts.n_train < 2_000
-    chosen.choose("batch_size", 32 if size >= 160 else 64 if small_batch else 128, f"{size} px")
+    if size >= 160:
+        few = facts.n_train < 300
+        chosen.choose("batch_size", 16 if few else 32, f"{facts.n_train} images: steps count" if few else f"{size} px")
+    else:
+        chosen.choose("batch_size", 64 if size >= 64 or facts.n_train < 2_000 else 128, f"{size} px")
     if facts.n_train < chosen.recipe.batch_size:
         chosen.set("batch_size", max(2, facts.n_train), f"there are but {facts.n_train} training images")
     if facts.trainer is Trainer.LEAST_SQUARES:
@@ -148,10 +151,11 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
     imagenet = chosen.recipe.weights == "imagenet"
     near = imagenet and not facts.is_gtsrb
     if imagenet:
-        chosen.choose("freeze_epochs", 1 if facts.n_train > 3_000 else 2, "the new head first")
+        steps = max(1, facts.n_train // chosen.recipe.batch_size)
+        chosen.choose("freeze_epochs", max(1, min(8, math.ceil(60 / steps))), "the new head first, some 60 steps")
     else:
         chosen.choose("freeze_epochs", 0, "weights of one's own: all layers from the start")
-    chosen.choose("lr", 2e-3 if imagenet else 1e-3, "pretrained, Adam")
+    chosen.choose("lr", 2e-3 if imagenet and not near else 1e-3, "pretrained, Adam")
     if near:
         chosen.choose("batch_norm", BatchNorm.KEEP, "ImageNet's statistics suit photos, those of small batches waver")
         chosen.choose("lr_ratio", 100.0, "ImageNet's first layers suit photos: a hundredth of the head's rate")
@@ -160,7 +164,10 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
         chosen.choose("lr_ratio", 5.0, "the weights come from other pictures: all layers have to move")
     chosen.choose("optimizer", Optimizer.ADAM, "pretrained")
     chosen.choose("weight_decay", 0.01, "pretrained, Adam")
-    epochs = min(12, max(4, math.ceil((2_500 if near else 4_000) / facts.n_train)))
+    if near:
+        epochs = min(8, max(3, math.ceil(2_000 / facts.n_train)))
+    else:
+        epochs = min(12, max(4, math.ceil(4_000 / facts.n_train)))
     chosen.choose("epochs", epochs, f"{facts.n_train:,} training images")
 
 

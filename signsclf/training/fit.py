@@ -247,7 +247,7 @@ class Fit:
         self.checkpoint = None
         after_head = self.frozen and course.phase == 1
         # A linear head on frozen features bears a higher rate than the network does afterwards.
-        top = 5 * course.lr if head_only else course.lr / 2 if after_head else course.lr
+        top = 2 * course.lr if head_only else course.lr / 2 if after_head else course.lr
         one_rate = head_only or recipe.lr_ratio == 1
         learner.fit_one_cycle(
             course.n_epochs[course.phase],
