@@ -1,4 +1,4 @@
-"""The compare command."""
+"""The command ``signsclf compare``."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from typing import Annotated
 import typer
 
 from signsclf.errors import SignsclfError
-from signsclf.options import AsJson, LayoutOption, SkipBad, Source, recipe_options, writable_folder
+from signsclf.options import AsJson, CacheOption, LayoutOption, Overwrite, SkipBad, Source, new_app, writable_folder
 from signsclf.recipe import LADDER, Recipe
+from signsclf.recipe_options import recipe_options
 from signsclf.terminal import TerminalObserver, tell
 
-_FOR_ALL = (
+FOR_ALL = (
     *("weights", "size", "epochs", "batch_size", "label_smoothing", "balance", "augment", "flip", "crop"),
     *("split_by", "valid_fraction", "device", "seed"),
 )
 """Fields of the recipe that make sense for every rung."""
 
 
-@functools.partial(recipe_options, fields=_FOR_ALL)
+app = new_app()
+
+
+@app.command("compare")
+@functools.partial(recipe_options, fields=FOR_ALL)
 def compare_command(
     recipe: Recipe,
     source: Source,
@@ -34,8 +39,9 @@ def compare_command(
     ] = None,
     as_json: AsJson = False,
     layout: LayoutOption = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train rungs anew that are there.")] = False,
+    overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
+    cache: CacheOption = "auto",
 ) -> None:
     """Train several models on the same images and the same split, and draw them as one ladder."""
     names = None if models is None else [name.strip() for name in models.split(",")]

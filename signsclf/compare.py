@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from signsclf import modelfolder
 from signsclf.choices import Layout
-from signsclf.data.cache import Decoded, decode_all
+from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.split import Split
 from signsclf.data.table import Source, read_source
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
@@ -47,6 +47,7 @@ def compare(
     layout: Layout | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
+    cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Comparison:
     """Trains each architecture as `signsclf.train.train` would, below ``out``, and writes ladder.* there.
@@ -62,6 +63,7 @@ def compare(
         layout: forces how the source is read.
         skip_bad: leaves unreadable images out.
         overwrite: trains rungs anew that are there.
+        cache: where decoded images are kept, see `signsclf.train.train`: with one, each size is decoded once.
         observer: told of everything that happens.
 
     Raises:
@@ -87,10 +89,9 @@ def compare(
             raise
         except SignsclfError as error:
             rungs[name] = _failed(name, error, observer)
-    climb = _Climb(out, skip_bad, overwrite, observer)
+    climb = _Climb(out, skip_bad, overwrite, cache_folder(cache), observer)
     stopped = False
-    # By size, so that each is decoded once.
-    for number, name in enumerate(sorted(plans, key=lambda name: plans[name].recipe.size), 1):
+    for number, name in enumerate(plans, 1):
         observer.say(f"rung {number} of {len(plans)}: {name}")
         try:
             rung = climb.rung(plans[name])
@@ -117,18 +118,17 @@ def suitable(table: pd.DataFrame) -> tuple[str, ...]:
 
 
 class _Climb:
-    """One rung after the other, on one split; keeps the images of the last size decoded."""
+    """One rung after the other, on one split."""
 
-    def __init__(self, out: Path, skip_bad: bool, overwrite: bool, observer: Observer) -> None:
-        self.out, self.skip_bad, self.overwrite, self.observer = out, skip_bad, overwrite, observer
+    def __init__(self, out: Path, skip_bad: bool, overwrite: bool, cache: Path | None, observer: Observer) -> None:
+        self.out, self.skip_bad, self.overwrite, self.cache, self.observer = out, skip_bad, overwrite, cache, observer
         self.split: Split | None = None
         self.device = ""
-        self._decoded: tuple[int, Decoded] | None = None
 
     def rung(self, planned: Plan) -> Rung | None:
         """Trains it, or keeps what is there; None when it was stopped."""
         name = planned.arch.name
-        prepared = prepare(planned, self.skip_bad, self.observer, decode=self._decode, split=self.split)
+        prepared = prepare(planned, self.skip_bad, self.observer, self.cache, self.split)
         if not len(prepared.split.rows("valid")):
             raise SourceError("compare: no image is held out, so there is nothing to compare on; give --valid-fraction")
         self.split, self.device = prepared.split, describe_device(prepared.recipe.device)
@@ -162,13 +162,6 @@ class _Climb:
             device=self.device,
             rungs=rungs,
         )
-
-    def _decode(self, table: pd.DataFrame, size: int, progress: Callable[[int, int], None] | None = None) -> Decoded:
-        if self._decoded is None or self._decoded[0] != size:
-            # Before the next size takes its memory.
-            self._decoded = None
-            self._decoded = size, decode_all(table, size, progress=progress)
-        return self._decoded[1]
 
 
 def _refuse_other(folder: Path, prepared: Prepared) -> None:

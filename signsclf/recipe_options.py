@@ -71,7 +71,9 @@ def recipe_options(command: Callable[..., None], fields: Sequence[str] | None = 
         default=typer.Option(None, "--recipe", help=f"Start from a preset: {', '.join(PRESETS)}."),
         annotation=str | None,
     )
-    with_options.__signature__ = plain.replace(parameters=[*kept, *([given] if fields is None else []), *map(_option, names)])
+    with_options.__signature__ = plain.replace(
+        parameters=[*kept, *([given] if fields is None else []), *map(_option, names)]
+    )
     with_options.__annotations__ = {p.name: p.annotation for p in with_options.__signature__.parameters.values()}
     return with_options
 

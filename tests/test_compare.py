@@ -150,7 +150,7 @@ def test_wrong_names_are_told_before_any_work(cli, source, tmp_path, models, com
     ran = cli("compare", source, "--out", tmp_path / "l", "--models", models)
     assert ran.code == 2
     assert complaint in ran.complaint
-    assert not list((tmp_path / "l").iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_nothing_held_out_is_nothing_to_compare_on(source, tmp_path):

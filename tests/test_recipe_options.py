@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 from tinysource import Ran
 
-from signsclf import train
+from signsclf import compare, train
+from signsclf.cli_compare import FOR_ALL
+from signsclf.judging.ladder import Ladder
 from signsclf.recipe import Recipe, preset
 from signsclf.recipe_options import HELP, build_recipe
 
@@ -22,6 +24,7 @@ CHANGED = {
     "lr_ratio": ("12.5", 12.5),
     "optimizer": ("sgd", "sgd"),
     "weight_decay": ("0.02", 0.02),
+    "batch_norm": ("keep", "keep"),
     "label_smoothing": ("0.05", 0.05),
     "ema_decay": ("0.9", 0.9),
     "balance": ("full", "full"),
@@ -77,6 +80,21 @@ def test_a_flag_reaches_its_field_and_no_other(recipe_of, name, command):
     default = Recipe().to_dict()
     assert values[name] == value != default[name] or name == "flip"
     assert {k: v for k, v in values.items() if k != name} == {k: v for k, v in default.items() if k != name}
+
+
+@pytest.mark.parametrize("name", FOR_ALL)
+def test_a_flag_of_compare_reaches_its_field_and_no_other(cli, source, tmp_path, monkeypatch, name):
+    seen = []
+
+    def fake(_source, _out, _names, recipe, **_options):
+        seen.append(recipe)
+        return compare.Comparison(Ladder("s", 2, 1, 1, "", "", ()), [], False)
+
+    monkeypatch.setattr(compare, "compare", fake)
+    text, value = CHANGED[name]
+    ran = cli("compare", source, "--out", tmp_path, f"--{name.replace('_', '-')}", text)
+    assert ran.code == 0, ran.err
+    assert seen == [Recipe(**{name: value})]
 
 
 @pytest.mark.parametrize("command", ["train", "lr-find"])
