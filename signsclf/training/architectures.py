@@ -141,16 +141,20 @@ def create(arch: Architecture, n_classes: int, size: int = 32) -> nn.Module:
 
 
 def count_parameters(arch: Architecture, n_classes: int, size: int) -> int:
-    """Numbers that training fits, counted without making them; arguments as for `create`."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in create(arch, n_classes, size).parameters())
+    """Numbers that training fits; arguments as for `create`."""
+    return sum(parameter.numel() for parameter in _sketch(arch, n_classes, size).parameters())
 
 
 def is_normalised(arch: Architecture) -> bool:
     """Whether layers within the network normalise what passes, so that it bears a high learning rate."""
-    with torch.device("meta"):
-        modules = list(create(arch, 2, max(arch.smallest_size, 32)).modules())
-    return any(isinstance(m, _BatchNorm | nn.GroupNorm | nn.LayerNorm) for m in modules)
+    modules = _sketch(arch, 2, max(arch.smallest_size, 32)).modules()
+    return any(isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm) for module in modules)
+
+
+def _sketch(arch: Architecture, n_classes: int, size: int) -> nn.Module:
+    """The network to look at: without its numbers where that is possible, which some of timm's need to be built."""
+    with contextlib.nullcontext() if arch.family is Family.TIMM else torch.device("meta"):
+        return create(arch, n_classes, size)
 
 
 def classifier_name(model: nn.Module, n_classes: int) -> str:

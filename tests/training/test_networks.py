@@ -5,7 +5,14 @@ import torch
 
 from signsclf.errors import ModelError
 from signsclf.recipe import LADDER, Trainer
-from signsclf.training.architectures import body_and_head, classifier_name, create, find
+from signsclf.training.architectures import (
+    body_and_head,
+    classifier_name,
+    count_parameters,
+    create,
+    find,
+    is_normalised,
+)
 from signsclf.training.networks import OWN
 
 
@@ -33,6 +40,18 @@ def test_sizes_that_they_are_not_built_for_are_refused_before_any_memory_is_take
 def test_the_simple_cnn_is_the_tutorials():
     model = create(find("simple-cnn"), 10, 32)
     assert sum(p.numel() for p in model.parameters()) == 62_006
+
+
+def test_what_normalises_is_told_apart():
+    normalised = {name for name in LADDER if is_normalised(find(name))}
+    assert normalised == {"vgg16_bn", "resnet18", "resnet34", "tf_efficientnet_lite0", "signnet"}
+    assert is_normalised(find("vit_tiny_patch16_224"))
+
+
+@pytest.mark.parametrize("name", ["mlp", "resnet18", "mobilenetv3_small_050"])
+def test_parameters_are_counted(name):
+    arch = find(name)
+    assert count_parameters(arch, 5, 32) == sum(p.numel() for p in create(arch, 5, 32).parameters())
 
 
 def test_every_rung_is_known_and_says_what_it_runs_at():
