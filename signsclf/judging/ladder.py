@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -81,7 +82,7 @@ class Ladder:
         return f"{clean(self.source)}: {count(self.n_classes, 'class', 'classes')}, {images}; {self.device}"
 
 
-_HEADER = ("model", "px", "epochs", "parameters", "MB", "seconds", "accuracy", "95 % interval", "macro-F1")
+_HEADER = ("model", "accuracy", "95 % interval", "macro-F1", "seconds", "MB", "parameters", "px", "epochs")
 
 
 def text_table(ladder: Ladder) -> list[str]:
@@ -148,19 +149,42 @@ def _scatter(axes: Axes, rungs: Sequence[Rung], xs: Sequence[float], label: str)
     above = [100 * (rung.accuracy_high - rung.accuracy) for rung in rungs]
     axes.errorbar(xs, ys, [below, above], fmt="o", color=BLUE, ecolor=FAINT, elinewidth=1, capsize=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    # Beside the point, off its interval; neighbours in height take turns, or names would lie on one another.
-    for turn, i in enumerate(sorted(range(len(rungs)), key=lambda i: ys[i])):
-        left = turn % 2 == 1
-        axes.annotate(
-            short(rungs[i].name, 24),
-            (xs[i], ys[i]),
-            (-7 if left else 7, 0),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
-            fontsize=8,
-        )
+    _name_points(axes, [short(rung.name, 24) for rung in rungs], xs, ys)
 
+
+def _name_points(axes: Axes, names: Sequence[str], xs: Sequence[float], ys: Sequence[float]) -> None:
+    """Writes each name as near to its point as it covers no other name and no point; none where there is no room."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    renderer = axes.figure.canvas.get_renderer()
+    # Asked for, the limits become final.
+    axes.get_xlim(), axes.get_ylim()
+    points = axes.transData.transform(list(zip(xs, ys, strict=True)))
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in points]
+    for i in sorted(range(len(names)), key=lambda i: -ys[i]):
+        for reach, (right, up) in itertools.product((8, 18, 30, 44, 60, 80), _DIRECTIONS):
+            text = axes.annotate(
+                names[i],
+                (xs[i], ys[i]),
+                (right * reach, up * reach),
+                textcoords="offset points",
+                ha=("right", "center", "left")[right + 1],
+                va=("top", "center", "bottom")[up + 1],
+                fontsize=8,
+                arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.6} if reach > 8 else None,
+            )
+            text.update_positions(renderer)
+            # Of the words alone, without the line that leads to them.
+            box = Text.get_window_extent(text, renderer)
+            inside = axes.bbox.contains(*box.p0) and axes.bbox.contains(*box.p1)
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -170,7 +194,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap; }
 th:first-child, td:first-child, td.error { text-align: left; }
 td.error { white-space: normal; color: #c4380d; }
-img { max-width: 100%; height: auto; background: white; border-radius: 6px; }
+img { width: 100%; min-width: 42rem; height: auto; background: white; border-radius: 6px; }
 @media (prefers-color-scheme: dark) { td.error { color: #ff8a5c; } }
 @media print { body { margin: 0; max-width: none; } }
 """
@@ -207,8 +231,8 @@ def page(ladder: Ladder, picture: bytes) -> str:
 </table></div>
 <p>Every rung is trained on the same images and judged on the same {ladder.n_valid:,} held-out ones, by its exported
 file. Its best epoch was chosen on them. Seconds are those of training; MB those of model.onnx.</p>
-<p><img alt="Accuracy of {escape(names)} against seconds of training and against size"
-src="data:image/png;base64,{base64.b64encode(picture).decode()}"></p>
+<div class="wide"><img alt="Accuracy of {escape(names)} against seconds of training and against size"
+src="data:image/png;base64,{base64.b64encode(picture).decode()}"></div>
 </body>
 </html>
 """
@@ -220,14 +244,14 @@ def _cells(rung: Rung) -> tuple[str, ...]:
         return rung.name, f"failed: {rung.error}"
     return (
         rung.name + (" (kept)" if rung.kept else ""),
-        str(rung.size),
-        str(rung.epochs),
-        f"{rung.parameters:,}",
-        f"{rung.bytes / 1e6:.2f}",
-        f"{rung.seconds:,.1f}",
         f"{100 * rung.accuracy:.2f} %",
         f"{100 * rung.accuracy_low:.2f} to {100 * rung.accuracy_high:.2f}",
         f"{100 * rung.macro_f1:.2f} %",
+        f"{rung.seconds:,.1f}",
+        f"{rung.bytes / 1e6:.2f}",
+        f"{rung.parameters:,}",
+        str(rung.size),
+        str(rung.epochs),
     )
 
 

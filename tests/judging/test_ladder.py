@@ -51,7 +51,7 @@ class Page(HTMLParser):
 def test_the_terminal_has_a_line_a_rung_with_n_and_interval():
     caption, header, low, high, broken = text_table(ladder(LOW, HIGH, BROKEN))
     assert "800 to train on, 200 held out by whole groups, seed 0" in caption
-    assert header.split()[:3] == ["model", "px", "epochs"]
+    assert header.split()[:3] == ["model", "accuracy", "95"]
     assert "50.00 %" in low
     assert "43.00 to 57.00" in low
     assert "signnet (kept)" in high
