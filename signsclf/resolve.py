@@ -82,7 +82,7 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
     if facts.n_train < chosen.recipe.batch_size:
         chosen.set("batch_size", max(2, facts.n_train), f"there are but {facts.n_train} training images")
     if facts.trainer is Trainer.LEAST_SQUARES:
-        _choose_solved(chosen)
+        _choose_solved(chosen, facts)
     elif facts.trainer is Trainer.NUMPY:
         _choose_numpy(chosen, facts)
     elif chosen.recipe.weights != "none":
@@ -118,6 +118,16 @@ class _Choices:
     def set(self, name: str, value: Any, reason: str) -> None:
         """Fills a field whatever it was."""
         self.recipe, self.reasons[name] = self.recipe.replace(**{name: value}), reason
+
+    def choose_length(self, facts: Facts, samples: int, longest: int, reason: str) -> None:
+        """Fills ``samples`` and ``epochs``, either from the other where that is set; at most ``longest`` epochs."""
+        if self.recipe.epochs is not None:
+            self.choose("samples", max(1, self.recipe.epochs) * facts.n_train, "what --epochs comes to")
+            return
+        self.choose("samples", samples, reason)
+        n = self.recipe.samples
+        epochs = min(longest, math.ceil(n / facts.n_train))
+        self.choose("epochs", epochs, f"{n:,} images in all, of {facts.n_train:,} training images")
 
     def fix(self, name: str, value: Any, reason: str) -> None:
         """Fills a field that takes one value only; raises SignsclfError where the user wants another."""
@@ -165,10 +175,9 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
     chosen.choose("optimizer", Optimizer.ADAM, "pretrained")
     chosen.choose("weight_decay", 0.01, "pretrained, Adam")
     if near:
-        epochs = min(8, max(3, math.ceil(2_000 / facts.n_train)))
+        chosen.choose_length(facts, max(2_000, 3 * facts.n_train), 8, "photos: 2,000 images, or each three times")
     else:
-        epochs = min(12, max(4, math.ceil(4_000 / facts.n_train)))
-    chosen.choose("epochs", epochs, f"{facts.n_train:,} training images")
+        chosen.choose_length(facts, max(4_000, 4 * facts.n_train), 12, "pretrained: 4,000 images, or each four times")
 
 
 def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
@@ -187,17 +196,17 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
         chosen.choose("lr", 4e-4, "from scratch, and without batch-norm higher rates diverge")
     chosen.choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
     chosen.choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
-    chosen.choose("epochs", _epochs_from_scratch(facts), f"{facts.n_train:,} training images")
+    _choose_length_from_scratch(chosen, facts)
 
 
-def _choose_solved(chosen: _Choices) -> None:
+def _choose_solved(chosen: _Choices, facts: Facts) -> None:
     why = "it is solved, not trained in steps"
     for name in ("lr", "optimizer"):
         chosen.fix(name, None, why)
     for name, only in (*_PLAIN, ("patience", 0), ("weights", "none")):
         chosen.fix(name, only, why)
     chosen.choose("weight_decay", 0.01, "a little ridge: neighbouring pixels are nearly alike")
-    chosen.choose("epochs", 1, "each image, as augmented, counts once")
+    chosen.choose_length(facts, facts.n_train, 60, "each image, as augmented, counts once")
     _choose_plain_arithmetic(chosen)
 
 
@@ -209,7 +218,7 @@ def _choose_numpy(chosen: _Choices, facts: Facts) -> None:
         chosen.fix(name, only, why)
     chosen.choose("lr", 0.02, "SGD on pixels")
     chosen.choose("weight_decay", 5e-4, "SGD")
-    chosen.choose("epochs", _epochs_from_scratch(facts), f"{facts.n_train:,} training images")
+    _choose_length_from_scratch(chosen, facts)
     _choose_plain_arithmetic(chosen)
 
 
@@ -219,8 +228,9 @@ def _choose_plain_arithmetic(chosen: _Choices) -> None:
     chosen.fix("device", Device.CPU, why)
 
 
-def _epochs_from_scratch(facts: Facts) -> int:
-    return min(60, max(6, math.ceil(240_000 / facts.n_train)))
+def _choose_length_from_scratch(chosen: _Choices, facts: Facts) -> None:
+    reason = "from scratch: 240,000 images, or each six times"
+    chosen.choose_length(facts, max(240_000, 6 * facts.n_train), 60, reason)
 
 
 def _choose_precision(chosen: _Choices, facts: Facts) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelFitException, TrainEvalCallback
+from fastai.callback.core import Callback, CancelFitException
 from fastcore.foundation import L
 from torch import nn
 
@@ -67,17 +67,6 @@ class Autocast(Callback):
     def after_pred(self) -> None:
         self.active.__exit__(None, None, None)
         self.learn.pred = self.pred.float()
-
-
-class KeptStatistics(Callback):
-    """Batch-norm normalises by the statistics that it has, as when predicting, and does not change them."""
-
-    run_after = TrainEvalCallback
-
-    def before_train(self) -> None:
-        for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
 
 
 class Average(Callback):
@@ -226,8 +215,7 @@ class Course(Callback):
             **judged(self.outputs),
             "seconds": round(time.monotonic() - self.epoch_began, 2),
         }
-        # Without validation images nothing is chosen: the last epoch stands. Small sets often end in ties.
-        score = None if row["macro_f1"] is None else [row["macro_f1"], -row["valid_loss"]]
+        score = epoch_score(row)
         if self.best is None or score is None or score > self.best["score"]:
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
             self.best = {"epoch": row["epoch"], "score": score, "state": state}
@@ -334,6 +322,14 @@ def judged(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float 
         "accuracy": float(np.trace(matrix) / matrix.sum()),
         "macro_f1": macro_f1(matrix),
     }
+
+
+def epoch_score(row: dict[str, Any]) -> list[float] | None:
+    """What the best epoch has most of: macro-F1, then the lower loss, since small sets often end in ties.
+
+    None without validation images: then nothing is chosen, and the last epoch stands.
+    """
+    return None if row["macro_f1"] is None else [row["macro_f1"], -row["valid_loss"]]
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from signsclf.recipe import Recipe
 from signsclf.training import numpy_mlp
-from signsclf.training.callbacks import BatchDone, EpochDone, Listener, judged
+from signsclf.training.callbacks import BatchDone, EpochDone, Listener, epoch_score, judged
 from signsclf.training.fit import FitResult, LrSearch
 
 _TELL_SECONDS = 0.25
@@ -96,7 +96,7 @@ class DirectFit:
             **judged(outputs),
             "seconds": round(time.monotonic() - began, 2),
         }
-        score = row["macro_f1"]
+        score = epoch_score(row)
         if self.best is None or score is None or score > self.best["score"]:
             state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
             self.best = {"epoch": row["epoch"], "score": score, "state": state}

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
+from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.training import BnFreeze
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
@@ -35,7 +36,6 @@ from signsclf.training.architectures import (
     parameter_groups,
     read_weights,
 )
-from signsclf.training.callbacks import KeptStatistics
 
 
 def choose_device(wanted: Device | None) -> Device:
@@ -63,6 +63,17 @@ def has_bf16(device: Device) -> bool:
     if device is Device.CPU and platform.machine().lower() in ("x86_64", "amd64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+class KeptStatistics(Callback):
+    """Batch-norm normalises by the statistics that it has, as when predicting, and does not change them."""
+
+    run_after = TrainEvalCallback
+
+    def before_train(self) -> None:
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def build_learner(loaders: DataLoaders, model: nn.Module, arch: Architecture, recipe: Recipe) -> Learner:
