@@ -152,6 +152,7 @@ def test_what_the_user_set_stays():
         weights="imagenet",
         size=48,
         epochs=2,
+        samples=1_400,
         freeze_epochs=1,
         batch_size=16,
         lr=0.5,
