@@ -47,13 +47,15 @@ def predict_command(
     columns = min(top_k, len(classifier.labels))
     failures = 0
     bar = Bar()
+    # On a terminal the rows themselves show how far it is.
+    shows_bar = out is not None or not sys.stdout.isatty()
 
     def watched() -> Any:
         nonlocal failures
         paths = expand(image, recursive, sys.stdin if "-" in image else None)
         for number, prediction in enumerate(stream(classifier, paths, top_k=top_k), 1):
             failures += prediction.error is not None
-            if out is not None and number % 16 == 0:
+            if shows_bar and number % 16 == 0:
                 bar("predicting", number, None)
             if explain is not None and prediction.error is None:
                 _explain(classifier, prediction.path, explain, number)

@@ -22,6 +22,7 @@ from signsclf.modelfolder import CARD, CONFIG, ONNX, Config, parse_json, read_co
 Source = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 """What an image may be given as; arrays are uint8 of H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA)."""
 
+READY_MADE = "gtsrb-signnet"
 MAX_BATCH = 64
 _BATCH_VALUES = 64 * 3 * 256 * 256  # 64 images of 256×256; larger ones come in smaller batches
 _CHUNK = 8  # images a task: a task for each image would cost more than decoding a small one
@@ -337,7 +338,8 @@ def find_model(explicit: str | None, environ: Mapping[str, str], cwd: Path) -> t
     """The model folder to use, and in words where it comes from.
 
     Args:
-        explicit: what the user named, else ``$SIGNSCLF_MODEL``, else models/default below ``cwd``.
+        explicit: what the user named, else ``$SIGNSCLF_MODEL``, else models/default below ``cwd``, else the ready-made
+            model for German traffic signs that comes with the package.
 
     Raises:
         ModelError: there is none of these.
@@ -349,9 +351,18 @@ def find_model(explicit: str | None, environ: Mapping[str, str], cwd: Path) -> t
     default = Path(cwd) / "models" / "default"
     if default.is_dir():
         return default, "models/default here"
+    if ready := ready_made():
+        return ready, "ready-made, for German traffic signs; name another with --model"
     raise ModelError(
         "no model: name a model folder with --model DIR or $SIGNSCLF_MODEL, or make one with `signsclf train`"
     )
+
+
+def ready_made() -> Path | None:
+    """The model folder that comes with the package, in a wheel inside it, in a checkout beside it."""
+    package = Path(__file__).parent
+    places = (package / "models" / READY_MADE, package.parent / "models" / READY_MADE)
+    return next((place for place in places if (place / CONFIG).is_file()), None)
 
 
 def _pixels(sources: Sequence[Source], size: tuple[int, int]) -> list[np.ndarray | str]:
