@@ -7,7 +7,7 @@ import dataclasses
 import io
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +39,7 @@ from signsclf.training.learner import restore_model
 _PACKAGES = ("signsclf", "torch", "torchvision", "timm", "fastai", "onnx", "onnxruntime", "numpy", "pillow")
 _REPLAYED = 8
 _INT8_JUDGED = 2_000
+_PART = 1_024
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "top5", "macro_f1", "n_classes_present", "balanced_accuracy")
 """Fields of a `Report` that config.json keeps."""
 
@@ -92,7 +93,7 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
     model = model.cpu().float().eval()
     temperature, threshold, calibration = 1.0, None, None
     if len(valid_rows):
-        logits = torch_logits(model, arch, trained.decoded.pixels[valid_rows])
+        logits = _in_parts(lambda pixels: torch_logits(model, arch, pixels), trained.decoded.pixels, valid_rows)
         temperature = fit_temperature(logits, targets[valid_rows])
         threshold = reject_threshold(softmax(logits / temperature), targets[valid_rows], trained.accept_error)
         groups = trained.split.table["group"].to_numpy(dtype=object)[valid_rows]
@@ -132,7 +133,7 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
     report = None
     if len(valid_rows):
         observer.say(f"judging model.onnx on the {len(valid_rows):,} validation images")
-        probabilities = exported.probabilities(trained.decoded.pixels[valid_rows])
+        probabilities = _in_parts(exported.probabilities, trained.decoded.pixels, valid_rows)
         report = Report.from_probabilities(probabilities, targets[valid_rows], classes)
         _write_judgement(trained, report, probabilities, targets, valid_rows, run)
     figures = {
@@ -207,6 +208,11 @@ def _gate_rows(valid_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
 def _spread(rows: np.ndarray, n: int) -> np.ndarray:
     """At most ``n`` of the rows, evenly spaced."""
     return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)] if len(rows) else rows
+
+
+def _in_parts(answer: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """What a network answers for these rows, which are copied out of a mapped array a part at a time."""
+    return np.concatenate([answer(pixels[rows[i : i + _PART]]) for i in range(0, len(rows), _PART)])
 
 
 def _from_files(trained: Trained, rows: np.ndarray) -> np.ndarray:
