@@ -42,7 +42,7 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
         "",
         "## Figures",
         "",
-        *_figures(figures.get("valid"), figures.get("int8"), report),
+        *_figures(figures, report),
         "",
         "## How sure it is",
         "",
@@ -72,7 +72,10 @@ def _recipe(recipe: dict[str, Any], training: dict[str, Any]) -> list[str]:
     return [f"- {named}", f"- {spent}" + (f"; epoch {best} was the best and is kept" if best else "")]
 
 
-def _figures(valid: dict[str, Any] | None, int8: dict[str, Any] | None, report: Report | None) -> list[str]:
+def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
+    valid, int8, crossed = (figures.get(name) for name in ("valid", "int8", "cross_validation"))
+    if crossed is not None:
+        return _cross_validated(crossed)
     if valid is None:
         return ["Everything trained: no image was held out, so no figure can be given."]
     lines = [
@@ -104,6 +107,25 @@ def _figures(valid: dict[str, Any] | None, int8: dict[str, Any] | None, report: 
     return lines
 
 
+def _cross_validated(crossed: dict[str, Any]) -> list[str]:
+    def spread(name: str) -> str:
+        low, high = crossed[f"{name}_lowest"], crossed[f"{name}_highest"]
+        return f"{_percent(crossed[name], 2)} ({_percent(low, 2)} to {_percent(high, 2)})"
+
+    return [
+        (
+            f"All images trained, so these figures are the recipe's and not this file's: of {crossed['folds']} models "
+            f"made in the same way, each judged on images held out of its training (n = {crossed['n']:,} in all; "
+            "mean, lowest and highest). Their best epochs were chosen on these images; this model is its last epoch."
+        ),
+        "",
+        "| | recipe |",
+        "| --- | --- |",
+        f"| accuracy | {spread('accuracy')} |",
+        f"| macro-F1 | {spread('macro_f1')} |",
+    ]
+
+
 def _calibration(config: modelfolder.Config) -> list[str]:
     found = config.figures.get("calibration")
     if found is None:
@@ -132,11 +154,15 @@ def _loading(config: modelfolder.Config) -> list[str]:
         "",
         (
             f"Or `model.onnx` in any ONNX Runtime: uint8 RGB (N, {config.input_size[0]}, {config.input_size[1]}, 3) "
-            "in, logits out, labels in the metadata. fastai opens `learner.pkl` on the Python that wrote it "
-            f"({config.versions.get('python', 'see config.json')}): a pickle, which can run code, so only from someone "
-            "you trust."
+            "in, logits out, labels in the metadata."
         ),
     ]
+    if "fastai" in config.readers:
+        lines.append(
+            "fastai opens `learner.pkl` on the Python that wrote it "
+            f"({config.versions.get('python', 'see config.json')}): a pickle, which can run code, so only from someone "
+            "you trust."
+        )
     if "timm" in config.readers:
         lines.append(
             "`timm.create_model('local-dir:this folder', pretrained=True)` and transformers' pipeline read it."

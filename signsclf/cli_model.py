@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from signsclf.options import AsJson, CacheOption, ForceInt8Option, Int8Option, ModelDir, Overwrite, chosen_int8, new_app
+from signsclf.options import (
+    AcceptError,
+    AsJson,
+    CacheOption,
+    ForceInt8Option,
+    Int8Option,
+    ModelDir,
+    Overwrite,
+    chosen_int8,
+    new_app,
+)
 from signsclf.terminal import TerminalObserver, shown_path, tell
 
 app = new_app()
@@ -21,9 +31,20 @@ def export_command(
     overwrite: Overwrite = False,
     int8: Int8Option = False,
     force_int8: ForceInt8Option = False,
+    fold: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--fold", help="Model of the same recipe that judges one trained on all; repeat.", metavar="MODEL"
+        ),
+    ] = None,
+    source: Annotated[str | None, typer.Option("--source", help="What the folds were trained on.")] = None,
+    accept_error: AcceptError = 0.005,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows the images trained on.")
+    ] = False,
     cache: CacheOption = "auto",
 ) -> None:
-    """Export the best weights of a run, through the parity gate, to a model folder."""
+    """Export the best weights of a run, through the parity gate, to a model folder; or a finished model anew."""
     from signsclf.modelfolder import RECORD, read_config
     from signsclf.runfolder import refuse_taken
 
@@ -35,7 +56,16 @@ def export_command(
 
     observer = TerminalObserver()
     outcome = train.export_run(
-        run, out, overwrite=overwrite, int8=chosen_int8(int8, force_int8), cache=cache, observer=observer
+        run,
+        out,
+        overwrite=overwrite,
+        int8=chosen_int8(int8, force_int8),
+        folds=fold or (),
+        source=source,
+        accept_error=accept_error,
+        bare=bare,
+        cache=cache,
+        observer=observer,
     )
     observer.bar.close()
     if outcome.metrics:

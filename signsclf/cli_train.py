@@ -11,6 +11,7 @@ from signsclf.choices import Layout
 from signsclf.cli_data import gtsrb_source
 from signsclf.errors import SignsclfError
 from signsclf.options import (
+    AcceptError,
     CacheOption,
     DataDir,
     ForceInt8Option,
@@ -45,9 +46,7 @@ def train_command(
     layout: LayoutOption = None,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
-    accept_error: Annotated[
-        float, typer.Option("--accept-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
-    ] = 0.005,
+    accept_error: AcceptError = 0.005,
     int8: Int8Option = False,
     force_int8: ForceInt8Option = False,
     cache: CacheOption = "auto",

@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from signsclf import images, modelfolder
 from signsclf.card import write_card
 from signsclf.choices import Int8
 from signsclf.data.cache import Decoded
 from signsclf.data.split import Split
-from signsclf.errors import GateError, ModelError
+from signsclf.errors import GateError, ModelError, SignsclfError
 from signsclf.export import PARITY_IMAGES, PARITY_TOLERANCE, fold_temperature, readers, torch_logits, write_network
+from signsclf.folds import CrossValidation
 from signsclf.judging import plots
 from signsclf.judging.calibrate import cross_fit, fit_temperature, reject_threshold, softmax
 from signsclf.judging.canvas import write_whole
@@ -31,7 +33,7 @@ from signsclf.observer import Observer
 from signsclf.predict import Classifier
 from signsclf.quantize import CALIBRATION_IMAGES, write_int8
 from signsclf.recipe import Recipe
-from signsclf.replay import REPLAY, check_replay, store_replay
+from signsclf.replay import REPLAY, store_replay
 from signsclf.training import architectures
 from signsclf.training.fit import FitResult
 from signsclf.training.learner import restore_model
@@ -164,39 +166,88 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
     return None if report is None else report.to_dict()
 
 
-def finish_again(run: Path, folder: Path, observer: Observer) -> modelfolder.Config:
+def finish_again(
+    run: Path,
+    folder: Path,
+    observer: Observer,
+    *,
+    judged: CrossValidation | None = None,
+    pixels: np.ndarray | None = None,
+    bare: bool = False,
+) -> modelfolder.Config:
     """Fills ``folder`` from a finished model folder: its network written anew by the packages that are here now.
 
-    The temperature is in the weights already; the figures stay, since the exported file has to answer as before.
+    Args:
+        judged: gives temperature, reject threshold and figures to a model that had no validation images.
+        pixels: uint8 (N, H, W, 3) at the model's size, to compare on; None takes the stored images.
+        bare: leaves out learner.pkl, which is a pickle, and all that shows or names the images trained on.
 
     Returns:
         What config.json says now.
 
     Raises:
         ModelError: the model folder is damaged, or a file cannot be written.
+        SignsclfError: it has validation images of its own, and ``judged`` is given.
         GateError: the exported file does not answer as the network does, or as the old one did.
     """
     modelfolder.verify_sums(run)
-    model, config = restore_model(run)
+    model, old = restore_model(run)
+    config = dataclasses.replace(old, versions=_versions())
+    if judged is not None:
+        if old.figures.get("valid"):
+            raise SignsclfError(f"--fold: {run} has validation images of its own; give one of --valid-fraction 0")
+        figures = {
+            "cross_validation": judged.figures,
+            "calibration": judged.calibration and judged.calibration.to_dict(),
+        }
+        config = dataclasses.replace(
+            config,
+            temperature=judged.temperature,
+            reject_threshold=judged.reject_threshold,
+            figures={**old.figures, **figures},
+        )
     observer.say("exporting")
-    stored = sorted((run / modelfolder.RUN / REPLAY).glob("*.png"))
-    if not stored:
-        raise ModelError(f"{run}: ships without stored images to compare on, so it cannot be exported anew")
-    pixels = np.stack([images.load(path, config.input_size) for path in stored])
-    shutil.copytree(run / modelfolder.RUN, folder / modelfolder.RUN, dirs_exist_ok=True)
-    shutil.copy2(run / modelfolder.CARD, folder)
+    if pixels is None:
+        stored = sorted((run / modelfolder.RUN / REPLAY).glob("*.png"))
+        if not stored:
+            raise ModelError(f"{run}: ships without stored images to compare on, so it cannot be exported anew")
+        pixels = np.stack([images.load(path, config.input_size) for path in stored])
     arch = architectures.find(config.architecture)
+    change = config.temperature / old.temperature
+    fold_temperature(model, len(config.classes), change)
     parity, _ = write_network(folder, model, arch, config.classes, config.input_size[0], pixels)
-    config = dataclasses.replace(config, parity=parity.to_dict(), versions=_versions())
+    config = dataclasses.replace(config, parity=parity.to_dict())
+    if bare:
+        (folder / modelfolder.LEARNER).unlink(missing_ok=True)
+        config = dataclasses.replace(config, readers=tuple(name for name in config.readers if name != "fastai"))
+        for name in ("recipe.json", "history.csv"):
+            shutil.copy2(run / modelfolder.RUN / name, folder / modelfolder.RUN / name)
+    else:
+        shutil.copytree(run / modelfolder.RUN, folder / modelfolder.RUN, dirs_exist_ok=True)
     modelfolder.write_config(folder, config)
     modelfolder.write_sums(folder)
-    difference = check_replay(Classifier(folder), folder)
+    exported = Classifier(folder)
+    expected = softmax(Classifier(run).logits(pixels) / change)
+    difference = float(np.abs(exported.probabilities(pixels) - expected).max())
     if not difference <= PARITY_TOLERANCE:
         raise GateError(
             f"{run}: exported anew, its probabilities differ by {difference:.2g} (allowed: {PARITY_TOLERANCE:g}) from "
-            "those at its first export; nothing was written; use the versions in its config.json"
+            "those of its first export; nothing was written; use the versions in its config.json"
         )
+    replayed = _pictures_of_nothing(config.input_size) if bare else pixels[:_REPLAYED]
+    store_replay(folder, replayed, exported.probabilities(replayed))
+    if judged is None and not bare:
+        shutil.copy2(run / modelfolder.CARD, folder)
+    else:
+        write_card(folder, config, None)
+    modelfolder.write_sums(folder)
     return config
+
+
+def _pictures_of_nothing(size: tuple[int, int]) -> np.ndarray:
+    """Random coarse colours, uint8 (N, H, W, 3): what a network makes of them is as much its own as of any picture."""
+    coarse = np.random.default_rng(0).integers(0, 256, (_REPLAYED, 8, 8, 3), np.uint8)
+    return np.stack([images.resize(Image.fromarray(picture), size) for picture in coarse])
 
 
 def _gate_rows(valid_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:

@@ -29,6 +29,9 @@ ModelDir = Annotated[Path, typer.Argument(help="A model folder.", metavar="MODEL
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Int8Option = Annotated[bool, typer.Option("--int8", help="Write model.int8.onnx as well, unless it loses too much.")]
 ForceInt8Option = Annotated[bool, typer.Option("--force-int8", help="Keep model.int8.onnx however much it loses.")]
+AcceptError = Annotated[
+    float, typer.Option("--accept-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
 

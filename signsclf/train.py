@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source, read_source
 from signsclf.errors import ModelError, SignsclfError, SourceError
 from signsclf.finish import Trained, finish, finish_again
+from signsclf.folds import judge_folds, sample_pixels
 from signsclf.judging import plots
 from signsclf.judging.canvas import write_whole
 from signsclf.observer import Observer
 from signsclf.prepare import Plan, Prepared, plan, prepare
-from signsclf.recipe import Device, Flip, Recipe, Trainer
+from signsclf.recipe import Crop, Device, Flip, Recipe, Trainer
 from signsclf.runfolder import (
     Order,
     Record,
@@ -147,6 +148,10 @@ def export_run(
     *,
     overwrite: bool = False,
     int8: Int8 = Int8.NONE,
+    folds: Sequence[str | Path] = (),
+    source: str | Path | None = None,
+    accept_error: float = 0.005,
+    bare: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Outcome:
@@ -156,10 +161,16 @@ def export_run(
 
     Args:
         int8: whether model.int8.onnx is written as well; needs a .partial folder, whose source it is calibrated on.
+        folds: models of the same recipe that held out other parts of ``source`` each: what they say of those gives a
+            finished model without validation images its temperature, reject threshold and figures.
+        source: what all of them were trained on; goes with ``folds``.
+        accept_error: see `train`; for ``folds``.
+        bare: leaves learner.pkl out of a finished model's export, and all that shows or names the images trained on.
         cache: see `train`.
 
     Raises:
-        ModelError: no such run, or no epoch of it is finished.
+        SignsclfError: arguments that do not go together.
+        ModelError: no such run, or no epoch of it is finished; or a fold is of another recipe.
         SourceError: the source of a .partial folder has changed since.
         GateError: what would be exported does not answer as the network does.
     """
@@ -167,16 +178,24 @@ def export_run(
     run, out = Path(run).expanduser().absolute(), Path(out).expanduser().absolute()
     refuse_taken(out, overwrite)
     if not (run / modelfolder.RECORD).is_file():
-        modelfolder.read_config(run)
+        config = modelfolder.read_config(run)
         if int8 is not Int8.NONE:
             raise SignsclfError(
                 f"--int8: {run} is finished, and its training images, which 8 bits are calibrated on, are not in it; "
                 "give --int8 to train"
             )
+        if bool(folds) != (source is not None):
+            raise SignsclfError("--fold and --source: one does not go without the other")
+        judged, pixels = None, None
+        if folds:
+            judged = judge_folds(folds, config, source, accept_error, observer)
+            pixels = sample_pixels(read_source(source), config.input_size, config.crop == Crop.ROI.value)
         with _new_folder(out, overwrite) as partial:
-            figures = finish_again(run, partial, observer).figures
+            figures = finish_again(run, partial, observer, judged=judged, pixels=pixels, bare=bare).figures
             modelfolder.publish(partial, out, overwrite)
         return Outcome(out, (figures.get("training") or {}).get("source", ""), False, figures.get("valid"))
+    if folds or bare:
+        raise SignsclfError(f"--fold and --bare: for a finished model; {run} is a run: export it first")
     record, checkpoint = read_record(run), read_checkpoint(run)
     best = checkpoint["best"]
     if best is None:
