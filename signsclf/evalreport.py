@@ -207,7 +207,8 @@ def _subject(examined: Examined) -> Subject:
     config = classifier.config
     height, width = classifier.size
     official = _is_official_test(judgement, classifier)
-    note = "official test set" + ("" if official else ", not these images")
+    note = "People and published figures are for the official test set"
+    note += "." if official else ", and not for these images."
     part = _PARTS[judgement.part]
     answers = [p for p in examined.unknown if p.error is None]
     answers = sorted(answers, key=lambda p: -p.probability)[:UNKNOWN_SHOWN]
@@ -224,11 +225,13 @@ def _subject(examined: Examined) -> Subject:
         about=f"{config.architecture}, {count(len(classifier.labels), 'class', 'classes')}, images squashed to "
         f"{width}×{height} pixels; judged from the exported model.onnx on {count(judgement.report.n, 'image')}.",
         cautions=list(_cautions(judgement)),
-        references=[Reference(name, value, note) for name, value in PUBLISHED] if config.is_gtsrb else [],
+        references=[Reference(name, value) for name, value in PUBLISHED] if config.is_gtsrb else [],
+        references_note=note,
         classes=classifier.labels,
         names=judgement.names,
         probabilities=judgement.probabilities,
         targets=judgement.targets,
+        units=unit_numbers(judgement.groups),
         pixels=judgement.pixels,
         image=lambda i: _thumbnail(original(i)),
         heat=(lambda i: np.asarray(heat_map(classifier, original(i)))) if _explains(classifier, judgement) else None,
@@ -260,8 +263,9 @@ def _cautions(judgement: Judgement) -> Iterator[str]:
     elif seen := len(judgement.seen_in_training):
         yield f"The model was trained on {seen:,} of these {n:,} images: their figures flatter."
     if judgement.n_calibrated:
+        which = "These images" if judgement.n_calibrated == n else f"{judgement.n_calibrated:,} of these {n:,} images"
         yield (
-            f"{judgement.n_calibrated:,} of these {n:,} images were held out in training, and then chose the best "
+            f"{which} were held out in training, and then chose the best "
             "epoch and fitted temperature and threshold: the figures lean a little to the good side. A test set is "
             "what to quote."
         )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from signsclf.choices import Int8, Layout, Provider
+from signsclf.choices import Int8, Layout, Part, Provider
 from signsclf.errors import SignsclfError
 from signsclf.terminal import tell
 
@@ -30,6 +30,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is th
 Int8Option = Annotated[bool, typer.Option("--int8", help="Write model.int8.onnx as well, unless it loses too much.")]
 ForceInt8Option = Annotated[bool, typer.Option("--force-int8", help="Keep model.int8.onnx however much it loses.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SplitOption = Annotated[Part | None, typer.Option("--split", help="Unset: test if there is one, else valid.")]
 DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
 
 

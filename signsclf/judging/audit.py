@@ -74,14 +74,13 @@ def label_issues(probabilities: np.ndarray, targets: np.ndarray) -> list[LabelIs
         return []
     kept = np.clip(probabilities[:, present].astype(np.float64), 1e-12, None)
     kept /= kept.sum(axis=1, keepdims=True)
-    ranked = find_label_issues(
-        np.searchsorted(present, targets), kept, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
+    flagged = find_label_issues(np.searchsorted(present, targets), kept, n_jobs=1)
     predicted = probabilities.argmax(axis=1)
+    scores = probabilities[np.arange(len(targets)), targets]
+    suspects = np.flatnonzero(flagged & (predicted != targets))
     return [
-        LabelIssue(int(i), int(predicted[i]), float(probabilities[i, targets[i]]))
-        for i in ranked
-        if predicted[i] != targets[i]
+        LabelIssue(int(i), int(predicted[i]), float(scores[i]))
+        for i in suspects[np.argsort(scores[suspects], kind="stable")]
     ]
 
 

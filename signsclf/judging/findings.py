@@ -201,7 +201,7 @@ def _confidence(
         after=reported,
         bins_before=reliability(before.max(axis=1), right),
         bins_after=reliability(after.max(axis=1), right),
-        curve=acceptance_curve(after.max(axis=1), right),
+        curve=acceptance_curve(probabilities.max(axis=1), right),
         threshold=threshold,
         accepted=int(sure.sum()),
         accepted_right=int((sure & right).sum()),

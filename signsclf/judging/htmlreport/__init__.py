@@ -15,7 +15,7 @@ def render(found: Findings, subject: Subject) -> str:
     sections = [
         ("Classes", performance.classes(found)),
         ("Confusion", performance.confusion(found, subject)),
-        ("Mistakes", performance.mistakes(subject)),
+        ("Mistakes", performance.mistakes(found, subject)),
         ("Confidence", trust.confidence(found)),
         ("Robustness", trust.robustness(found, subject)),
         ("Unknown pictures", trust.unknown(found, subject)),

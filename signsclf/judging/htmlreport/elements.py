@@ -23,7 +23,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "Segoe UI", Roboto,
-  "Helvetica Neue", "Noto Sans", "DejaVu Sans", sans-serif; overflow-wrap: anywhere; }
+  "Helvetica Neue", "Noto Sans", "DejaVu Sans", sans-serif; overflow-wrap: break-word; }
 main { max-width: 1080px; margin: 0 auto; padding: 28px 20px 56px; }
 h1 { font-size: 1.65rem; line-height: 1.25; margin: 0 0 4px; }
 h2 { font-size: 1.3rem; margin: 52px 0 10px; padding-top: 14px; border-top: 2px solid var(--line); }
@@ -47,7 +47,8 @@ th, td { padding: 4px 16px 4px 0; text-align: left; vertical-align: middle; bord
 th { color: var(--soft); font-weight: 600; font-size: .8125rem; vertical-align: bottom;
   border-bottom-color: var(--line); }
 td.n, th.n { text-align: right; white-space: nowrap; }
-td.name { min-width: 9rem; overflow-wrap: break-word; }
+td.name { min-width: 7.5rem; }
+td .sub { display: block; line-height: 1.35; }
 .cols { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 8px 36px;
   align-items: start; }
 figure { margin: 12px 0; }
@@ -61,6 +62,7 @@ svg .faint { fill: var(--soft); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 216px), 1fr)); gap: 14px;
   padding: 0; margin: 12px 0; list-style: none; }
 .cards.narrow { grid-template-columns: repeat(auto-fill, minmax(132px, 1fr)); }
+.card, h1 { overflow-wrap: anywhere; }
 .card { background: var(--panel); border-radius: 8px; padding: 10px; font-size: .8438rem; line-height: 1.35;
   break-inside: avoid; }
 .card .pictures { display: flex; gap: 6px; margin-bottom: 8px; }
@@ -73,7 +75,8 @@ svg .faint { fill: var(--soft); }
 footer { margin-top: 56px; padding-top: 12px; border-top: 1px solid var(--line); color: var(--soft);
   font-size: .875rem; }
 @media (max-width: 560px) { main { padding: 18px 14px 40px; } h1 { font-size: 1.35rem; } .hero b { font-size: 2.5rem; }
-  th, td { padding-right: 10px; } .cards { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+  table { font-size: .8438rem; } th, td { padding-right: 10px; } td.name { min-width: 6.5rem; }
+  .cards { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
   .cards.narrow { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); } }
 @media print { :root { color-scheme: light; --paper: #fff; --panel: #f4f6f8; --ink: #000; --soft: #444; --line: #bbb;
   --blue: #005fa3; --orange: #b34a00; --green: #0a7350; --grid: #ddd; --warn: #fff6e0; --warnline: #d9a32b; }
@@ -115,6 +118,11 @@ def percent(share: float | None, digits: int = 2) -> str:
 def interval(low: float, high: float, digits: int = 1) -> str:
     """Such as "97.9 to 98.9 %"."""
     return f"{100 * low:.{digits}f} to {percent(high, digits)}"
+
+
+def named(label: str, note: str = "") -> str:
+    """A table's cell: a label, and small below it what else to say of it."""
+    return text(label) + (f'<span class="sub">{text(note)}</span>' if note else "")
 
 
 def paragraph(words: str, kind: str = "") -> str:

@@ -10,8 +10,8 @@ from signsclf.judging.breakdown import Share
 from signsclf.judging.canvas import count
 from signsclf.judging.findings import Findings
 from signsclf.judging.htmlreport import svg
-from signsclf.judging.htmlreport.elements import card, cards, interval, paragraph, percent, picture, table, text
-from signsclf.judging.htmlreport.subject import Reference, Subject
+from signsclf.judging.htmlreport.elements import card, cards, interval, named, paragraph, percent, picture, table, text
+from signsclf.judging.htmlreport.subject import Subject
 from signsclf.judging.plots import MAX_MATRIX_CLASSES, SHOWN_MATRIX_CLASSES, most_confused
 
 MISTAKES_SHOWN = 24
@@ -56,40 +56,38 @@ def headline(found: Findings, subject: Subject) -> Iterator[str]:
             "soft",
         )
     yield "</div><div>"
-    own = [("This model", report.accuracy, report.accuracy_low, report.accuracy_high, "")]
+    own = [(named("This model"), report.accuracy, report.accuracy_low, report.accuracy_high)]
     if (kept := found.without_known) is not None:
-        own.append(("… without known frames", kept.value, *kept.interval, kept.note))
-    rows = [
-        [text(name), percent(value), svg.whisker(low, value, high), text(note)] for name, value, low, high, note in own
-    ]
-    references = [
-        Reference("Majority guess", report.majority_accuracy, "always the commonest class"),
-        *subject.references,
-    ]
-    rows += [
-        [text(r.label), percent(r.value), svg.whisker(r.value, r.value, r.value), text(r.note)] for r in references
-    ]
-    yield table(("Accuracy beside", "Value", "0 to 100 %", ""), rows, (1,))
+        own.append((named("… without known frames", kept.note), kept.value, *kept.interval))
+    own += [(named(other.label), other.value, other.value, other.value) for other in subject.references]
+    start = svg.scale([low for _, _, low, _ in own])
+    rows = [[name, percent(value), svg.whisker(low, value, high, start)] for name, value, low, high in own]
+    rows.append([named("Majority guess", "always the commonest class"), percent(report.majority_accuracy), ""])
+    yield table(("Accuracy", "Value", f"{100 * start:g} to 100 %"), rows, (1,))
+    if subject.references:
+        yield paragraph(subject.references_note, "soft")
     yield "</div></div>"
 
 
 def classes(found: Findings) -> Iterator[str]:
     report = found.report
     counts = found.train_counts
+    shown = found.classes[:CLASSES_SHOWN]
+    start = svg.scale([share.interval[0] for _, share in shown])
+    heads = ["Class", "n", "Recall", f"{100 * start:g} to 100 %", "95 % of recall", "Precision", "F1"]
     rows = []
-    for i, share in found.classes[:CLASSES_SHOWN]:
+    for i, share in shown:
         figures = report.per_class[i]
         row = [
             text(figures.label),
             f"{figures.n:,}",
             percent(figures.recall, 1),
-            svg.whisker(share.interval[0], share.value, share.interval[1]),
+            svg.whisker(share.interval[0], share.value, share.interval[1], start),
             interval(*share.interval),
             percent(figures.precision, 1),
             percent(figures.f1, 1),
         ]
         rows.append([*row[:1], f"{counts[i]:,}", *row[1:]] if counts else row)
-    heads = ["Class", "n", "Recall", "0 to 100 %", "95 % of recall", "Precision", "F1"]
     if counts:
         heads.insert(1, "Trained on")
     left_out = len(found.classes) - len(rows)
@@ -103,7 +101,7 @@ def classes(found: Findings) -> Iterator[str]:
         wholly = Share("tracks with every frame right", tracks.n, tracks.all_right)
         never = f"{count(tracks.all_wrong, 'track')} with no frame right"
         yield from _rows_of(f"By track; {never}", (right, wholly))
-    numbers = [i for i, head in enumerate(heads) if head not in ("Class", "0 to 100 %")]
+    numbers = [i for i, head in enumerate(heads) if head != "Class" and not head.endswith("to 100 %")]
     yield "<h3>Each class, the weakest first</h3>"
     yield paragraph("Recall: how many of the class's images are right. Precision: how many of those called so.", "soft")
     yield table(heads, rows, numbers)
@@ -114,22 +112,19 @@ def classes(found: Findings) -> Iterator[str]:
 def _rows_of(title: str, shares: Sequence[Share]) -> Iterator[str]:
     if not shares:
         return
+    start = svg.scale([share.interval[0] for share in shares])
     rows = [
         [
-            text(share.label),
+            named(share.label, share.note),
             f"{share.n:,}",
             percent(share.value, 1),
-            svg.whisker(share.interval[0], share.value, share.interval[1]),
+            svg.whisker(share.interval[0], share.value, share.interval[1], start),
             interval(*share.interval),
-            text(share.note),
         ]
         for share in shares
     ]
-    heads = ("", "n", "Right", "0 to 100 %", "95 % interval", "")
-    if not any(share.note for share in shares):
-        heads, rows = heads[:-1], [row[:-1] for row in rows]
     yield f"<h3>{text(title)}</h3>"
-    yield table(heads, rows, (1, 2, 4))
+    yield table(("", "n", "Right", f"{100 * start:g} to 100 %", "95 % interval"), rows, (1, 2, 4))
 
 
 def confusion(found: Findings, subject: Subject) -> Iterator[str]:
@@ -176,14 +171,16 @@ def confusion(found: Findings, subject: Subject) -> Iterator[str]:
     yield cards(entries)
 
 
-def mistakes(subject: Subject) -> Iterator[str]:
+def mistakes(found: Findings, subject: Subject) -> Iterator[str]:
+    """The surest mistakes, with heat maps, and the least sure right answers: of each track the first only."""
     confidence = subject.probabilities.max(axis=1)
-    worst = subject.worst(MISTAKES_SHOWN)
-    wrong = int((subject.predicted != subject.targets).sum())
+    right = subject.predicted == subject.targets
+    worst = subject.one_of_each_track(np.flatnonzero(~right), -confidence)[:MISTAKES_SHOWN]
     if len(worst):
-        of = f"The {len(worst)} surest of {count(wrong, 'mistake')}." if wrong > len(worst) else "The surest first."
+        of = f"The {len(worst)} surest" if len(worst) < (~right).sum() else "All, the surest first,"
+        each = ", one of each track" if found.grouped else ""
         heat = " Bright in the second picture is what speaks for the wrong answer." if subject.heat else ""
-        yield paragraph(of + heat)
+        yield paragraph(f"{of} of {count(int((~right).sum()), 'mistake')}{each}.{heat}")
         entries = []
         for i in worst.tolist():
             pictures = [(subject.show(i), "image")]
@@ -194,8 +191,7 @@ def mistakes(subject: Subject) -> Iterator[str]:
         yield cards(entries)
     else:
         yield paragraph("No mistakes: every image got its true label.")
-    right = np.flatnonzero(subject.predicted == subject.targets)
-    unsure = right[np.argsort(confidence[right], kind="stable")[:UNSURE_SHOWN]]
+    unsure = subject.one_of_each_track(np.flatnonzero(right), confidence)[:UNSURE_SHOWN]
     if len(unsure):
         yield "<h3>Right, but least sure</h3>"
         yield cards(

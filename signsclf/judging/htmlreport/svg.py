@@ -12,7 +12,8 @@ from signsclf.judging.canvas import short
 from signsclf.judging.htmlreport.elements import text
 
 _FONT = 11
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 10, 40
+_STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 22, 10, 40
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,13 @@ def columns(values: Sequence[float], name: str, *, size: tuple[int, int] = (400,
     return _svg(width, height, parts, description, "plot")
 
 
-def whisker(low: float, value: float, high: float, lowest: float = 0.0) -> str:
-    """A share with its interval in a table's cell: a dot on a line from ``lowest`` to 1."""
+def scale(lows: Sequence[float]) -> float:
+    """Where the lines of a table's whiskers begin: a round share that no interval reaches below."""
+    return max(start for start in _STARTS if start <= min(lows))
+
+
+def whisker(low: float, value: float, high: float, lowest: float) -> str:
+    """A share with its interval in a table's cell: a dot on a line from ``lowest`` to 1, see `scale`."""
     width, height = 120, 16
 
     def at(share: float) -> float:

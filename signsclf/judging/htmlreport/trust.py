@@ -47,7 +47,10 @@ def confidence(found: Findings) -> Iterator[str]:
     middles = [(m + 0.5) / ECE_BINS for m in range(ECE_BINS)]
     series = [svg.Line("", (0, 1), (0, 1), "var(--soft)", dashed=True, marked=False)]
     bins = [("before temperature", sure.bins_before, "var(--orange)")] if tempered else []
-    for label, (_, mean, accuracy), colour in [*bins, ("as exported", sure.bins_after, "var(--blue)")]:
+    for label, (_, mean, accuracy), colour in [
+        *bins,
+        ("after" if tempered else "as exported", sure.bins_after, "var(--blue)"),
+    ]:
         xs = [x if np.isfinite(x) else middle for x, middle in zip(mean.tolist(), middles, strict=True)]
         series.append(svg.Line(label, xs, accuracy.tolist(), colour))
     yield '<div class="cols"><div><h3>Is it right as often as it says?</h3><figure>'
@@ -121,8 +124,8 @@ def robustness(found: Findings, subject: Subject) -> Iterator[str]:
     yield paragraph(
         f"{len(measured.accuracy)} corruptions at {STRENGTHS} strengths, made on {count(measured.n, 'image')}{sampled} "
         f"at the {width}×{height} pixels that the network sees: so a strength means the same for small and large "
-        "photographs, and nothing is averaged away by shrinking. Lengths are shares of the side; noise and JPEG blocks are in "
-        "pixels, so compare models of different sizes with care."
+        "photographs, and nothing is averaged away by shrinking. Lengths are shares of the side; noise and JPEG blocks "
+        "are in pixels, so compare models of different sizes with care."
     )
     example = _example(subject)
     yield '<div class="small">'
@@ -149,8 +152,11 @@ def _example(subject: Subject) -> np.ndarray:
     right = np.flatnonzero(subject.predicted == subject.targets)
     places = right if len(right) else np.arange(len(subject.targets))
     places = places[np.argsort(-subject.probabilities.max(axis=1)[places], kind="stable")[:200]]
-    contrast = [float(subject.pixels[i].std(axis=(0, 1)).mean()) for i in places]
-    return subject.pixels[places[int(np.argmax(contrast))]]
+    height, width = subject.pixels.shape[1:3]
+    middle = subject.pixels[places, height // 4 : -height // 4, width // 4 : -width // 4].astype(np.float32)
+    # Neither dark nor blazing, so that darkness, over-exposure and fog all show.
+    light = np.abs(middle.mean(axis=(1, 2, 3)) - 128)
+    return subject.pixels[places[int(np.argmax(middle.std(axis=(1, 2)).mean(axis=1) - light))]]
 
 
 def unknown(found: Findings, subject: Subject) -> Iterator[str]:
@@ -199,9 +205,13 @@ def labels(found: Findings, subject: Subject) -> Iterator[str]:
     )
     confidence = subject.probabilities.max(axis=1)
     if audit.issues:
-        shown = audit.issues[:ISSUES_SHOWN]
-        of = f"{len(shown)} of {len(audit.issues):,}" if len(shown) < len(audit.issues) else f"{len(shown)}"
-        yield f"<h3>Suspected label errors: {of}, the most suspect first</h3>"
+        issues = {issue.position: issue for issue in audit.issues}
+        ranks = np.zeros(len(subject.names))
+        ranks[list(issues)] = np.arange(len(issues))
+        shown = [issues[i] for i in subject.one_of_each_track(np.array(list(issues)), ranks)[:ISSUES_SHOWN].tolist()]
+        of = f"{len(shown)} of {len(issues):,}" if len(shown) < len(issues) else f"{len(shown)}"
+        each = ", one of each track" if found.grouped else ""
+        yield f"<h3>Suspected label errors: {of}, the most suspect first{each}</h3>"
         yield cards(
             card(
                 [(subject.show(issue.position), "")],
