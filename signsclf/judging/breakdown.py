@@ -94,7 +94,8 @@ def by_group(matrix: np.ndarray, groups: Mapping[str, Sequence[int]]) -> list[Sh
         n = int(rows.sum())
         right = int(matrix[list(members), list(members)].sum())
         outside = n - inside
-        shares.append(Share(name, n, right, f"{n - right:,} wrong, {outside:,} of them for another group's sign"))
+        note = f"{n - right:,} wrong, {outside:,} of them for another group's sign" if right < n else ""
+        shares.append(Share(name, n, right, note))
     return sorted((share for share in shares if share.n), key=lambda share: share.value)
 
 

@@ -75,14 +75,16 @@ svg .faint { fill: var(--soft); }
 footer { margin-top: 56px; padding-top: 12px; border-top: 1px solid var(--line); color: var(--soft);
   font-size: .875rem; }
 @media (max-width: 560px) { main { padding: 18px 14px 40px; } h1 { font-size: 1.35rem; } .hero b { font-size: 2.5rem; }
-  table { font-size: .8438rem; } th, td { padding-right: 10px; } td.name { min-width: 6.5rem; }
+  .drawn { display: none; } table { font-size: .8438rem; }
+  th, td { padding-right: 10px; } td.name { min-width: 6.5rem; }
   .cards { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
   .cards.narrow { grid-template-columns: repeat(auto-fill, minmax(104px, 1fr)); } }
+@page { margin: 14mm; }
 @media print { :root { color-scheme: light; --paper: #fff; --panel: #f4f6f8; --ink: #000; --soft: #444; --line: #bbb;
   --blue: #005fa3; --orange: #b34a00; --green: #0a7350; --grid: #ddd; --warn: #fff6e0; --warnline: #d9a32b; }
   body { font-size: 10.5pt; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   main { max-width: none; padding: 0; } nav { display: none; } .wide { overflow: visible; }
-  .wide svg { max-width: 100%; } h2, h3, caption { break-after: avoid; }
+  .wide svg { max-width: 100%; } h2, h3, h2 + p, h3 + p, caption { break-after: avoid; }
   figure, tr, .tile, .warn { break-inside: avoid; } }
 """
 
@@ -130,7 +132,13 @@ def paragraph(words: str, kind: str = "") -> str:
     return f'<p class="{kind}">{text(words)}</p>' if kind else f"<p>{text(words)}</p>"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), caption: str = "") -> str:
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Sequence[int] = (),
+    caption: str = "",
+    drawn: int | None = None,
+) -> str:
     """A table that scrolls within itself where it is too wide.
 
     Args:
@@ -138,10 +146,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence
         rows: cells as HTML.
         numbers: columns, from 0, that are set to the right.
         caption: plain text.
+        drawn: a column that shows what others say in figures, and so is left out where there is little room.
     """
 
     def cells(tag: str, values: Sequence[str]) -> str:
-        kinds = ["n" if i in numbers else "name" if i == 0 else "" for i in range(len(values))]
+        kinds = ["n" if i in numbers else "name" if i == 0 else "drawn" * (i == drawn) for i in range(len(values))]
         return "".join(
             f'<{tag} class="{kind}">{value}</{tag}>' if kind else f"<{tag}>{value}</{tag}>"
             for kind, value in zip(kinds, values, strict=True)

@@ -63,7 +63,7 @@ def headline(found: Findings, subject: Subject) -> Iterator[str]:
     start = svg.scale([low for _, _, low, _ in own])
     rows = [[name, percent(value), svg.whisker(low, value, high, start)] for name, value, low, high in own]
     rows.append([named("Majority guess", "always the commonest class"), percent(report.majority_accuracy), ""])
-    yield table(("Accuracy", "Value", f"{100 * start:g} to 100 %"), rows, (1,))
+    yield table(("Accuracy", "Value", f"{100 * start:g} to 100 %"), rows, (1,), drawn=2)
     if subject.references:
         yield paragraph(subject.references_note, "soft")
     yield "</div></div>"
@@ -74,18 +74,18 @@ def classes(found: Findings) -> Iterator[str]:
     counts = found.train_counts
     shown = found.classes[:CLASSES_SHOWN]
     start = svg.scale([share.interval[0] for _, share in shown])
-    heads = ["Class", "n", "Recall", f"{100 * start:g} to 100 %", "95 % of recall", "Precision", "F1"]
+    heads = ["Class", "n", "F1", "Recall", f"{100 * start:g} to 100 %", "95 % of recall", "Precision"]
     rows = []
     for i, share in shown:
         figures = report.per_class[i]
         row = [
             text(figures.label),
             f"{figures.n:,}",
+            percent(figures.f1, 1),
             percent(figures.recall, 1),
             svg.whisker(share.interval[0], share.value, share.interval[1], start),
             interval(*share.interval),
             percent(figures.precision, 1),
-            percent(figures.f1, 1),
         ]
         rows.append([*row[:1], f"{counts[i]:,}", *row[1:]] if counts else row)
     if counts:
@@ -99,12 +99,12 @@ def classes(found: Findings) -> Iterator[str]:
         tracks = found.tracks
         right = Share("tracks right by majority of their frames", tracks.n, tracks.majority)
         wholly = Share("tracks with every frame right", tracks.n, tracks.all_right)
-        never = f"{count(tracks.all_wrong, 'track')} with no frame right"
-        yield from _rows_of(f"By track; {never}", (right, wholly))
+        never = f"; {count(tracks.all_wrong, 'track')} with no frame right" if tracks.all_wrong else ""
+        yield from _rows_of(f"By track{never}", (right, wholly))
     numbers = [i for i, head in enumerate(heads) if head != "Class" and not head.endswith("to 100 %")]
     yield "<h3>Each class, the weakest first</h3>"
     yield paragraph("Recall: how many of the class's images are right. Precision: how many of those called so.", "soft")
-    yield table(heads, rows, numbers)
+    yield table(heads, rows, numbers, drawn=heads.index("Recall") + 1)
     if left_out:
         yield paragraph(f"{left_out:,} stronger classes are left out here; per_class.csv has them all.", "soft")
 
@@ -124,7 +124,7 @@ def _rows_of(title: str, shares: Sequence[Share]) -> Iterator[str]:
         for share in shares
     ]
     yield f"<h3>{text(title)}</h3>"
-    yield table(("", "n", "Right", f"{100 * start:g} to 100 %", "95 % interval"), rows, (1, 2, 4))
+    yield table(("", "n", "Right", f"{100 * start:g} to 100 %", "95 % interval"), rows, (1, 2, 4), drawn=3)
 
 
 def confusion(found: Findings, subject: Subject) -> Iterator[str]:
@@ -135,7 +135,7 @@ def confusion(found: Findings, subject: Subject) -> Iterator[str]:
         shown = most_confused(matrix, SHOWN_MATRIX_CLASSES)
         yield paragraph(f"The {len(shown)} most confused of {len(classes):,} classes.")
     yield paragraph(
-        "Rows are the true classes, columns what the model called them. Right answers are blue, and the darker the "
+        "Rows are the true classes, columns what the model called them. Right answers are blue, and the stronger the "
         "more of the row; wrong ones are orange and carry their number."
     )
     yield f'<div class="wide">{svg.matrix(matrix[np.ix_(shown, shown)], [classes[i] for i in shown])}</div>'

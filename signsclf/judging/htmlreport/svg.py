@@ -37,6 +37,7 @@ def lines(
     *,
     size: tuple[int, int] = (400, 280),
     percents: tuple[bool, bool] = (True, True),
+    legend_left: bool = False,
     description: str,
 ) -> str:
     """A line chart with axes and a legend of the labels that are not empty.
@@ -44,6 +45,7 @@ def lines(
     Args:
         x_range, y_range: (low, high) of the axes.
         size: width and height in pixels.
+        legend_left: puts the legend at the upper left, where the lines leave room, and not at the lower right.
         percents: whether the ticks of x and of y are written as percent of 1.
         description: plain text, for those who do not see it.
     """
@@ -76,10 +78,12 @@ def lines(
         parts.append(f'<path d="M{path}" fill="none" stroke="{line.colour}" stroke-width="1.8"{dash}/>')
         if line.marked:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.colour}"/>' for x, y in places]
-    row = bottom - 10
-    for line in reversed([line for line in series if line.label]):
-        parts.append(_text(right, row, line.label, "end", line.colour))
-        row -= 15
+    named = [line for line in series if line.label]
+    for i, line in enumerate(named):
+        if legend_left:
+            parts.append(_text(left + 4, top + 26 + 15 * i, line.label, "start", line.colour))
+        else:
+            parts.append(_text(right, bottom - 10 - 15 * (len(named) - 1 - i), line.label, "end", line.colour))
     return _svg(width, height, parts, description, "plot")
 
 

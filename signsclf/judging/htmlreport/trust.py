@@ -84,6 +84,7 @@ def confidence(found: Findings) -> Iterator[str]:
         (0, top),
         "share accepted",
         "wrong among the accepted",
+        legend_left=True,
         description="Error against share accepted",
     )
     yield "<figcaption>From the strictest threshold at the left to none at the right.</figcaption></figure>"
@@ -153,7 +154,8 @@ def _example(subject: Subject) -> np.ndarray:
     places = right if len(right) else np.arange(len(subject.targets))
     places = places[np.argsort(-subject.probabilities.max(axis=1)[places], kind="stable")[:200]]
     height, width = subject.pixels.shape[1:3]
-    middle = subject.pixels[places, height // 4 : -height // 4, width // 4 : -width // 4].astype(np.float32)
+    top, left = height // 4, width // 4
+    middle = subject.pixels[places, top : height - top, left : width - left].astype(np.float32)
     # Neither dark nor blazing, so that darkness, over-exposure and fog all show.
     light = np.abs(middle.mean(axis=(1, 2, 3)) - 128)
     return subject.pixels[places[int(np.argmax(middle.std(axis=(1, 2)).mean(axis=1) - light))]]
