@@ -28,13 +28,21 @@ TEXTS = """() => {
     }
     return [255, 255, 255];
   };
+  // A matrix's numbers stand on a cell that the page shines through.
+  const under = (element) => {
+    const cell = element.closest("g")?.querySelector("rect[fill-opacity]"), page = behind(element);
+    if (!cell) return page;
+    const style = getComputedStyle(cell), depth = Number(style.fillOpacity);
+    return channels(style.fill).map((v, i) => depth * v + (1 - depth) * page[i]);
+  };
   const found = [];
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement, words = walker.currentNode.data.trim();
     if (!words || element.tagName === "title" || !element.getClientRects().length) continue;
     const style = getComputedStyle(element);
-    const ink = light(channels(element.closest("svg") ? style.fill : style.color)), paper = light(behind(element));
+    const ink = light(channels(element.closest("svg") ? style.fill : style.color));
+    const paper = light(under(element));
     found.push({words, contrast: (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05),
                 height: element.getBoundingClientRect().height, turned: !!element.getAttribute("transform")});
   }
