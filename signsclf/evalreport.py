@@ -76,6 +76,7 @@ def examine(
     Raises:
         SignsclfError: ``audit`` without the extra of that name.
         ModelError: ``audit`` without a record of what the model was trained on.
+        BadImageError: an image that could be read cannot be read any more.
         SourceError: ``audit`` where it was trained on every image, or no picture of ``unknown`` can be read.
     """
     observer = observer or Observer()
@@ -88,7 +89,9 @@ def examine(
         judgement.probabilities,
         judgement.targets,
         units=units,
-        sides=np.array([min(size) for size in judgement.sizes]),
+        sides=np.array(
+            [min(said or images.size(path)) for said, path in zip(judgement.sizes, judgement.paths, strict=True)]
+        ),
         temperature=config.temperature,
         fitted_here=judgement.n_calibrated > 0,
         threshold=config.reject_threshold,

@@ -39,7 +39,7 @@ class Judgement:
         paths: full path of each.
         rois: box of each that the network sees, or None where it sees the whole.
         groups: physical object of each, or None where that is not known.
-        sizes: (width, height) in pixels of each, as photographed where the source's csv says so, else as it is.
+        sizes: (width, height) in pixels of each as photographed, or None where the source's csv does not say it.
         pixels: uint8 (N, H, W, 3), each as the network sees it.
         twins: training's path and label of each image in ``seen_in_training``, by the image's name.
         train_counts: images of each class that training had, in class order; empty where not known.
@@ -58,7 +58,7 @@ class Judgement:
     paths: tuple[str, ...]
     rois: tuple[tuple[int, int, int, int] | None, ...]
     groups: tuple[str | None, ...]
-    sizes: tuple[tuple[int, int], ...]
+    sizes: tuple[tuple[int, int] | None, ...]
     pixels: np.ndarray
     twins: dict[str, tuple[str, str]]
     train_counts: tuple[int, ...]
@@ -149,7 +149,7 @@ def evaluate(
         paths=tuple(chosen["path"]),
         rois=tuple(roi or None for roi in chosen["roi"]),
         groups=tuple(None if group != group else group for group in chosen["group"]),
-        sizes=tuple(said or decoded.sizes[i] for i, said in zip(kept, chosen["declared"], strict=True)),
+        sizes=tuple(chosen["declared"]),
         pixels=pixels,
         twins=twins,
         train_counts=() if record is None else _train_counts(record, classifier.labels),
