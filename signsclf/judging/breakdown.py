@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from signsclf.judging.canvas import count
 from signsclf.judging.metrics import Report, wilson
 
 SIZE_BINS = 5
@@ -68,18 +69,18 @@ def by_rarity(matrix: np.ndarray, train_counts: Sequence[int]) -> list[Share]:
         train_counts: images of each of the C classes that the training had.
 
     Returns:
-        Three shares, the commonest classes first; none with fewer than three classes judged.
+        Three shares, the commonest classes first; none with fewer than three classes, or all equally common.
     """
     present = np.flatnonzero(matrix.sum(axis=1))
-    if len(present) < 3:
-        return []
     counts = np.asarray(train_counts)
+    if len(present) < 3 or np.ptp(counts[present]) == 0:
+        return []
     order = present[np.argsort(-counts[present], kind="stable")]
     result = []
     for name, third in zip(("common", "middle", "rare"), np.array_split(order, 3), strict=True):
         low, high = counts[third].min(), counts[third].max()
         images = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        note = f"{len(third)} classes with {images} training images each"
+        note = f"{count(len(third), 'class', 'classes')} with {images} training images each"
         rows = matrix[third]
         result.append(Share(f"{name} third", int(rows.sum()), int(rows[np.arange(len(third)), third].sum()), note))
     return result

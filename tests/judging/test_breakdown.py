@@ -28,6 +28,7 @@ def test_rarity_takes_thirds_of_the_classes_judged_by_their_training_images():
     assert (rare.n, rare.right) == (10, 8)
     assert "10 training images" in rare.note
     assert by_rarity(MATRIX[:2, :2], [1, 2]) == []
+    assert by_rarity(MATRIX, [30, 30, 30, 30]) == []
 
 
 def test_groups_count_what_stays_inside_them():

@@ -35,7 +35,6 @@ def headline(found: Findings, subject: Subject) -> Iterator[str]:
     yield "</div>"
 
     unit = "tracks" if found.grouped else "images"
-    by_image = {"accuracy": (report.accuracy_low, report.accuracy_high)}
     rows = []
     for name, label in (
         ("accuracy", "Accuracy"),
@@ -51,8 +50,8 @@ def headline(found: Findings, subject: Subject) -> Iterator[str]:
     yield table(("Figure", "Value", "95 % interval"), rows, (1, 2), " ".join(caption.split()))
     if found.grouped:
         yield paragraph(
-            "Frames of one track resemble each other, so that an interval which counts each frame by itself "
-            f"({interval(*by_image['accuracy'], 2)} for accuracy) promises too much.",
+            "Frames of one track resemble each other. Counted as if each were a sign of its own, the interval of "
+            f"accuracy would be {interval(report.accuracy_low, report.accuracy_high, 2)}.",
             "soft",
         )
     yield "</div><div>"
