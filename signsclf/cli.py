@@ -23,6 +23,7 @@ MODULES = {
     "lr-find": "cli_train",
     "compare": "cli_compare",
     "evaluate": "cli_judge",
+    "diff": "cli_judge",
     "predict": "cli_predict",
     "export": "cli_model",
     "reload": "cli_model",

@@ -1,14 +1,15 @@
-"""The command ``signsclf evaluate``."""
+"""The commands ``signsclf evaluate`` and ``signsclf diff``."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from signsclf.choices import Part, Provider
+from signsclf.choices import Provider
+from signsclf.errors import SignsclfError
 from signsclf.options import (
     AsJson,
     DeviceOption,
@@ -16,45 +17,153 @@ from signsclf.options import (
     ModelDir,
     SkipBad,
     Source,
+    SplitOption,
     new_app,
     provider_name,
     writable_folder,
 )
 from signsclf.terminal import TerminalObserver, tell
 
+if TYPE_CHECKING:
+    from signsclf.diff import Difference
+    from signsclf.evaluate import Judgement
+    from signsclf.judging.findings import Findings
+
 app = new_app()
+
+_SHOWN = 20
 
 
 @app.command("evaluate")
 def evaluate_command(
     model: ModelDir,
     source: Source,
-    split: Annotated[Part | None, typer.Option("--split", help="Unset: test if there is one, else valid.")] = None,
+    split: SplitOption = None,
     as_json: AsJson = False,
-    report: Annotated[Path | None, typer.Option("--report", help="Folder for tables and pictures.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Folder for report.html and its tables.")] = None,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Judge corrupted images too: noise, fog, rotation, eight more.")
+    ] = False,
+    unknown: Annotated[
+        Path | None, typer.Option("--unknown", help="Folder or .zip of pictures of other things: how many pass?")
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Look for wrong labels and repeated images; needs the extra audit.")
+    ] = False,
+    layout: LayoutOption = None,
+    skip_bad: SkipBad = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the corruptions.", min=0)] = 0,
+    device: DeviceOption = Provider.AUTO,
+) -> None:
+    """Judge a model folder's exported file on labelled images."""
+    from signsclf.modelfolder import read_config
+
+    # What can be wrong is looked at before the images are read.
+    read_config(model)
+    if report is not None:
+        writable_folder(report)
+    if unknown is not None and not unknown.exists():
+        raise SignsclfError(f"--unknown {unknown}: not there; name a folder or a .zip archive of pictures")
+    if audit:
+        from signsclf.judging.audit import check_installed
+
+        check_installed()
+    from signsclf.evaluate import evaluate
+
+    observer = TerminalObserver()
+    provider = provider_name(device)
+    judgement = evaluate(
+        model, source, part=split, layout=layout, skip_bad=skip_bad, device=provider, observer=observer
+    )
+    examined = None
+    if report is not None or robustness or unknown is not None or audit:
+        from signsclf import evalreport
+
+        examined = evalreport.examine(
+            judgement,
+            model,
+            robust=robustness,
+            unknown=unknown,
+            audit=audit,
+            seed=seed,
+            device=provider,
+            observer=observer,
+        )
+        if report is not None:
+            for path in evalreport.write_evaluation(examined, report):
+                tell(f"written: {path}")
+    observer.bar.close()
+    if as_json:
+        typer.echo(json.dumps((examined or judgement).to_dict(), ensure_ascii=False))
+        return
+    _tell_judgement(judgement)
+    if examined is not None:
+        _tell_findings(examined.found, sum(p.error is not None for p in examined.unknown))
+
+
+@app.command("diff")
+def diff_command(
+    a: Annotated[Path, typer.Argument(help="A model folder.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="Another model folder.", metavar="B")],
+    source: Source,
+    split: SplitOption = None,
+    as_json: AsJson = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="CSV file for the images on which they differ.", metavar="FILE")
+    ] = None,
+    fail_under: Annotated[
+        float | None, typer.Option("--fail-under", help="Exit with 1 where B's accuracy is lower.", min=0, max=1)
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option("--tolerance", help="Exit with 1 where B's accuracy is lower than A's by more.", min=0, max=1),
+    ] = 0.01,
     layout: LayoutOption = None,
     skip_bad: SkipBad = False,
     device: DeviceOption = Provider.AUTO,
 ) -> None:
-    """Judge a model folder's exported file on labelled images."""
-    from signsclf import evaluate
-    from signsclf.judging.metrics import headline
+    """Compare two models on the same images, none of which either was trained on."""
     from signsclf.modelfolder import read_config
 
-    classes = read_config(model).classes
-    if report is not None:
-        writable_folder(report)
+    for model in (a, b):
+        read_config(model)
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise SignsclfError(f"--out {out}: name a file in a folder that is there")
+    from signsclf.diff import diff, write_disagreements
+
     observer = TerminalObserver()
-    judgement = evaluate.evaluate(
-        model, source, part=split, layout=layout, skip_bad=skip_bad, device=provider_name(device), observer=observer
+    found = diff(
+        a,
+        b,
+        source,
+        part=split,
+        layout=layout,
+        skip_bad=skip_bad,
+        device=provider_name(device),
+        observer=observer,
     )
     observer.bar.close()
-    if report is not None:
-        for path in evaluate.write_judgement(judgement, classes, report):
-            tell(f"written: {path}")
+    if out is not None:
+        write_disagreements(found, out)
+        tell(f"written: {out}")
     if as_json:
-        typer.echo(json.dumps(judgement.to_dict(), ensure_ascii=False))
-        return
+        typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
+    else:
+        _tell_difference(found, a, b)
+    failures = []
+    if fail_under is not None and found.paired.accuracy_b < fail_under:
+        failures.append(f"B's accuracy is under --fail-under {fail_under:g}")
+    if -found.paired.difference > tolerance:
+        failures.append(f"B is worse than A by more than --tolerance {tolerance:g}")
+    for failure in failures:
+        tell(f"failed: {failure}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _tell_judgement(judgement: Judgement) -> None:
+    from signsclf.judging.metrics import headline
+
     typer.echo(f"{judgement.part}: {headline(judgement.report.to_dict())}")
     if not judgement.has_record:
         typer.echo("seen in training: not known, the model folder has no run/split.csv")
@@ -67,3 +176,57 @@ def evaluate_command(
         typer.echo(f"  weak: {figures.label}, F1 {100 * figures.f1:.1f} %, n = {figures.n}")
     if judgement.unreadable:
         typer.echo(f"left out: {len(judgement.unreadable):,} unreadable images")
+
+
+def _tell_findings(found: Findings, n_unreadable: int) -> None:
+    if (kept := found.without_known) is not None:
+        low, high = kept.interval
+        typer.echo(
+            f"{kept.note}: accuracy {100 * kept.value:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}, "
+            f"n = {kept.n:,})"
+        )
+    before, after = found.confidence.before, found.confidence.after
+    how = ", cross-fitted" if found.confidence.cross_fitted else ""
+    typer.echo(f"calibration error: {100 * before.ece:.2f} % without temperature, {100 * after.ece:.2f} % with{how}")
+    if (measured := found.robustness) is not None:
+        means = {name: sum(values) / len(values) for name, values in measured.accuracy.items()}
+        worst = min(means, key=means.get)
+        typer.echo(
+            f"corrupted: mean accuracy {100 * measured.mean:.1f} % against {100 * measured.clean:.1f} % "
+            f"(n = {measured.n:,}); hardest is {worst}, {100 * means[worst]:.1f} %"
+        )
+    if (unknown := found.unknown) is not None:
+        accepted = "" if unknown.accepted is None else f"{unknown.accepted:,} of {unknown.n:,} accepted, "
+        typer.echo(f"other pictures: {accepted}AUROC {100 * unknown.auroc:.1f} %")
+        if n_unreadable:
+            typer.echo(f"  left out: {n_unreadable:,} of them that cannot be read")
+    if (audit := found.audit) is not None:
+        typer.echo(
+            f"labels: {len(audit.issues):,} of {audit.n:,} suspected, {len(audit.duplicates):,} images are in training "
+            "too"
+        )
+
+
+def _tell_difference(found: Difference, a: Path, b: Path) -> None:
+    pair = found.paired
+    for name, folder, accuracy in (("A", a, pair.accuracy_a), ("B", b, pair.accuracy_b)):
+        typer.echo(f"{name}: {100 * accuracy:.2f} %  {folder}")
+    typer.echo(
+        f"B less A: {100 * pair.difference:+.2f} points (95 % interval {100 * pair.difference_low:+.2f} to "
+        f"{100 * pair.difference_high:+.2f}, n = {pair.n:,})"
+    )
+    if pair.by_units is not None:
+        low, high = pair.by_units
+        typer.echo(f"  with whole tracks resampled: {100 * low:+.2f} to {100 * high:+.2f}")
+    typer.echo(
+        f"McNemar's exact test: p = {pair.p_value:.3g} ({pair.n_only_b:,} right in B alone, {pair.n_only_a:,} in A)"
+    )
+    if found.n_left_out:
+        typer.echo(f"left out: {found.n_left_out:,} images that one of them was trained on or did not judge")
+    if not found.has_records:
+        typer.echo("seen in training: not known of both, a model folder has no run/split.csv")
+    typer.echo(f"they differ on {len(found.disagreements):,} images")
+    for row in found.disagreements[:_SHOWN]:
+        typer.echo(f"  {row.path}: {row.label}; A {row.predicted_a}, B {row.predicted_b}")
+    if len(found.disagreements) > _SHOWN:
+        typer.echo("  …  (--out FILE.csv has them all)")

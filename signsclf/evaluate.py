@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from signsclf import images, modelfolder
+from signsclf import modelfolder
 from signsclf.choices import Layout, Part
 from signsclf.data.cache import decode_all, fingerprint
 from signsclf.data.table import Source, apply_crop, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
-from signsclf.judging.canvas import write_whole
 from signsclf.judging.metrics import Report
-from signsclf.judging.report import write_report
 from signsclf.observer import Observer
 from signsclf.predict import Classifier
 from signsclf.recipe import Crop
@@ -31,6 +28,7 @@ class Judgement:
 
     Attributes:
         report: the figures.
+        source_name: last part of the source's path.
         part: "train", "valid", "test", or "all" for a source without splits that the model was not trained on.
         seen_in_training: relative paths of the judged images that the network was trained on, recognised by their
             pixels at the model's size.
@@ -39,10 +37,18 @@ class Judgement:
         targets: int (N,).
         names: relative path of each.
         paths: full path of each.
+        rois: box of each that the network sees, or None where it sees the whole.
+        groups: physical object of each, or None where that is not known.
+        sizes: (width, height) in pixels of each as photographed, or None where the source's csv does not say it.
+        pixels: uint8 (N, H, W, 3), each as the network sees it.
+        twins: training's path and label of each image in ``seen_in_training``, by the image's name.
+        train_counts: images of each class that training had, in class order; empty where not known.
+        n_calibrated: how many of the images fitted temperature and reject threshold, and chose the epoch.
         unreadable: relative paths and reasons of images that were left out.
     """
 
     report: Report
+    source_name: str
     part: str
     seen_in_training: tuple[str, ...]
     has_record: bool
@@ -50,6 +56,13 @@ class Judgement:
     targets: np.ndarray
     names: tuple[str, ...]
     paths: tuple[str, ...]
+    rois: tuple[tuple[int, int, int, int] | None, ...]
+    groups: tuple[str | None, ...]
+    sizes: tuple[tuple[int, int] | None, ...]
+    pixels: np.ndarray
+    twins: dict[str, tuple[str, str]]
+    train_counts: tuple[int, ...]
+    n_calibrated: int
     unreadable: tuple[tuple[str, str], ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,7 +104,9 @@ def evaluate(
     classifier = Classifier(model, device=device)
     found = read_source(source, layout)
     observer.source(found)
+    declared = found.roi_sizes
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
+    found = replace(found, table=found.table.assign(declared=list(declared) or None))
     record = _read_record(Path(model))
     chosen, name = _choose(found, part, record, classifier, observer)
     index = {label: i for i, label in enumerate(classifier.labels)}
@@ -114,18 +129,31 @@ def evaluate(
     kept = np.setdiff1d(np.arange(len(chosen)), list(decoded.unreadable))
     if not len(kept):
         raise SourceError(f"{found.root}: no image of it can be read; nothing to judge")
-    probabilities = infer(classifier, decoded.pixels[kept] if unreadable else decoded.pixels, observer)
-    targets = chosen["label"].map(index).to_numpy(np.int64)[kept]
-    trained_on = set() if record is None else set(record.loc[record["split"] == "train", "input"])
+    pixels = decoded.pixels[kept] if unreadable else decoded.pixels
+    probabilities = infer(classifier, pixels, observer)
+    chosen = chosen.iloc[kept]
+    names = [names[i] for i in kept]
+    inputs = [decoded.inputs[i] for i in kept]
+    targets = chosen["label"].map(index).to_numpy(np.int64)
+    trained_on, calibrated_on = (_side(record, side) for side in ("train", "valid"))
+    twins = {name: trained_on[seen] for name, seen in zip(names, inputs, strict=True) if seen in trained_on}
     return Judgement(
         report=Report.from_probabilities(probabilities, targets, classifier.labels),
+        source_name=Path(found.origin).name,
         part=name,
-        seen_in_training=tuple(names[i] for i in kept if decoded.inputs[i] in trained_on),
+        seen_in_training=tuple(twins),
         has_record=record is not None,
         probabilities=probabilities,
         targets=targets,
-        names=tuple(names[i] for i in kept),
-        paths=tuple(chosen["path"].iloc[kept]),
+        names=tuple(names),
+        paths=tuple(chosen["path"]),
+        rois=tuple(roi or None for roi in chosen["roi"]),
+        groups=tuple(None if group != group else group for group in chosen["group"]),
+        sizes=tuple(chosen["declared"]),
+        pixels=pixels,
+        twins=twins,
+        train_counts=() if record is None else _train_counts(record, classifier.labels),
+        n_calibrated=sum(seen in calibrated_on for seen in inputs),
         unreadable=unreadable,
     )
 
@@ -140,23 +168,6 @@ def infer(classifier: Classifier, pixels: np.ndarray, observer: Observer | None 
     return np.concatenate(parts)
 
 
-def write_judgement(judgement: Judgement, classes: tuple[str, ...], folder: Path) -> list[Path]:
-    """Writes metrics.json, per_class.csv, predictions.csv, confusion.png and mistakes.png into a folder."""
-    paths = dict(zip(judgement.names, judgement.paths, strict=True))
-    written = write_report(
-        folder,
-        judgement.report,
-        judgement.probabilities,
-        judgement.targets,
-        classes,
-        judgement.names,
-        lambda name: images.thumbnail(paths[name]),
-    )
-    text = json.dumps(judgement.to_dict(), indent=2, ensure_ascii=False) + "\n"
-    write_whole(folder / "metrics.json", text.encode("utf-8", "backslashreplace"))
-    return written
-
-
 def _read_record(folder: Path) -> pd.DataFrame | None:
     """run/split.csv of a model folder, or None where it ships without."""
     path = folder / modelfolder.RUN / "split.csv"
@@ -168,6 +179,19 @@ def _read_record(folder: Path) -> pd.DataFrame | None:
         return pd.DataFrame(rows, columns=["path", "label", "group", "split", "input"])
     except (OSError, ValueError, csv.Error) as error:
         raise ModelError(f"{path}: cannot be read ({error}); export the model again") from error
+
+
+def _side(record: pd.DataFrame | None, side: str) -> dict[str, tuple[str, str]]:
+    """Digest of each image of one side, as the network saw it, to its path and label in the training's source."""
+    if record is None:
+        return {}
+    rows = record[record["split"] == side]
+    return dict(zip(rows["input"], zip(rows["path"], rows["label"], strict=True), strict=True))
+
+
+def _train_counts(record: pd.DataFrame, classes: tuple[str, ...]) -> tuple[int, ...]:
+    counts = record.loc[record["split"] == "train", "label"].value_counts()
+    return tuple(int(counts.get(label, 0)) for label in classes)
 
 
 def _choose(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from signsclf.choices import Int8, Layout, Provider
+from signsclf.choices import Int8, Layout, Part, Provider
 from signsclf.errors import SignsclfError
 from signsclf.terminal import tell
 
@@ -33,6 +33,7 @@ AcceptError = Annotated[
     float, typer.Option("--accept-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+SplitOption = Annotated[Part | None, typer.Option("--split", help="Unset: test if there is one, else valid.")]
 DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
 
 

@@ -22,6 +22,7 @@ COMMANDS = [
     ["lr-find"],
     ["compare"],
     ["evaluate"],
+    ["diff"],
     ["predict"],
     ["export"],
     ["reload"],

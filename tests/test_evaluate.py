@@ -15,8 +15,6 @@ from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.evaluate import evaluate, infer
 from signsclf.predict import Classifier
 
-REPORT = {"metrics.json", "per_class.csv", "predictions.csv", "confusion.png", "mistakes.png"}
-
 
 def record(model) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO((model / "run" / "split.csv").read_text())))
@@ -179,17 +177,6 @@ def test_for_a_person(cli, model, mixed):
     assert "n = 30" in ran.out
 
 
-def test_report_writes_tables_and_pictures(cli, model, source, tmp_path):
-    ran = cli("evaluate", model, source, "--report", tmp_path / "report")
-    assert ran.code == 0
-    assert {path.name for path in (tmp_path / "report").iterdir()} == REPORT
-    assert ran.err.count("written: ") == len(REPORT)
-    assert json.loads((tmp_path / "report" / "metrics.json").read_text())["split"] == "valid"
-    for name in ("confusion.png", "mistakes.png"):
-        with Image.open(tmp_path / "report" / name) as image:
-            image.verify()
-
-
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -202,3 +189,19 @@ def test_wrong_use(cli, model, source, words, told):
     ran = cli("evaluate", model, source, *words)
     assert ran.code == 2
     assert all(word in ran.complaint for word in told)
+
+
+def test_sizes_groups_and_what_calibrated_are_told(model, source):
+    judged = evaluate(model, source)
+    assert set(judged.sizes) == {None}
+    assert judged.pixels.shape == (30, 16, 16, 3)
+    assert len(set(judged.groups)) == 6
+    assert judged.n_calibrated == 30
+    assert judged.train_counts == (30, 30, 30)
+    assert evaluate(model, source, part=Part.TRAIN).n_calibrated == 0
+
+
+def test_a_twin_is_named_with_its_place_in_training(model, mixed):
+    seen = next(row for row in record(model) if row["split"] == "train" and row["label"] == "red bar")
+    shutil.copy(mixed / "train" / seen["path"], mixed / "test" / "blue disc" / "00000_00000.png")
+    assert evaluate(model, mixed).twins == {"test/blue disc/00000_00000.png": (seen["path"], "red bar")}

@@ -21,7 +21,7 @@ LAYERS = [
     ["replay", "explain", "card", "export"],
     ["reload"],
     ["quantize", "evaluate"],
-    ["finish"],
+    ["evalreport", "diff", "finish"],
     ["train"],
     ["compare"],
     ["options", "recipe_options", "terminal", "cli_*", "cli"],

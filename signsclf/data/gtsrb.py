@@ -89,6 +89,14 @@ N_TRAIN = 39_209
 """Images of the official training set."""
 N_TEST = 12_630
 """Images of the official test set."""
+TRAINING_FRAMES_IN_TEST: tuple[int, ...] = (666, 2291, 3546, 3594, 4548, 9384, 9575, 11906)
+"""Numbers of official test images that are, at 32 px, pixel for pixel frames of training track 23 of class 14."""
+PUBLISHED: tuple[tuple[str, float], ...] = (
+    ("People", 0.9884),
+    ("Best published, one network", 0.9964),
+    ("Best published, three networks", 0.9982),
+)
+"""Accuracy on the official test set; that of people from Stallkamp et al. 2012."""
 
 
 @dataclass(frozen=True)

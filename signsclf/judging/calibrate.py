@@ -105,16 +105,13 @@ def cross_fit(
         groups: (N,) of anything hashable; images of one group stay in one half.
         accept_error: see `reject_threshold`.
     """
-    names = sorted({str(group) for group in groups})
-    if len(names) < 2:
+    halves = _halves(groups, seed)
+    if halves is None:
         return None
-    shuffled = np.random.default_rng([seed, 0xCA11]).permutation(len(names))
-    first = {names[i] for i in shuffled[: len(names) // 2]}
-    in_first = np.array([str(group) in first for group in groups])
     before = softmax(logits)
     after = np.empty_like(before)
     accepted = np.zeros(len(targets), bool)
-    for fit, judge in ((in_first, ~in_first), (~in_first, in_first)):
+    for fit, judge in halves:
         temperature = fit_temperature(logits[fit], targets[fit])
         after[judge] = softmax(logits[judge] / temperature)
         threshold = reject_threshold(softmax(logits[fit] / temperature), targets[fit], accept_error)
@@ -128,3 +125,47 @@ def cross_fit(
         accepted_error=float((~right[accepted]).mean()) if accepted.any() else None,
         accept_error=accept_error,
     )
+
+
+def cross_fitted_probabilities(
+    logits: np.ndarray, targets: np.ndarray, groups: np.ndarray, seed: int = 0
+) -> np.ndarray | None:
+    """Probabilities (N, C) by temperatures that were each fitted on the other half of the groups; see `cross_fit`."""
+    halves = _halves(groups, seed)
+    if halves is None:
+        return None
+    after = np.empty(logits.shape)
+    for fit, judge in halves:
+        after[judge] = softmax(logits[judge] / fit_temperature(logits[fit], targets[fit]))
+    return after
+
+
+def acceptance_curve(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share accepted and share wrong among the accepted, at every threshold, the strictest first.
+
+    Images of one confidence are accepted together. The thresholds are these images' own: a curve describes, and
+    what a threshold does on other images is `cross_fit`'s to say.
+
+    Args:
+        confidence: (N,).
+        correct: bool (N,), N ≥ 1.
+
+    Returns:
+        Two float arrays of as many values as there are different confidences; the first rises to 1.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    sure = confidence[order]
+    ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))
+    wrong = np.cumsum(~np.asarray(correct, bool)[order])[ends]
+    return (ends + 1) / len(order), wrong / (ends + 1)
+
+
+def _halves(groups: np.ndarray, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...] | None:
+    """Two ways to (fit, judge), masks (N,): the groups in two halves at random; None with fewer than two groups."""
+    names = sorted({str(group) for group in groups})
+    if len(names) < 2:
+        return None
+    shuffled = np.random.default_rng([seed, 0xCA11]).permutation(len(names))
+    first = {names[i] for i in shuffled[: len(names) // 2]}
+    in_first = np.array([str(group) in first for group in groups])
+    return (in_first, ~in_first), (~in_first, in_first)

@@ -61,18 +61,58 @@ def confusion(targets: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.
     return pairs.reshape(n_classes, n_classes).astype(np.int64)
 
 
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean gap between confidence and accuracy over equal-width bins of confidence, weighted by images.
+def reliability(
+    confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Equal-width bins of confidence: images, mean confidence and accuracy of each, three arrays (bins,).
 
     Args:
-        confidence: probability of the predicted class (N,), in [0, 1]; N ≥ 1.
+        confidence: probability of the predicted class (N,), in [0, 1].
         correct: whether the prediction was right (N,), bool.
         bins: number of bins; bin m holds confidences in (m/bins, (m+1)/bins].
+
+    Returns:
+        counts (int), mean confidence and accuracy; the latter two are NaN where a bin is empty.
     """
     confidence = np.asarray(confidence, dtype=np.float64)
     which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    surplus = np.bincount(which, weights=confidence - np.asarray(correct, dtype=np.float64), minlength=bins)
-    return float(min(1.0, np.abs(surplus).sum() / len(confidence)))
+    counts = np.bincount(which, minlength=bins)
+    filled = np.where(counts, counts, np.nan)
+    hits = np.bincount(which, weights=np.asarray(correct, dtype=np.float64), minlength=bins)
+    return counts, np.bincount(which, weights=confidence, minlength=bins) / filled, hits / filled
+
+
+def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Mean gap between confidence and accuracy over `reliability` bins, weighted by images; N ≥ 1."""
+    counts, mean, accuracy = reliability(confidence, correct, bins)
+    return float(min(1.0, np.nansum(counts * np.abs(mean - accuracy)) / counts.sum()))
+
+
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
+    """Area under the ROC curve: how often a positive scores higher than a negative, ties counting half.
+
+    The Mann-Whitney statistic, from ranks (Hanley and McNeil 1982).
+
+    Args:
+        scores: finite floats (N,), the higher the more positive.
+        positive: bool (N,).
+
+    Returns:
+        0 to 1, 0.5 for scores that tell nothing; None where there are no positives or no negatives.
+
+    Raises:
+        ValueError: the shapes differ, or a score is not finite.
+    """
+    scores, positive = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
+    if scores.ndim != 1 or scores.shape != positive.shape or not np.isfinite(scores).all():
+        raise ValueError(f"auroc: needs finite scores (N,) and as many truths, got {scores.shape}, {positive.shape}")
+    n_positive = int(positive.sum())
+    n_negative = len(scores) - n_positive
+    if not n_positive or not n_negative:
+        return None
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
 @dataclass(frozen=True)
@@ -184,7 +224,7 @@ class Report:
             accuracy=n_correct / n,
             accuracy_low=low,
             accuracy_high=high,
-            top5=float(np.mean(_ranks(probabilities, targets) < TOP_K)),
+            top5=float(np.mean(in_top_k(probabilities, targets))),
             macro_f1=math.fsum(figures.f1 for figures in present) / len(present),
             n_classes_present=len(present),
             balanced_accuracy=math.fsum(figures.recall for figures in present) / len(present),
@@ -252,11 +292,12 @@ def _per_class(matrix: np.ndarray, classes: tuple[str, ...]) -> tuple[ClassFigur
     )
 
 
-def _ranks(probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """How many classes stand before the true one (N,): more probable, or equally so and of lower index."""
+def in_top_k(probabilities: np.ndarray, targets: np.ndarray, k: int = TOP_K) -> np.ndarray:
+    """Whether fewer than k classes stand before the true one, bool (N,): more probable, or equally so and of lower
+    index."""
     p_true = probabilities[np.arange(len(targets)), targets][:, None]
     before = np.arange(probabilities.shape[1])[None, :] < targets[:, None]
-    return ((probabilities > p_true) | ((probabilities == p_true) & before)).sum(axis=1)
+    return ((probabilities > p_true) | ((probabilities == p_true) & before)).sum(axis=1) < k
 
 
 def _indices(name: str, values: np.ndarray, n_classes: int) -> np.ndarray:

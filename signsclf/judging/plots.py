@@ -71,7 +71,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str | Pat
     title = f"{count(int(matrix.sum()), 'image')}, {count(n_wrong, 'mistake')}"
     shown = np.arange(n_all)
     if n_all > MAX_MATRIX_CLASSES:
-        shown = _most_confused(matrix, SHOWN_MATRIX_CLASSES)
+        shown = most_confused(matrix, SHOWN_MATRIX_CLASSES)
         inside = matrix[np.ix_(shown, shown)]
         title = (
             f"The {len(shown)} most confused of {n_all:,} classes\n"
@@ -306,7 +306,7 @@ def class_counts(labels: Sequence[str], counts: Sequence[int], path: str | Path)
     save(figure, path)
 
 
-def _most_confused(matrix: np.ndarray, n: int) -> np.ndarray:
+def most_confused(matrix: np.ndarray, n: int) -> np.ndarray:
     """The first n classes met on going through all pairs, the most often confused first; in class order."""
     pairs = np.triu(matrix + matrix.T, 1)
     members = np.stack(np.unravel_index(np.argsort(-pairs, axis=None, kind="stable"), pairs.shape), axis=1).ravel()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
 from signsclf.errors import SignsclfError
 from signsclf.judging import plots
 from signsclf.judging.canvas import count, write_whole
-from signsclf.judging.metrics import Report, check_predictions, confusion
+from signsclf.judging.metrics import Report, check_predictions, confusion, wilson
 
 MISTAKES_SHOWN = 24
 
@@ -26,11 +27,14 @@ def write_report(
     classes: Sequence[str],
     paths: Sequence[str],
     load_image: Callable[[str], np.ndarray],
+    *,
+    figures: tuple[str, Mapping[str, Any]] | None = None,
 ) -> list[Path]:
     """Write a judgement into a folder, made if need be; files of these names that are there are replaced.
 
     - metrics.json: `Report.to_dict`.
-    - per_class.csv: label, n, precision, recall, f1, in class order; empty where undefined.
+    - per_class.csv: label, n, precision, recall, f1, and the recall's 95 % Wilson interval recall_low and recall_high,
+      in class order; empty where undefined.
     - predictions.csv: path, label, predicted, probability (of the predicted label), in the order given.
     - confusion.png and mistakes.png, see `signsclf.judging.plots`.
 
@@ -42,6 +46,7 @@ def write_report(
         paths: what each image is called, N of them; they are written out as they are.
         load_image: gives the uint8 array (height, width, 3) of one of `paths`; called for the worst mistakes
             only, before anything is written.
+        figures: name and content of the JSON file, in place of metrics.json.
 
     Returns:
         The files written.
@@ -55,9 +60,7 @@ def write_report(
     matrix = confusion(targets, predicted, len(classes))
     if len(paths) != len(targets):
         raise ValueError(f"{len(targets)} images, but {len(paths)} paths")
-    if [(figures.label, figures.n) for figures in report.per_class] != list(
-        zip(classes, matrix.sum(axis=1).tolist(), strict=True)
-    ):
+    if [(c.label, c.n) for c in report.per_class] != list(zip(classes, matrix.sum(axis=1).tolist(), strict=True)):
         raise ValueError("the report is not of these targets and classes")
 
     confidence = probabilities.max(axis=1).astype(np.float64)
@@ -78,13 +81,17 @@ def write_report(
         written.append(folder / name)
         return written[-1]
 
-    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_whole(new("metrics.json"), _encode(text))
-    rows = ((c.label, c.n, _cell(c.precision), _cell(c.recall), _cell(c.f1)) for c in report.per_class)
-    write_whole(new("per_class.csv"), _table(("label", "n", "precision", "recall", "f1"), rows))
+    name, content = figures or ("metrics.json", report.to_dict())
+    write_whole(new(name), _encode(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"))
+    rows = (
+        (c.label, c.n, *map(cell, (c.precision, c.recall, c.f1)), *map(cell, wilson(hit, c.n) if c.n else (None, None)))
+        for c, hit in zip(report.per_class, matrix.diagonal().tolist(), strict=True)
+    )
+    heads = ("label", "n", "precision", "recall", "f1", "recall_low", "recall_high")
+    write_whole(new("per_class.csv"), csv_table(heads, rows))
     guesses = zip(paths, targets, predicted, confidence, strict=True)
-    rows = ((path, classes[true], classes[guess], _cell(sure)) for path, true, guess, sure in guesses)
-    write_whole(new("predictions.csv"), _table(("path", "label", "predicted", "probability"), rows))
+    rows = ((path, classes[true], classes[guess], cell(sure)) for path, true, guess, sure in guesses)
+    write_whole(new("predictions.csv"), csv_table(("path", "label", "predicted", "probability"), rows))
     plots.confusion_matrix(matrix, classes, new("confusion.png"))
     judged = f"in {count(len(targets), 'image')}"
     of = f"The {len(worst)} surest of " if len(worst) < len(wrong) else ""
@@ -102,11 +109,13 @@ def write_report(
     return written
 
 
-def _cell(share: float | None) -> str:
+def cell(share: float | None) -> str:
+    """A share as a CSV cell; empty for None."""
     return "" if share is None else f"{share:.6f}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """A CSV file's bytes, UTF-8, what is no text in odd file names escaped."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

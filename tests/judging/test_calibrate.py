@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from signsclf.judging import calibrate
-from signsclf.judging.calibrate import cross_fit, fit_temperature, reject_threshold, softmax
+from signsclf.judging.calibrate import (
+    acceptance_curve,
+    cross_fit,
+    cross_fitted_probabilities,
+    fit_temperature,
+    reject_threshold,
+    softmax,
+)
+from signsclf.judging.metrics import expected_calibration_error
 
 
 def sampled(n: int, temperature: float, seed: int = 0, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -140,3 +148,20 @@ def test_the_seed_decides_the_halves():
     groups = np.arange(200)
     assert cross_fit(logits, targets, groups, 0.05, 1) == cross_fit(logits, targets, groups, 0.05, 1)
     assert cross_fit(logits, targets, groups, 0.05, 1) != cross_fit(logits, targets, groups, 0.05, 2)
+
+
+def test_cross_fitted_probabilities_are_those_that_cross_fit_judges():
+    logits, targets = sampled(400, 2.0)
+    groups = np.arange(400) // 4
+    found = cross_fitted_probabilities(logits, targets, groups)
+    judged = cross_fit(logits, targets, groups, 0.01)
+    right = found.argmax(axis=1) == targets
+    assert expected_calibration_error(found.max(axis=1), right) == judged.ece_after
+    np.testing.assert_array_equal(found.argmax(axis=1), logits.argmax(axis=1))
+    assert cross_fitted_probabilities(logits, targets, np.zeros(400)) is None
+
+
+def test_the_acceptance_curve_takes_equal_confidences_together():
+    accepted, error = acceptance_curve(np.array([0.9, 0.5, 0.9, 0.7]), np.array([True, False, False, True]))
+    assert accepted.tolist() == [0.5, 0.75, 1.0]
+    assert error.tolist() == [0.5, pytest.approx(1 / 3), 0.5]

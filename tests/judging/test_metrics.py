@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from signsclf.errors import ModelError, SourceError
-from signsclf.judging.metrics import ClassFigures, Report, confusion, expected_calibration_error, wilson
+from signsclf.judging.metrics import (
+    ClassFigures,
+    Report,
+    auroc,
+    confusion,
+    expected_calibration_error,
+    in_top_k,
+    reliability,
+    wilson,
+)
 
 
 def softmax(logits):
@@ -104,6 +113,37 @@ class TestReport:
             assert (figures.precision or 0) == pytest.approx(precision)
             assert (figures.recall or 0) == pytest.approx(recall)
             assert (figures.f1 or 0) == pytest.approx(score)
+
+    @settings(max_examples=40, deadline=None)
+    @given(judged(), st.integers(0, 2**32 - 1))
+    def test_agrees_with_torchmetrics(self, case, seed):
+        torch = pytest.importorskip("torch")
+        from torchmetrics import functional as tm
+
+        probabilities, targets = case
+        n, n_classes = probabilities.shape
+        if n_classes < 2:
+            return
+        # Without ties, of which it is not said who comes first; and none on the edge of a bin, where float32 rounds.
+        probabilities = softmax(np.log(probabilities) + np.random.default_rng(seed).normal(0, 0.3, (n, n_classes)))
+        edges = np.abs(probabilities.max(axis=1) * 15 % 1 - 0.5)
+        if edges.max() > 0.4999:
+            return
+        report = Report.from_probabilities(probabilities, targets, names(n_classes))
+        p, t = torch.tensor(probabilities), torch.tensor(targets)
+        many = {"num_classes": n_classes}
+        found = float(tm.classification.multiclass_accuracy(p, t, average="micro", **many))
+        assert report.accuracy == pytest.approx(found, abs=1e-6)
+        top = float(tm.classification.multiclass_accuracy(p, t, average="micro", top_k=min(5, n_classes), **many))
+        assert report.top5 == pytest.approx(top, abs=1e-6)
+        ece = float(tm.classification.multiclass_calibration_error(p, t, n_bins=15, **many))
+        assert report.ece == pytest.approx(ece, abs=1e-5)
+        matrix = tm.classification.multiclass_confusion_matrix(p, t, **many).numpy()
+        np.testing.assert_array_equal(confusion(targets, probabilities.argmax(axis=1), n_classes), matrix)
+        f1 = tm.classification.multiclass_f1_score(p, t, average=None, **many).tolist()
+        for figures, expected in zip(report.per_class, f1, strict=True):
+            if figures.n:
+                assert figures.f1 == pytest.approx(expected, abs=1e-6)
 
     @settings(max_examples=60, deadline=None)
     @given(judged())
@@ -235,6 +275,35 @@ class TestCalibrationError:
     def test_one_bin_is_the_gap_of_the_means(self):
         gap = expected_calibration_error(np.array([0.9, 0.5]), np.array([True, False]), bins=1)
         assert gap == pytest.approx(0.2)
+
+    def test_bins_hold_all_images_and_say_nothing_where_empty(self):
+        counts, mean, accuracy = reliability(np.array([0.05, 0.1, 0.95, 1.0]), np.array([1, 0, 1, 1], bool), bins=10)
+        assert counts.tolist() == [2, 0, 0, 0, 0, 0, 0, 0, 0, 2]
+        assert mean[[0, 9]].tolist() == [pytest.approx(0.075), pytest.approx(0.975)]
+        assert accuracy[[0, 9]].tolist() == [0.5, 1.0]
+        assert np.isnan(accuracy[1:9]).all()
+
+
+class TestAuroc:
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(st.tuples(st.integers(-4, 4), st.booleans()), min_size=1, max_size=60))
+    def test_agrees_with_scikit_learn_ties_and_all(self, pairs):
+        scores, positive = np.array([score for score, _ in pairs]) / 4, np.array([p for _, p in pairs])
+        if positive.all() or not positive.any():
+            assert auroc(scores, positive) is None
+        else:
+            assert auroc(scores, positive) == pytest.approx(sk.roc_auc_score(positive, scores))
+
+    @pytest.mark.parametrize("scores", [[0.1, np.nan], [0.1], [[0.1, 0.2]]])
+    def test_refuses_what_cannot_be_ranked(self, scores):
+        with pytest.raises(ValueError, match="auroc"):
+            auroc(np.array(scores), np.array([True, False]))
+
+
+def test_top_k_counts_the_classes_before_the_true_one():
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.4, 0.4, 0.2]])
+    assert in_top_k(probabilities, np.array([1, 1]), 1).tolist() == [False, False]
+    assert in_top_k(probabilities, np.array([1, 1]), 2).tolist() == [True, True]
 
 
 def test_the_figures_need_numpy_alone():

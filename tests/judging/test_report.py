@@ -54,8 +54,18 @@ def test_the_figures_are_those_of_the_report(tmp_path):
         "precision": "0.500000",
         "recall": "0.500000",
         "f1": "0.500000",
+        "recall_low": "0.094531",
+        "recall_high": "0.905469",
     }
-    assert per_class[2] == {"label": "never seen", "n": "0", "precision": "", "recall": "", "f1": ""}
+    assert (per_class[2].pop("label"), per_class[2].pop("n")) == ("never seen", "0")
+    assert set(per_class[2].values()) == {""}
+
+
+def test_other_figures_may_take_the_place_of_metrics_json(tmp_path):
+    report = Report.from_probabilities(PROBABILITIES, TARGETS, CLASSES)
+    write_report(tmp_path, report, PROBABILITIES, TARGETS, CLASSES, PATHS, image, figures=("report.json", {"all": 1}))
+    assert json.loads((tmp_path / "report.json").read_text("utf-8")) == {"all": 1}
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_predictions_come_in_order_and_hold_odd_names(tmp_path):

@@ -1,0 +1,150 @@
+"""Where a classifier is right and where it is not: by class, rarity, group of classes, image size and track."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from signsclf.judging.canvas import count
+from signsclf.judging.metrics import Report, wilson
+
+SIZE_BINS = 5
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many of some images, or tracks, are right.
+
+    Attributes:
+        label: what they have in common.
+        n: how many they are.
+        right: how many of them are right, 0 to n.
+        note: what else to say of them, in a few words.
+    """
+
+    label: str
+    n: int
+    right: int
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.right <= self.n:
+            raise ValueError(f"{self.label!r}: {self.right} right of {self.n}")
+
+    @property
+    def value(self) -> float | None:
+        """The share that is right, 0 to 1; None of none."""
+        return self.right / self.n if self.n else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95 % Wilson interval."""
+        return wilson(self.right, self.n)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, with the share and its interval, as JSON values."""
+        low, high = self.interval
+        return {**asdict(self), "share": self.value, "low": low, "high": high}
+
+
+def by_class(report: Report, matrix: np.ndarray) -> list[tuple[int, Share]]:
+    """(class index, share of its images that are right) of the classes present, those of the lowest F1 first.
+
+    Args:
+        matrix: (C, C), see `signsclf.judging.metrics.confusion`.
+    """
+    present = [i for i, figures in enumerate(report.per_class) if figures.n]
+    order = sorted(present, key=lambda i: (report.per_class[i].f1, report.per_class[i].recall, i))
+    return [(i, Share(report.per_class[i].label, report.per_class[i].n, int(matrix[i, i]))) for i in order]
+
+
+def by_rarity(matrix: np.ndarray, train_counts: Sequence[int]) -> list[Share]:
+    """The images of the commonest, the middle and the rarest third of the classes that were judged.
+
+    Args:
+        matrix: (C, C).
+        train_counts: images of each of the C classes that the training had.
+
+    Returns:
+        Three shares, the commonest classes first; none with fewer than three classes, or all equally common.
+    """
+    present = np.flatnonzero(matrix.sum(axis=1))
+    counts = np.asarray(train_counts)
+    if len(present) < 3 or np.ptp(counts[present]) == 0:
+        return []
+    order = present[np.argsort(-counts[present], kind="stable")]
+    result = []
+    for name, third in zip(("common", "middle", "rare"), np.array_split(order, 3), strict=True):
+        low, high = counts[third].min(), counts[third].max()
+        images = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        note = f"{count(len(third), 'class', 'classes')} with {images} training images each"
+        rows = matrix[third]
+        result.append(Share(f"{name} third", int(rows.sum()), int(rows[np.arange(len(third)), third].sum()), note))
+    return result
+
+
+def by_group(matrix: np.ndarray, groups: Mapping[str, Sequence[int]]) -> list[Share]:
+    """The images of each group of classes, the weakest group first; groups without images are left out."""
+    shares = []
+    for name, members in groups.items():
+        rows = matrix[list(members)]
+        inside = int(rows[:, list(members)].sum())
+        n = int(rows.sum())
+        right = int(matrix[list(members), list(members)].sum())
+        outside = n - inside
+        note = f"{n - right:,} wrong, {outside:,} of them for another group's sign" if right < n else ""
+        shares.append(Share(name, n, right, note))
+    return sorted((share for share in shares if share.n), key=lambda share: share.value)
+
+
+def by_size(right: np.ndarray, sides: np.ndarray) -> list[Share]:
+    """Fifths of the images by their shorter side, the smallest first; fewer rows where many are of one size.
+
+    Args:
+        right: bool (N,).
+        sides: shorter side in pixels, int (N,).
+    """
+    edges = np.unique(np.quantile(sides, np.linspace(0, 1, SIZE_BINS + 1)[1:], method="higher"))
+    which = np.searchsorted(edges, sides)
+    shares = []
+    for i in range(len(edges)):
+        inside = which == i
+        low, high = int(sides[inside].min()), int(sides[inside].max())
+        label = f"{low} px" if low == high else f"{low} to {high} px"
+        shares.append(Share(label, int(inside.sum()), int(right[inside].sum())))
+    return shares
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Frames of one physical object taken together.
+
+    Attributes:
+        n: tracks.
+        majority: of how many more than half of the frames are right.
+        all_right, all_wrong: of how many every frame is right, or none.
+    """
+
+    n: int
+    majority: int
+    all_right: int
+    all_wrong: int
+
+
+def by_track(right: np.ndarray, units: np.ndarray) -> Tracks:
+    """Counts tracks by how many of their frames are right.
+
+    Args:
+        right: bool (N,).
+        units: the track of each image, int (N,) from 0.
+    """
+    frames, hits = np.bincount(units), np.bincount(units, right)
+    return Tracks(
+        n=len(frames),
+        majority=int((hits * 2 > frames).sum()),
+        all_right=int((hits == frames).sum()),
+        all_wrong=int((hits == 0).sum()),
+    )
