@@ -20,7 +20,7 @@ from signsclf.modelconfig import Config
 from signsclf.modelfolder import read_config
 from signsclf.observer import Observer
 
-_OF_THE_SPLIT = {"seed", "valid_fraction", "split_by", "patience", "epochs", "ema_decay", "precision", "device"}
+_OF_THE_SPLIT = {"seed", "valid_fraction", "split_by", "patience", "ema_decay", "precision", "device"}
 """Fields of the recipe in which a fold may differ: how it was split, what follows from the number of images, and where
 it ran."""
 
@@ -95,13 +95,16 @@ def sample_pixels(source: Source, size: tuple[int, int], crop: bool) -> np.ndarr
 def _refuse_other(folder: Path, fold: Config, config: Config) -> None:
     if fold.fingerprint != config.fingerprint or fold.classes != config.classes:
         raise ModelError(f"--fold {folder}: trained on other data; give models of the very same source")
-    differing = sorted(
+    differing = {
         name
         for name in {*fold.recipe, *config.recipe} - _OF_THE_SPLIT
         if fold.recipe.get(name) != config.recipe.get(name)
-    )
+    }
+    if not {"samples", "epochs"} <= differing:
+        # Either follows from the other and the number of images.
+        differing -= {"samples", "epochs"}
     if differing:
-        name = differing[0]
+        name = min(differing)
         raise ModelError(
             f"--fold {folder}: of another recipe ({name} is {fold.recipe.get(name)}, not {config.recipe.get(name)}); "
             "give models that differ in the seed and in what was held out alone"
