@@ -89,8 +89,9 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     arch = architectures.find(recipe.arch)
     device = choose_device(recipe.device)
     own = int(table["split"].eq("valid").sum())
+    n_train = len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction)))
     facts = Facts(
-        n_train=len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction))),
+        n_train=n_train + recipe.add_synthetic * len(source.classes),
         is_gtsrb=source.is_gtsrb,
         is_drawn=is_drawn,
         median_side=side,
@@ -155,6 +156,8 @@ def prepare(
     if split is None:
         split = hold_out(group_repeats(table, decoded.inputs), recipe.split_by, recipe.valid_fraction, recipe.seed)
     _say_split(split, recipe, observer)
+    if recipe.add_synthetic:
+        observer.say(f"drawn signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
     source = replace(source, table=split.table, roi_sizes=(None,) * len(table))
     return Prepared(source, recipe, planned.arch, planned.reasons, split, decoded, skipped, mark)
 

@@ -98,6 +98,9 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         chosen.choose("flip", Flip.NEVER, "the default: a mirrored picture can mean something else")
     if recipe.flip is Flip.MAP and not facts.is_gtsrb:
         raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
+    if recipe.add_synthetic and (facts.is_drawn or not facts.is_gtsrb):
+        reason = "all of these signs are drawn" if facts.is_drawn else "these classes are not GTSRB's, which are drawn"
+        raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
     _choose_precision(chosen, facts)
     chosen.choose("device", facts.device, "found on this machine")
     return chosen.recipe, chosen.reasons

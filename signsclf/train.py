@@ -20,7 +20,7 @@ from torch import nn
 from signsclf import modelfolder
 from signsclf.choices import Int8, Layout
 from signsclf.data.cache import AUTO, cache_folder
-from signsclf.data.gtsrb import class_names_mirror
+from signsclf.data.gtsrb import CLASS_NAMES, class_names_mirror
 from signsclf.data.table import Source, read_source
 from signsclf.errors import ModelError, SignsclfError, SourceError
 from signsclf.finish import Trained, finish, finish_again
@@ -359,11 +359,21 @@ def _loaders(prepared: Prepared) -> DataLoaders:
     if recipe.flip is Flip.MAP:
         index = {name: i for i, name in enumerate(classes)}
         mirror = np.array([index.get(class_names_mirror().get(name, ""), -1) for name in classes])
+    labels = prepared.split.table["label"].tolist()
+    train_rows = prepared.split.rows("train")
+    drawn = np.full(len(labels), -1)
+    if prepared.source.layout is Layout.SYNTHETIC:
+        drawn[train_rows] = [CLASS_NAMES.index(labels[row]) for row in train_rows]
+    if recipe.add_synthetic:
+        added = [name for name in classes for _ in range(recipe.add_synthetic)]
+        train_rows = np.concatenate([train_rows, len(labels) + np.arange(len(added))])
+        drawn = np.concatenate([drawn, [CLASS_NAMES.index(name) for name in added]])
+        labels += added
     return dataloaders(
         prepared.decoded.pixels,
-        prepared.split.table["label"].tolist(),
+        labels,
         classes,
-        prepared.split.rows("train"),
+        train_rows,
         prepared.split.rows("valid"),
         batch_size=recipe.batch_size,
         balance=recipe.balance,
@@ -372,6 +382,7 @@ def _loaders(prepared: Prepared) -> DataLoaders:
         std=prepared.arch.std,
         device=recipe.device.value,
         seed=recipe.seed,
+        drawn=drawn,
     )
 
 

@@ -195,6 +195,14 @@ def test_mirroring_follows_the_classes():
         settled(Recipe(flip="map"))
 
 
+def test_drawn_signs_are_added_to_real_ones_of_gtsrb_only():
+    assert settled(Recipe(arch="signnet", add_synthetic=40), SIGNS)[0].add_synthetic == 40
+    with pytest.raises(SignsclfError, match="--add-synthetic: these classes are not GTSRB's"):
+        settled(Recipe(add_synthetic=1))
+    with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are drawn"):
+        settled(Recipe(add_synthetic=1), facts(is_drawn=True))
+
+
 def test_precision_follows_the_device():
     assert settled(Recipe(), facts(has_bf16=True))[0].precision is Precision.BF16
     assert settled(Recipe())[0].precision is Precision.FP32

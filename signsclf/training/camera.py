@@ -1,4 +1,4 @@
-"""The camera as tensors: what light, lens, sensor and encoder make of a whole batch, drawn for each image on its own."""
+"""The camera as tensors: what light, lens, sensor and encoder make of a batch, drawn for each image on its own."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def expose(x: torch.Tensor, optics: Optics, rng: np.random.Generator) -> torch.T
     cast = np.exp(rng.normal(0, 1, (n, 3)) * optics.cast + rng.normal(0, optics.exposure, (n, 1)))
     x = x * each(cast, x)
     if optics.shadow:
-        x = _shadow(x, sometimes(rng, n, optics.shadow, 0.2, 0.75), rng)
+        depth = each(sometimes(rng, n, optics.shadow, 0.2, 0.75), x)
+        x = x * (1 - depth * one_side(n, x.shape[2:], rng, x))
     if optics.focus or optics.motion:
         sigma = optics.focus * np.exp(rng.normal(0, optics.focus_spread, n))
         length = optics.motion_length * sometimes(rng, n, optics.motion, 0.15, 1.0)
@@ -120,18 +121,15 @@ def _some(rng: np.random.Generator, n: int, chance: float, like: torch.Tensor) -
     return torch.from_numpy(np.flatnonzero(rng.random(n) < chance)).to(like.device)
 
 
-def _shadow(x: torch.Tensor, depth: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-    """One side of a wavy line through each picture is darkened by ``depth``, (N,)."""
-    n, _, height, width = x.shape
-    angle, offset, waves = rng.uniform(0, 2 * math.pi, n), rng.uniform(-0.6, 0.6, n), rng.uniform(0, 0.5, n)
-    down = torch.linspace(-1, 1, height, device=x.device).view(1, 1, -1, 1)
-    across = torch.linspace(-1, 1, width, device=x.device).view(1, 1, 1, -1)
-    sin, cos = each(np.sin(angle), x), each(np.cos(angle), x)
-    along = down * cos - across * sin
-    beyond = (
-        across * cos + down * sin - each(offset, x) + each(waves, x) * torch.sin(along * each(rng.uniform(2, 9, n), x))
-    )
-    return x * (1 - each(depth, x) * (beyond * 6 + 0.5).clamp(0, 1))
+def one_side(n: int, size: tuple[int, int], rng: np.random.Generator, like: torch.Tensor) -> torch.Tensor:
+    """1 on one side of a wavy line through each picture, 0 on the other; float (n, 1, *size)."""
+    angle, offset = rng.uniform(0, 2 * math.pi, n), rng.uniform(-0.6, 0.6, n)
+    waves, often = rng.uniform(0, 0.4, n), rng.uniform(2, 9, n)
+    down = torch.linspace(-1, 1, size[0], device=like.device).view(1, 1, -1, 1)
+    across = torch.linspace(-1, 1, size[1], device=like.device).view(1, 1, 1, -1)
+    sin, cos = each(np.sin(angle), like), each(np.cos(angle), like)
+    line = each(offset, like) + each(waves, like) * torch.sin((down * cos - across * sin) * each(often, like))
+    return ((across * cos + down * sin - line) * 8 + 0.5).clamp(0, 1)
 
 
 def _unsaturated(x: torch.Tensor) -> torch.Tensor:

@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from signsclf.data.synthetic import backgrounds, draw_sign, variants
 from signsclf.data.synthetic.camera import seen_from
 from signsclf.data.synthetic.signs import CLASSES, outline
-from signsclf.training.camera import Optics, each, expose, sometimes
+from signsclf.training.camera import Optics, each, expose, one_side, sometimes
 
 OPTICS = Optics(
-    cast=(0.10, 0.05, 0.11),
-    haze=0.30,
+    cast=(0.08, 0.04, 0.10),
+    haze=0.18,
     glare=0.3,
-    focus=0.017,
-    focus_spread=0.65,
-    motion=0.4,
+    focus=0.011,
+    focus_spread=0.75,
+    motion=0.35,
     motion_length=0.16,
-    noise=0.03,
-    coarse=0.3,
+    noise=0.02,
+    coarse=0.2,
     encoded=0.08,
 )
 """The camera of drawn signs; the light they stand in is drawn with the sign."""
@@ -35,13 +35,14 @@ _PALE = (0.94, 0.87, 0.76)
 
 @dataclass(frozen=True)
 class _Stock:
-    """What scenes are put together from, as uint8 tensors.
+    """What scenes are put together from, on the device.
 
     Attributes:
-        signs: every form of every class, colours times alpha; (forms, 4, T, T).
+        signs: every form of every class, colours times alpha; uint8 (forms, 4, T, T).
         first: of each class the position of its first form.
         forms: of each class how many it has.
-        tiles: (B, 3, H, W). patterns: grey (K, 1, H, W).
+        tiles: backgrounds, float in 0 to 1 (3, B, H, W).
+        patterns: grey likewise (1, K, H, W).
         edges: points on each class's outline, (C, P, 3), homogeneous.
     """
 
@@ -54,7 +55,7 @@ class _Stock:
 
 
 @lru_cache(maxsize=2)
-def _stock(size: int) -> _Stock:
+def _stock(size: int, device: torch.device) -> _Stock:
     forms = np.array([variants(c) for c in range(CLASSES)])
     drawn = [draw_sign(c, size, v).convert("RGBa") for c in range(CLASSES) for v in range(forms[c])]
     edges = np.ones((CLASSES, max(len(outline(c)) for c in range(CLASSES)), 3))
@@ -62,11 +63,11 @@ def _stock(size: int) -> _Stock:
         # Repeated to one length; for the outermost points it does not matter.
         edges[c, :, :2] = np.resize(outline(c), edges[c, :, :2].shape)
     return _Stock(
-        signs=_stacked(drawn),
+        signs=_stacked(drawn).to(device),
         first=np.cumsum(forms) - forms,
         forms=forms,
-        tiles=_volume([backgrounds.tile(i) for i in range(backgrounds.TILES)]),
-        patterns=_volume([backgrounds.clouding(i) for i in range(16)]),
+        tiles=_volume([backgrounds.tile(i) for i in range(backgrounds.TILES)]).to(device),
+        patterns=_volume([backgrounds.clouding(i) for i in range(backgrounds.CLOUDINGS)]).to(device),
         edges=edges,
     )
 
@@ -93,9 +94,10 @@ def draw_batch(class_ids: np.ndarray, size: int, seed: int, device: torch.device
     """
     rng = np.random.default_rng(seed)
     n = len(class_ids)
-    stock = _stock(min(_LARGEST, _FINER * size))
+    device = torch.device(device)
+    stock = _stock(min(_LARGEST, _FINER * size), device)
     light, other = rng.standard_normal((2, n))
-    plane, inverse = _planes(stock.edges[class_ids], rng)
+    inverse = _planes(stock.edges[class_ids], rng)
     grid = _grid(inverse, _FINER * size, device)
     # Log-normal, as the centres of GTSRB's images are: one in ten very dark, one in five brighter than can be told.
     level = np.clip(0.58 * np.exp(0.66 * light), 0.06, 2)
@@ -119,8 +121,8 @@ def draw_batch(class_ids: np.ndarray, size: int, seed: int, device: torch.device
     return expose(picture, OPTICS, rng)
 
 
-def _planes(edges: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The maps from signs' planes (-0.5 to 0.5) to pictures (-1 to 1), and back; (N, 3, 3) each."""
+def _planes(edges: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The maps from pictures (-1 to 1) to signs' planes (-0.5 to 0.5), (N, 3, 3)."""
     n = len(edges)
     yaw = np.radians(np.clip(rng.normal(0, 19, n), -50, 50))
     pitch, roll = np.radians(rng.normal(0, 8, n)), np.radians(rng.normal(0, 5.5, n))
@@ -128,13 +130,12 @@ def _planes(edges: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
     points = edges @ seen.transpose(0, 2, 1)
     points = points[..., :2] / points[..., 2:]
     least, most = points.min(1), points.max(1)
-    margins = np.clip(rng.uniform(0.06, 0.24, n)[:, None] + rng.normal(0, 0.04, (n, 4)), -0.04, 0.4)
+    margins = np.clip(rng.uniform(0.05, 0.3, n)[:, None] + rng.normal(0, 0.04, (n, 4)), -0.04, 0.4)
     span = (most - least) * (1 + margins[:, :2] + margins[:, 2:])
     frame = np.zeros((n, 3, 3))
     frame[:, 0, 0], frame[:, 1, 1], frame[:, 2, 2] = 2 / span[:, 0], 2 / span[:, 1], 1
     frame[:, :2, 2] = (margins[:, :2] * (most - least) - least) * 2 / span - 1
-    plane = frame @ seen
-    return plane, np.linalg.inv(plane)
+    return np.linalg.inv(frame @ seen)
 
 
 def _grid(inverse: np.ndarray, size: int, device: torch.device | str) -> torch.Tensor:
@@ -148,7 +149,7 @@ def _grid(inverse: np.ndarray, size: int, device: torch.device | str) -> torch.T
 
 def _sampled(stock: torch.Tensor, chosen: np.ndarray, grid: torch.Tensor) -> torch.Tensor:
     """Pictures of the stock seen through grids, averaged to the size that is shown; in 0 to 1."""
-    pictures = stock[torch.from_numpy(chosen)].to(grid.device).float().div_(255)
+    pictures = stock[torch.from_numpy(chosen).to(stock.device)].float().div_(255)
     seen = F.grid_sample(pictures, grid, "bilinear", padding_mode="zeros", align_corners=False)
     return F.avg_pool2d(seen, _FINER)
 
@@ -181,12 +182,23 @@ def _box(where: torch.Tensor, left, top, right, bottom) -> torch.Tensor:
 def _ground(stock, where, size, level, ground_level, rng) -> torch.Tensor:
     """Background, pole and plate, in their light."""
     n = len(where)
-    picture = _windows(stock.tiles, n, size, 0.2, 0.85, rng, where) * each(ground_level, where)
+    picture = _windows(stock.tiles, n, size, 0.25, 1.0, rng, where)
+    # Sky over trees, a wall in the sun beside one in the shade.
+    step = each(np.exp(rng.normal(0, 1.0, n) * (rng.random(n) < 0.6)), where) - 1
+    picture = picture * (1 + step * one_side(n, (size, size), rng, where))
+    mean = picture.mean((2, 3), keepdim=True)
+    picture = (mean + (picture - mean) * each(rng.uniform(0.8, 2.2, n), where)).clamp_min(0)
+    picture = picture * each(ground_level, where)
     metal = each(rng.uniform(0.15, 0.75, n) * ground_level, where)
     half = each(sometimes(rng, n, 0.75, 0.08, 0.22), where)
     up = each(np.where(rng.random(n) < 0.8, -0.6, -3), where)
     pole = _box(where, -half, up, half, 9.0) * (half > 0)
     picture = picture + (metal * (1 - 0.5 * (where[:, :1] > half / 3).float()) - picture) * pole
+    # Some signs are mounted on a board.
+    has_board = each(rng.random(n) < 0.07, where)
+    reach = each(rng.uniform(1.05, 1.4, n), where)
+    board = each(level * rng.uniform(0.3, 0.95, n), where)
+    picture = picture + (board - picture) * _box(where, -reach, -reach, reach, reach) * has_board
     has_plate = each(rng.random(n) < 0.25, where)
     white = each(0.92 * level, where)
     plate = _box(where, -0.84, 1.04, 0.84, 1.8) * has_plate

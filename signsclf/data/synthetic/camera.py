@@ -82,7 +82,7 @@ def _site(class_id: int, rng: np.random.Generator, sizes: tuple[int, int]) -> _S
         fading=sometimes(0.25, 0.1, 1.0) ** 1.5,
         dirt=sometimes(0.35, 0.1, 0.6),
         shadow=sometimes(0.15, 0.2, 0.7),
-        clouding=int(rng.integers(16)),
+        clouding=int(rng.integers(backgrounds.CLOUDINGS)),
         veil=sometimes(0.30, 0.05, 0.45),
         pole=sometimes(0.75, 0.08, 0.22),
         plate=bool(rng.random() < 0.25),
@@ -236,7 +236,7 @@ def _grey(site: _Site, height: int, width: int, turn: int = 0) -> np.ndarray:
     x, y, zoom = site.window
     side = (0.3 + 0.5 * zoom) * backgrounds.TILE
     box = (y * (backgrounds.TILE - side), x * (backgrounds.TILE - side))
-    pattern = backgrounds.clouding((site.clouding + turn) % 16).resize(
+    pattern = backgrounds.clouding((site.clouding + turn) % backgrounds.CLOUDINGS).resize(
         (width, height), Image.Resampling.BILINEAR, (*box, box[0] + side, box[1] + side)
     )
     return np.asarray(pattern, np.float32)[..., None] / 255

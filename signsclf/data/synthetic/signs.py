@@ -142,6 +142,12 @@ def _keep_right(shaft: float, half: float, c: Canvas) -> None:
     c.polygon(turned(arrow_head((500, 870), 180, half, half, shaft * 1.2, shaft), -45), WHITE)
 
 
+def _arrow_old(degrees: float, c: Canvas) -> None:
+    """A thick arrow with a filled head, pointing this far clockwise from up."""
+    c.stroke(turned([(500, 880), (500, 400)], degrees), 135, WHITE)
+    c.polygon(turned([(500, 110), (690, 430), (310, 430)], degrees), WHITE)
+
+
 def _turn_right(c: Canvas) -> None:
     c.stroke([(345, 820), (345, 570), *arc(515, 570, 170, 170, 180, 270), (740, 400)], 98, WHITE)
     c.polygon(arrow_head((845, 400), 90, 178, 192, 118, 98), WHITE)
@@ -219,11 +225,16 @@ _SIGNS: dict[int, tuple[Drawing, ...]] = {
     31: _dangers(pic.deer),
     32: _ends(_nothing),
     33: (partial(_mandatory, _turn_right), partial(_mandatory, _turn_right_old)),
-    35: (partial(_mandatory, partial(_ahead, 105, 225)), partial(_mandatory, partial(_ahead, 120, 200))),
+    35: (
+        partial(_mandatory, partial(_ahead, 105, 225)),
+        partial(_mandatory, partial(_ahead, 120, 200)),
+        partial(_mandatory, partial(_arrow_old, 0)),
+    ),
     36: (partial(_mandatory, _ahead_or_right), partial(_mandatory, _ahead_or_right_old)),
     38: (
         partial(_mandatory, partial(_keep_right, 105, 210)),
         partial(_mandatory, partial(_keep_right, 118, 190)),
+        partial(_mandatory, partial(_arrow_old, 135)),
     ),
     40: tuple(partial(_mandatory, partial(_roundabout, *how)) for how in ((268, 64, 0), (268, 64, 60), (285, 74, 20))),
     41: _ends(partial(_overtaking, GREY, GREY, False, False)),
