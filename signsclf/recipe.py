@@ -144,7 +144,7 @@ class Recipe:
     label_smoothing: float = 0.1
     ema_decay: float | None = None
     balance: Balance = Balance.SQRT
-    augment: Augment = Augment.STANDARD
+    augment: Augment | None = None
     flip: Flip | None = None
     crop: Crop = Crop.NONE
     split_by: SplitBy = SplitBy.GROUP

@@ -26,7 +26,7 @@ class Optics:
         motion: chance of motion blur, of up to `motion_length` of the side.
         motion_length: see there.
         noise: standard deviation of the sensor's noise at most, share of full scale.
-        coarse: chance that fewer pixels were taken than are shown, down to half as many a side.
+        coarse: chance that about as few pixels were taken as are shown, or half as many a side, each of one colour.
         encoded: chance of the marks of JPEG.
     """
 
@@ -143,13 +143,21 @@ def _unsaturated(x: torch.Tensor) -> torch.Tensor:
 def _coarse(x: torch.Tensor, chance: float, rng: np.random.Generator) -> torch.Tensor:
     height, width = x.shape[2:]
     # A batch is resampled in one go, so that it has a few sizes instead of one for each image.
-    for share in rng.uniform(0.45, 0.9, 4):
+    for share in rng.uniform(0.5, 1.2, 4):
         chosen = _some(rng, len(x), chance / 4, x)
         small = (max(8, round(height * share)), max(8, round(width * share)))
         if len(chosen):
             part = F.interpolate(x[chosen], small, mode="bilinear", antialias=True).clamp(0, 1)
-            x[chosen] = F.interpolate(part, (height, width), mode="bilinear")
+            x[chosen] = F.interpolate(_mosaicked(part), (height, width), mode="bilinear")
     return x
+
+
+def _mosaicked(x: torch.Tensor) -> torch.Tensor:
+    """As a sensor sees it whose pixels know one colour each, in Bayer's pattern: fine lines turn rainbows."""
+    known = torch.zeros(1, *x.shape[1:]).to(x)
+    known[:, 0, ::2, ::2] = known[:, 1, ::2, 1::2] = known[:, 1, 1::2, ::2] = known[:, 2, 1::2, 1::2] = 1
+    spread = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.25]]).to(x).expand(3, 1, 3, 3)
+    return F.conv2d(x * known, spread, padding=1, groups=3) / F.conv2d(known, spread, padding=1, groups=3)
 
 
 # Annex K of ITU-T T.81: how coarsely JPEG keeps each frequency, of brightness and of colour.

@@ -23,7 +23,7 @@ OPTICS = Optics(
     motion=0.35,
     motion_length=0.16,
     noise=0.02,
-    coarse=0.2,
+    coarse=0.35,
     encoded=0.08,
 )
 """The camera of drawn signs; the light they stand in is drawn with the sign."""

@@ -24,8 +24,8 @@ from signsclf.data.synthetic.shapes import (
 
 def crossroads(c: Canvas) -> None:
     """Priority at the next intersection: a thick arrow across a thin bar."""
-    c.polygon([(500, 400), (585, 465), (585, 790), (500, 735), (415, 790), (415, 465)], BLACK)
-    c.polygon([(330, 580), (670, 580), (670, 630), (330, 630)], BLACK)
+    c.polygon([(500, 415), (580, 490), (580, 785), (500, 738), (420, 785), (420, 490)], BLACK)
+    c.polygon([(328, 583), (672, 583), (672, 640), (328, 640)], BLACK)
 
 
 def exclamation(c: Canvas) -> None:
@@ -125,8 +125,19 @@ def children(c: Canvas) -> None:
 
 
 def children_old(c: Canvas) -> None:
-    _child(c, (500, 440), 40, 1.05, [(450, 520), (400, 600)], [(585, 530), (625, 600)])
-    _child(c, (340, 580), 30, 0.66, [(310, 630), (262, 660)], [(395, 630), (410, 600)])
+    """The bigger one with its legs apart, the smaller at its hand."""
+    c.disc(560, 436, 34, BLACK)
+    c.polygon(smooth([(528, 482), (592, 482), (592, 560), (584, 640), (532, 640), (530, 560)]), BLACK)
+    c.stroke([(540, 495), (498, 560), (448, 600)], 28, caps=True)
+    c.stroke([(582, 495), (625, 545), (672, 590)], 28, caps=True)
+    c.stroke([(546, 632), (520, 710), (470, 800)], 36)
+    c.stroke([(572, 632), (622, 700), (645, 800)], 36)
+    c.disc(396, 566, 27, BLACK)
+    c.polygon(smooth([(372, 602), (420, 602), (420, 660), (416, 712), (374, 712), (370, 660)]), BLACK)
+    c.stroke([(380, 612), (345, 650), (312, 668)], 22, caps=True)
+    c.stroke([(414, 612), (448, 600)], 22, caps=True)
+    c.stroke([(386, 705), (366, 750), (330, 800)], 28)
+    c.stroke([(406, 705), (440, 745), (450, 800)], 28)
 
 
 def _child(c: Canvas, head: Point, radius: float, size: float, left: Sequence[Point], right: Sequence[Point]) -> None:

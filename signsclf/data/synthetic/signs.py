@@ -39,11 +39,12 @@ def _triangle(inset: float, radius: float) -> list[Point]:
     return rounded([(500, bottom - height), (500 + side / 2, bottom), (500 - side / 2, bottom)], radius)
 
 
-def _danger(picture: Drawing, c: Canvas, border: float = 94) -> None:
+def _danger(picture: Drawing, c: Canvas, border: float = 94, share: float = 1) -> None:
     c.polygon(_triangle(0, 70), WHITE)
     c.polygon(_triangle(15, 55), RED)
     c.polygon(_triangle(border, 14), WHITE)
-    picture(c)
+    with c.zoomed(share, (500, 650)):
+        picture(c)
 
 
 def _yield(border: float, c: Canvas) -> None:
@@ -51,23 +52,21 @@ def _yield(border: float, c: Canvas) -> None:
         c.polygon([(x, 1000 - y) for x, y in _triangle(inset, radius)], colour)
 
 
-def _prohibition(picture: Drawing, c: Canvas, inner: float = 352) -> None:
+def _prohibition(picture: Drawing, c: Canvas, inner: float = 362) -> None:
     for radius, colour in ((490, WHITE), (474, RED), (inner, WHITE)):
         c.disc(500, 500, radius, colour)
     picture(c)
 
 
-def _limit(text: str, height: float, pen: float, inner: float, c: Canvas) -> None:
-    width, gap = (0.54, 0.11) if len(text) == 2 else (0.40, 0.09)
+def _limit(text: str, height: float, width: float, pen: float, inner: float, c: Canvas) -> None:
+    gap = 0.11 if len(text) == 2 else 0.10
     _prohibition(lambda d: write(d, text, height, width, pen, gap), c, inner)
 
 
 def _limits(text: str) -> tuple[Drawing, ...]:
-    heights = (425, 450, 400) if len(text) == 2 else (385, 410, 365)
-    return tuple(
-        partial(_limit, text, height, pen, inner)
-        for height, pen, inner in zip(heights, (0.148, 0.130, 0.162), (352, 366, 340), strict=True)
-    )
+    heights, widths = ((425, 450, 400), (0.54, 0.52, 0.54)) if len(text) == 2 else ((395, 410, 380), (0.50, 0.53, 0.44))
+    makes = zip(heights, widths, (0.138, 0.122, 0.155), (366, 378, 350), strict=True)
+    return tuple(partial(_limit, text, *make) for make in makes)
 
 
 def _end(picture: Drawing, lines: int, c: Canvas) -> None:
@@ -184,8 +183,12 @@ def _ends(picture: Drawing) -> tuple[Drawing, ...]:
 
 
 def _dangers(*pictures: Drawing) -> tuple[Drawing, ...]:
-    """Each picture in a border of today's width, then the first in the narrower one of older signs."""
-    return (*(partial(_danger, p) for p in pictures), partial(_danger, pictures[0], border=82))
+    """Each picture in a border of today's width; the first in the narrower one of older signs; each one smaller."""
+    return (
+        *(partial(_danger, p) for p in pictures),
+        partial(_danger, pictures[0], border=82),
+        *(partial(_danger, p, border=102, share=0.86) for p in pictures),
+    )
 
 
 def _nothing(_: Canvas) -> None:
@@ -207,7 +210,7 @@ _SIGNS: dict[int, tuple[Drawing, ...]] = {
     12: (partial(_priority_road, 290), partial(_priority_road, 260)),
     13: (partial(_yield, 94), partial(_yield, 82), partial(_yield, 110)),
     14: (partial(_stop, 330, 0.150), partial(_stop, 350, 0.165)),
-    15: (partial(_prohibition, _nothing), partial(_prohibition, _nothing, inner=370)),
+    15: (partial(_prohibition, _nothing), partial(_prohibition, _nothing, inner=382)),
     16: (partial(_prohibition, pic.lorry_side), partial(_prohibition, pic.lorry_side_old)),
     17: (partial(_no_entry, 160), partial(_no_entry, 190)),
     18: _dangers(pic.exclamation),
