@@ -26,7 +26,7 @@ class Optics:
         motion: chance of motion blur, of up to `motion_length` of the side.
         motion_length: see there.
         noise: standard deviation of the sensor's noise at most, share of full scale.
-        coarse: chance that about as few pixels were taken as are shown, or half as many a side, each of one colour.
+        coarse: chance that the sensor had about as few pixels as are shown, 0.7 to 1.3 a side, each of one colour.
         encoded: chance of the marks of JPEG.
     """
 
@@ -143,12 +143,12 @@ def _unsaturated(x: torch.Tensor) -> torch.Tensor:
 def _coarse(x: torch.Tensor, chance: float, rng: np.random.Generator) -> torch.Tensor:
     height, width = x.shape[2:]
     # A batch is resampled in one go, so that it has a few sizes instead of one for each image.
-    for share in rng.uniform(0.5, 1.2, 4):
+    for share in rng.uniform(0.7, 1.3, 4):
         chosen = _some(rng, len(x), chance / 4, x)
         small = (max(8, round(height * share)), max(8, round(width * share)))
         if len(chosen):
             part = F.interpolate(x[chosen], small, mode="bilinear", antialias=True).clamp(0, 1)
-            x[chosen] = F.interpolate(_mosaicked(part), (height, width), mode="bilinear")
+            x[chosen] = F.interpolate(_mosaicked(part), (height, width), mode="bilinear", antialias=True)
     return x
 
 

@@ -40,13 +40,20 @@ def bend_right(c: Canvas) -> None:
 
 
 def double_bend_left(c: Canvas) -> None:
-    c.polygon(
-        [
-            *[(440, 405), (484, 456), (488, 560), (590, 496), (632, 520), (634, 790), (592, 758), (550, 790)],
-            *[(552, 622), (452, 690), (406, 664), (398, 462)],
-        ],
-        BLACK,
-    )
+    course = [
+        (441, 445),
+        (443, 530),
+        (450, 592),
+        (478, 622),
+        (520, 588),
+        (556, 562),
+        (580, 590),
+        (585, 660),
+        (587, 790),
+    ]
+    c.stroke(smooth(course, closed=False), 68)
+    c.polygon([(407, 452), (441, 402), (475, 452)], BLACK)
+    c.polygon([(548, 794), (587, 756), (626, 794)], WHITE)
 
 
 def uneven(c: Canvas) -> None:
@@ -73,14 +80,14 @@ def slippery(c: Canvas) -> None:
 
 
 def slippery_old(c: Canvas) -> None:
-    _car(c, 500, 640, 240, BLACK, belt=0.53, degrees=15)
+    _car(c, 500, 640, 240, BLACK, belt=0.53, degrees=23)
     c.stroke(smooth([(330, 800), (450, 760), (380, 715), (430, 670)], closed=False), 18)
     c.stroke(smooth([(530, 800), (660, 765), (560, 720), (590, 685)], closed=False), 18)
 
 
 def lights(c: Canvas) -> None:
     for y, colour in ((430, RED), (575, YELLOW), (720, GREEN)):
-        c.disc(500, y, 58, colour)
+        c.disc(500, y, 64, colour)
 
 
 def worker(c: Canvas) -> None:

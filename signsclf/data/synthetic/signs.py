@@ -64,9 +64,13 @@ def _limit(text: str, height: float, width: float, pen: float, inner: float, c: 
 
 
 def _limits(text: str) -> tuple[Drawing, ...]:
-    heights, widths = ((425, 450, 400), (0.54, 0.52, 0.54)) if len(text) == 2 else ((395, 410, 380), (0.50, 0.53, 0.44))
-    makes = zip(heights, widths, (0.138, 0.122, 0.155), (366, 378, 350), strict=True)
-    return tuple(partial(_limit, text, *make) for make in makes)
+    """Today's letters, lighter and heavier ones, and the narrow ones of old; each with its ring."""
+    two = ((405, 0.54, 0.138), (430, 0.52, 0.122), (378, 0.55, 0.148), (435, 0.42, 0.165))
+    three = ((395, 0.50, 0.138), (410, 0.53, 0.122), (370, 0.46, 0.150), (415, 0.40, 0.160))
+    return tuple(
+        partial(_limit, text, *letters, inner)
+        for letters, inner in zip(two if len(text) == 2 else three, (366, 378, 350, 360), strict=True)
+    )
 
 
 def _end(picture: Drawing, lines: int, c: Canvas) -> None:
