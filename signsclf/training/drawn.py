@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from signsclf.data.synthetic import backgrounds, draw_sign, variants
 from signsclf.data.synthetic.camera import seen_from
 from signsclf.data.synthetic.signs import CLASSES, outline
 from signsclf.training.camera import Optics, each, expose, one_side, sometimes
+
+Edge = float | torch.Tensor
+"""A coordinate on the sign's plane, the same for all images or one for each, (N, 1, 1, 1)."""
 
 OPTICS = Optics(
     cast=(0.08, 0.04, 0.10),
@@ -72,17 +77,19 @@ def _stock(size: int, device: torch.device) -> _Stock:
     )
 
 
-def _stacked(pictures: list) -> torch.Tensor:
+def _stacked(pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """Pictures of one size as uint8 (N, C, H, W)."""
     stacked = np.stack([np.asarray(p) for p in pictures])
     return torch.from_numpy(stacked.reshape(*stacked.shape[:3], -1)).permute(0, 3, 1, 2).contiguous()
 
 
-def _volume(pictures: list) -> torch.Tensor:
+def _volume(pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """The layers of one volume, float in 0 to 1 (C, N, H, W); see `_windows`."""
     return _stacked(pictures).float().div_(255).transpose(0, 1).contiguous()
 
 
 def draw_batch(class_ids: np.ndarray, size: int, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
-    """New images of these classes, none of them ever the same.
+    """New images of these classes: another seed, other images.
 
     Args:
         class_ids: the benchmark's ClassIds, 0 to 42, int (N,).
@@ -90,7 +97,7 @@ def draw_batch(class_ids: np.ndarray, size: int, seed: int, device: torch.device
         seed: decides every draw.
 
     Returns:
-        float (N, 3, size, size), RGB, in 0 to 1.
+        float (N, 3, size, size), RGB, in 0 to 1, on the device.
     """
     rng = np.random.default_rng(seed)
     n = len(class_ids)
@@ -104,7 +111,7 @@ def draw_batch(class_ids: np.ndarray, size: int, seed: int, device: torch.device
     ground_level = np.exp(0.75 * (0.45 * light + 0.9 * other) - 0.45)
 
     where = F.avg_pool2d(grid.permute(0, 3, 1, 2), _FINER)
-    picture = _ground(stock, where, size, level, ground_level, rng)
+    picture = _ground(stock, where, level, ground_level, rng)
     neighbours = np.flatnonzero(rng.random(n) < 0.3)
     if len(neighbours):
         shift = np.where(rng.random(len(neighbours)) < 0.5, 2.12, -2.12).astype(np.float32)
@@ -116,7 +123,7 @@ def draw_batch(class_ids: np.ndarray, size: int, seed: int, device: torch.device
         picture[neighbours] = picture[neighbours] * (1 - sign[:, 3:]) + lit
     forms = stock.first[class_ids] + (rng.random(n) * stock.forms[class_ids]).astype(int)
     sign = _sampled(stock.signs, forms, grid)
-    picture = picture * (1 - sign[:, 3:]) + _weathered(sign, stock, size, rng) * each(level, sign)
+    picture = picture * (1 - sign[:, 3:]) + _weathered(sign, stock, rng) * each(level, sign)
     picture = _covered(picture, where, stock, level, rng)
     return expose(picture, OPTICS, rng)
 
@@ -172,7 +179,7 @@ def _windows(
     return seen[0].transpose(0, 1)
 
 
-def _box(where: torch.Tensor, left, top, right, bottom) -> torch.Tensor:
+def _box(where: torch.Tensor, left: Edge, top: Edge, right: Edge, bottom: Edge) -> torch.Tensor:
     """Where a pixel looks into an upright box of the sign's plane: 1 inside, 0 outside, soft at the edges."""
     size = where.shape[-1]
     u, v = where[:, :1], where[:, 1:]
@@ -180,9 +187,16 @@ def _box(where: torch.Tensor, left, top, right, bottom) -> torch.Tensor:
     return (inside * (size / 3) + 0.5).clamp(0, 1)
 
 
-def _ground(stock, where, size, level, ground_level, rng) -> torch.Tensor:
-    """Background, pole and plate, in their light."""
-    n = len(where)
+def _ground(
+    stock: _Stock, where: torch.Tensor, level: np.ndarray, ground_level: np.ndarray, rng: np.random.Generator
+) -> torch.Tensor:
+    """Background, pole, board and plate, in their light.
+
+    Args:
+        where: for each pixel where on the sign's plane it looks, (N, 2, S, S).
+        level, ground_level: light on the signs and on what is behind them, (N,).
+    """
+    n, size = len(where), where.shape[-1]
     picture = _windows(stock.tiles, n, size, 0.25, 1.0, rng, where)
     # Sky over trees, a wall in the sun beside one in the shade.
     step = each(np.exp(rng.normal(0, 1.0, n) * (rng.random(n) < 0.6)), where) - 1
@@ -207,9 +221,9 @@ def _ground(stock, where, size, level, ground_level, rng) -> torch.Tensor:
     return picture + (white * (1 - text) - picture) * plate
 
 
-def _weathered(sign: torch.Tensor, stock: _Stock, size: int, rng: np.random.Generator) -> torch.Tensor:
+def _weathered(sign: torch.Tensor, stock: _Stock, rng: np.random.Generator) -> torch.Tensor:
     """The signs' colours after years of sun and dirt, and under today's shadows."""
-    n = len(sign)
+    n, size = len(sign), sign.shape[-1]
     colours, alpha = sign[:, :3], sign[:, 3:]
     # Sun bleaches the red foils most, the blue ones less, and hardly the black.
     fading = each(sometimes(rng, n, 0.25, 0.1, 1.0) ** 1.5, sign)
@@ -225,7 +239,9 @@ def _weathered(sign: torch.Tensor, stock: _Stock, size: int, rng: np.random.Gene
     return colours * (1 - dirt * _windows(stock.patterns, n, size, 0.3, 0.8, rng, sign)) * (1 - shadow * edge)
 
 
-def _covered(picture: torch.Tensor, where: torch.Tensor, stock: _Stock, level: np.ndarray, rng) -> torch.Tensor:
+def _covered(
+    picture: torch.Tensor, where: torch.Tensor, stock: _Stock, level: np.ndarray, rng: np.random.Generator
+) -> torch.Tensor:
     """Stickers, twigs and leaves in front of some of the signs."""
     n, size = len(picture), picture.shape[-1]
     x, y = each(rng.uniform(-0.9, 0.9, n), where), each(rng.uniform(-0.9, 0.9, n), where)
