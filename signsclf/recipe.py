@@ -116,7 +116,7 @@ class Recipe:
         label_smoothing: share of the target spread over all classes, 0 to 0.5.
         ema_decay: decay a step of the exponential moving average of the weights that is judged and kept; 0 is off.
         balance: how often rare classes are drawn.
-        augment: strength of the augmentation.
+        augment: how far training images are changed.
         flip: mirroring left to right.
         crop: whole images or the boxes that the source gives.
         split_by: what a validation split keeps whole.
