@@ -20,7 +20,7 @@ from torch import nn
 from signsclf import modelfolder
 from signsclf.choices import Int8, Layout
 from signsclf.data.cache import AUTO, cache_folder
-from signsclf.data.gtsrb import CLASS_NAMES, class_names_mirror
+from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source, read_source
 from signsclf.errors import ModelError, SignsclfError, SourceError
 from signsclf.finish import Trained, finish, finish_again
@@ -28,8 +28,13 @@ from signsclf.folds import judge_folds, sample_pixels
 from signsclf.judging import plots
 from signsclf.judging.canvas import write_whole
 from signsclf.observer import Observer
+<<<<<<< HEAD
 from signsclf.prepare import Plan, Prepared, plan, prepare
 from signsclf.recipe import Crop, Device, Flip, Recipe, Trainer
+=======
+from signsclf.prepare import Plan, Prepared, plan, prepare, training_rows
+from signsclf.recipe import Device, Flip, Recipe, Trainer
+>>>>>>> a10ac42 (Which rows are drawn is settled where a run is prepared)
 from signsclf.runfolder import (
     Order,
     Record,
@@ -359,16 +364,7 @@ def _loaders(prepared: Prepared) -> DataLoaders:
     if recipe.flip is Flip.MAP:
         index = {name: i for i, name in enumerate(classes)}
         mirror = np.array([index.get(class_names_mirror().get(name, ""), -1) for name in classes])
-    labels = prepared.split.table["label"].tolist()
-    train_rows = prepared.split.rows("train")
-    drawn = np.full(len(labels), -1)
-    if prepared.source.layout is Layout.SYNTHETIC:
-        drawn[train_rows] = [CLASS_NAMES.index(labels[row]) for row in train_rows]
-    if recipe.add_synthetic:
-        added = [name for name in classes for _ in range(recipe.add_synthetic)]
-        train_rows = np.concatenate([train_rows, len(labels) + np.arange(len(added))])
-        drawn = np.concatenate([drawn, [CLASS_NAMES.index(name) for name in added]])
-        labels += added
+    labels, train_rows, drawn = training_rows(prepared)
     return dataloaders(
         prepared.decoded.pixels,
         labels,
