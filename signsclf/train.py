@@ -28,13 +28,8 @@ from signsclf.folds import judge_folds, sample_pixels
 from signsclf.judging import plots
 from signsclf.judging.canvas import write_whole
 from signsclf.observer import Observer
-<<<<<<< HEAD
-from signsclf.prepare import Plan, Prepared, plan, prepare
-from signsclf.recipe import Crop, Device, Flip, Recipe, Trainer
-=======
 from signsclf.prepare import Plan, Prepared, plan, prepare, training_rows
-from signsclf.recipe import Device, Flip, Recipe, Trainer
->>>>>>> a10ac42 (Which rows are drawn is settled where a run is prepared)
+from signsclf.recipe import Crop, Device, Flip, Recipe, Trainer
 from signsclf.runfolder import (
     Order,
     Record,
