@@ -37,6 +37,7 @@ READERS: dict[str, Callable[[str], bytes]] = {}
 # Named one by one, the commonest first: left to itself Pillow also tries kinds that start other programs (EPS
 # runs Ghostscript), and loads all its plugins to do so.
 _FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
+_CRLF_HEADER = re.compile(rb"P([56])\s+([0-9]{1,9})\s+([0-9]{1,9})\s+255\r\n")
 _EXIF_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -159,7 +160,7 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
     if not data:
         raise BadImageError(f"{name}: the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(_line_ends_restored(data)), formats=_FORMATS)
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise BadImageError(f"{name}: {width}×{height} pixels are too many (at most {MAX_PIXELS:,})")
@@ -170,6 +171,24 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
     # Pillow's plugins raise many kinds of error for damaged files, struct.error and SyntaxError among them.
     except Exception as error:
         raise _unreadable(name, error, "damaged or truncated") from error
+
+
+def _line_ends_restored(data: bytes) -> bytes:
+    """A binary PPM or PGM file whose line ends a tool for texts has made CR LF, as it was before; all else as it is.
+
+    Git does so on Windows to files that it takes for text. Pillow then reads the header's last LF as the first red
+    and every colour from the channel before its own: red signs turn green.
+    """
+    head = _CRLF_HEADER.match(data)
+    if head is None:
+        return data
+    wanted = int(head[2]) * int(head[3]) * (3 if head[1] == b"6" else 1)
+    header = head[0].replace(b"\r\n", b"\n")
+    # Only where the length proves it: the header alone has been changed, or the pixels' LFs with it.
+    for pixels in (data[head.end() :], data[head.end() :].replace(b"\r\n", b"\n")):
+        if len(pixels) == wanted:
+            return header + pixels
+    return data
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

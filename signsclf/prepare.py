@@ -13,6 +13,7 @@ import pandas as pd
 from signsclf import images, modelfolder
 from signsclf.choices import Layout
 from signsclf.data.cache import Decoded, decode_all, fingerprint
+from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.split import Split, group_repeats, hold_out
 from signsclf.data.table import Source, apply_crop
 from signsclf.errors import BadImageError, SignsclfError, SourceError
@@ -89,8 +90,9 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     arch = architectures.find(recipe.arch)
     device = choose_device(recipe.device)
     own = int(table["split"].eq("valid").sum())
+    n_train = len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction)))
     facts = Facts(
-        n_train=len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction))),
+        n_train=n_train + recipe.add_synthetic * len(source.classes),
         is_gtsrb=source.is_gtsrb,
         is_drawn=is_drawn,
         median_side=side,
@@ -155,6 +157,8 @@ def prepare(
     if split is None:
         split = hold_out(group_repeats(table, decoded.inputs), recipe.split_by, recipe.valid_fraction, recipe.seed)
     _say_split(split, recipe, observer)
+    if recipe.add_synthetic:
+        observer.say(f"drawn signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
     source = replace(source, table=split.table, roi_sizes=(None,) * len(table))
     return Prepared(source, recipe, planned.arch, planned.reasons, split, decoded, skipped, mark)
 
@@ -171,6 +175,23 @@ def median_side(paths: list[str]) -> float:
             continue
         sides.append((width * height) ** 0.5)
     return float(np.median(sides)) if sides else 224.0
+
+
+def training_rows(prepared: Prepared) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Labels of all rows, the rows that train, and for each row the ClassId of the sign to draw there, or -1.
+
+    All training rows of drawn signs are drawn anew; ``add_synthetic`` has rows of its own, after those of the table.
+    """
+    classes, added = prepared.source.classes, prepared.recipe.add_synthetic
+    labels = prepared.split.table["label"].tolist()
+    train_rows = prepared.split.rows("train")
+    drawn = np.full(len(labels), -1)
+    if prepared.source.layout is Layout.SYNTHETIC:
+        drawn[train_rows] = [CLASS_NAMES.index(labels[row]) for row in train_rows]
+    more = [name for name in classes for _ in range(added)]
+    train_rows = np.concatenate([train_rows, len(labels) + np.arange(len(more))])
+    drawn = np.concatenate([drawn, np.array([CLASS_NAMES.index(name) for name in more], np.int64)])
+    return labels + more, train_rows, drawn
 
 
 def _refuse_flip(flip: Flip, classes: tuple[str, ...]) -> None:

@@ -35,12 +35,13 @@ class Crop(str, Enum):
 
 
 class Augment(str, Enum):
-    """How strongly training images are turned, scaled, sheared, lit and blurred."""
+    """How training images are turned, scaled, sheared, lit and blurred."""
 
     NONE = "none"
     LIGHT = "light"
     STANDARD = "standard"
     STRONG = "strong"
+    CAMERA = "camera"  # as the camera of a moving car sees them: light, haze, blur, noise, few pixels
 
 
 class Flip(str, Enum):
@@ -115,11 +116,13 @@ class Recipe:
         label_smoothing: share of the target spread over all classes, 0 to 0.5.
         ema_decay: decay a step of the exponential moving average of the weights that is judged and kept; 0 is off.
         balance: how often rare classes are drawn.
-        augment: strength of the augmentation.
+        augment: how far training images are changed.
         flip: mirroring left to right.
         crop: whole images or the boxes that the source gives.
         split_by: what a validation split keeps whole.
         valid_fraction: share of the training images held out when the source holds none out, 0 to 0.9.
+        add_synthetic: signs drawn by the package that are added to each class's training images, new ones every epoch,
+            0 to 100,000; GTSRB's classes only.
         patience: stop after so many epochs without a better macro-F1; 0 never stops early.
         precision: arithmetic of training.
         device: where it runs.
@@ -141,11 +144,12 @@ class Recipe:
     label_smoothing: float = 0.1
     ema_decay: float | None = None
     balance: Balance = Balance.SQRT
-    augment: Augment = Augment.STANDARD
+    augment: Augment | None = None
     flip: Flip | None = None
     crop: Crop = Crop.NONE
     split_by: SplitBy = SplitBy.GROUP
     valid_fraction: float = 0.2
+    add_synthetic: int = 0
     patience: int = 0
     precision: Precision | None = None
     device: Device | None = None
@@ -226,10 +230,11 @@ _RANGES: dict[str, tuple[float, float]] = {
     "label_smoothing": (0, 0.5),
     "ema_decay": (0, 0.99999),
     "valid_fraction": (0, 0.9),
+    "add_synthetic": (0, 100_000),
     "patience": (0, 10_000),
     "seed": (0, 2**32 - 1),
 }
-_WHOLE = {"size", "epochs", "samples", "freeze_epochs", "batch_size", "patience", "seed"}
+_WHOLE = {"size", "epochs", "samples", "freeze_epochs", "batch_size", "add_synthetic", "patience", "seed"}
 _CHOICES: dict[str, type[Enum]] = {
     "optimizer": Optimizer,
     "batch_norm": BatchNorm,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from signsclf.errors import SignsclfError
-from signsclf.recipe import AUTO_LR, BatchNorm, Device, Flip, Optimizer, Precision, Recipe, Trainer
+from signsclf.recipe import AUTO_LR, Augment, BatchNorm, Device, Flip, Optimizer, Precision, Recipe, Trainer
 
 SMALL_SIDE = 56.0
 """Images whose median side is smaller, in pixels, are small: signs, CIFAR-10."""
@@ -92,12 +92,19 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
     steps = chosen.recipe.epochs * (facts.n_train // chosen.recipe.batch_size)
     decay = round(max(0.0, min(0.998, 1 - 20 / max(1, steps))), 4)
     chosen.choose("ema_decay", decay if steps >= 50 else 0.0, f"a twentieth of {steps:,} steps")
+    if facts.is_drawn:
+        chosen.choose("augment", Augment.NONE, "each sign is drawn anew every epoch, its place and the camera with it")
+    else:
+        chosen.choose("augment", Augment.STANDARD, "the default")
     if facts.is_gtsrb:
         chosen.choose("flip", Flip.MAP, "GTSRB: mirrored where the mirrored sign is a sign")
     else:
         chosen.choose("flip", Flip.NEVER, "the default: a mirrored picture can mean something else")
     if recipe.flip is Flip.MAP and not facts.is_gtsrb:
         raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
+    if recipe.add_synthetic and (facts.is_drawn or not facts.is_gtsrb):
+        reason = "all of these signs are drawn" if facts.is_drawn else "these classes are not GTSRB's, which are drawn"
+        raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
     _choose_precision(chosen, facts)
     chosen.choose("device", facts.device, "found on this machine")
     return chosen.recipe, chosen.reasons

@@ -28,7 +28,7 @@ from signsclf.folds import judge_folds, sample_pixels
 from signsclf.judging import plots
 from signsclf.judging.canvas import write_whole
 from signsclf.observer import Observer
-from signsclf.prepare import Plan, Prepared, plan, prepare
+from signsclf.prepare import Plan, Prepared, plan, prepare, training_rows
 from signsclf.recipe import Crop, Device, Flip, Recipe, Trainer
 from signsclf.runfolder import (
     Order,
@@ -359,11 +359,12 @@ def _loaders(prepared: Prepared) -> DataLoaders:
     if recipe.flip is Flip.MAP:
         index = {name: i for i, name in enumerate(classes)}
         mirror = np.array([index.get(class_names_mirror().get(name, ""), -1) for name in classes])
+    labels, train_rows, drawn = training_rows(prepared)
     return dataloaders(
         prepared.decoded.pixels,
-        prepared.split.table["label"].tolist(),
+        labels,
         classes,
-        prepared.split.rows("train"),
+        train_rows,
         prepared.split.rows("valid"),
         batch_size=recipe.batch_size,
         balance=recipe.balance,
@@ -372,6 +373,7 @@ def _loaders(prepared: Prepared) -> DataLoaders:
         std=prepared.arch.std,
         device=recipe.device.value,
         seed=recipe.seed,
+        drawn=drawn,
     )
 
 

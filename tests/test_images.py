@@ -622,3 +622,21 @@ def test_text_chunks_do_not_trouble_a_png() -> None:
     notes = PngImagePlugin.PngInfo()
     notes.add_text("comment", "x" * 1000, zip=True)
     assert np.array_equal(decoded(Image.fromarray(picture()), pnginfo=notes), picture())
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(b"P6", 3), (b"P5", 1)])
+def test_pixmaps_whose_line_ends_were_converted_keep_their_colours(kind, channels):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 8, channels), np.uint8)
+    pixels[2, 3:5] = ord("\n")
+    whole = kind + b"\n8 6\n255\n" + pixels.tobytes()
+    converted = whole.replace(b"\n", b"\r\n")
+    header_only = kind + b"\r\n8 6\r\n255\r\n" + pixels.tobytes()
+    for data in (whole, converted, header_only):
+        assert np.array_equal(np.asarray(images.decode(data)), np.broadcast_to(pixels, (6, 8, 3)))
+
+
+def test_a_pixmap_of_no_provable_line_ends_is_left_as_it_is():
+    # One byte too many for either reading: what Pillow makes of it stands.
+    data = b"P6\r\n2 1\r\n255\r\n" + bytes([9, 8, 7, 6, 5, 4, 3])
+    assert np.asarray(images.decode(data)).tolist() == [[[10, 9, 8], [7, 6, 5]]]

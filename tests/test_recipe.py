@@ -161,6 +161,7 @@ def test_what_the_user_set_stays():
         weight_decay=0.1,
         batch_norm="train",
         ema_decay=0.5,
+        augment="light",
         flip="never",
         precision="fp32",
         device="cpu",
@@ -193,6 +194,20 @@ def test_mirroring_follows_the_classes():
     assert settled(Recipe())[0].flip is Flip.NEVER
     with pytest.raises(SignsclfError, match="mirror map is GTSRB's"):
         settled(Recipe(flip="map"))
+
+
+def test_signs_that_are_drawn_anew_are_not_changed_once_more():
+    assert settled(Recipe(), facts(is_gtsrb=True, is_drawn=True))[0].augment is Augment.NONE
+    assert settled(Recipe(), SIGNS)[0].augment is Augment.STANDARD
+    assert settled(Recipe(augment="camera"), facts(is_gtsrb=True, is_drawn=True))[0].augment is Augment.CAMERA
+
+
+def test_drawn_signs_are_added_to_real_ones_of_gtsrb_only():
+    assert settled(Recipe(arch="signnet", add_synthetic=40), SIGNS)[0].add_synthetic == 40
+    with pytest.raises(SignsclfError, match="--add-synthetic: these classes are not GTSRB's"):
+        settled(Recipe(add_synthetic=1))
+    with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are drawn"):
+        settled(Recipe(add_synthetic=1), facts(is_drawn=True))
 
 
 def test_precision_follows_the_device():

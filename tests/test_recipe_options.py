@@ -33,6 +33,7 @@ CHANGED = {
     "crop": ("roi", "roi"),
     "split_by": ("random", "random"),
     "valid_fraction": ("0.3", 0.3),
+    "add_synthetic": ("50", 50),
     "patience": ("4", 4),
     "precision": ("bf16", "bf16"),
     "device": ("cpu", "cpu"),

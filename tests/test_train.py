@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from tinysource import CLASSES, TINY, Ran, command, draw_source, environment, flags, one_thread
 
 import signsclf
+from signsclf.data import synthetic
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
 from signsclf.modelfolder import read_config, verify_sums
 from signsclf.observer import Observer
@@ -522,3 +523,28 @@ def test_bad_images_are_an_error_of_their_own(source, tmp_path):
     (bad / "red bar" / "00000_00000.png").write_bytes(b"")
     with pytest.raises(BadImageError):
         train(bad, tmp_path / "m", RECIPE)
+
+
+# -- drawn signs -----------------------------------------------------------------------------------------------------
+
+
+def test_added_signs_train_and_are_in_no_figure(tmp_path):
+    synthetic.write(tmp_path / "real", 7, (16, 20))
+    recipe = RECIPE.replace(epochs=1, add_synthetic=3, balance="none")
+    outcome = train(tmp_path / "real", tmp_path / "model", recipe)
+    listed = rows(outcome.folder / "run" / "split.csv")
+    assert len(listed) == 43 * 7
+    trained = sum(row["split"] == "train" for row in listed)
+    assert outcome.metrics["n"] == 43 * 7 - trained
+    assert read_config(outcome.folder).figures["training"]["n"] == trained
+    draws = rows(outcome.folder / "run" / "draws.csv")
+    assert sum(int(row["made"]) for row in draws) == (trained + 43 * 3) // 16 * 16
+    assert sum(int(row["images"]) for row in draws) == trained
+
+
+def test_signs_are_added_to_those_of_gtsrb_only(source, tmp_path):
+    with pytest.raises(SignsclfError, match="--add-synthetic: these classes are not GTSRB's"):
+        train(source, tmp_path / "model", RECIPE.replace(add_synthetic=3))
+    with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are drawn"):
+        train("synthetic", tmp_path / "model", RECIPE.replace(add_synthetic=3))
+    assert list(tmp_path.iterdir()) == []

@@ -39,7 +39,7 @@ memory is short."""
 KEPT_BYTES = 20 * 1024**3
 """The entries used last are kept up to this sum; older ones are deleted when a new one is written."""
 AUTO, OFF = "auto", "off"
-_FORMAT = 1
+_FORMAT = 2
 _PIXELS, _INDEX = "pixels.bin", "index.json"
 _NAME = re.compile(r"[0-9a-f]{32}(\.[0-9a-f]{8}\.tmp)?")
 _ABANDONED_SECONDS = 24 * 3600

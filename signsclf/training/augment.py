@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from signsclf.recipe import Augment, Flip
+from signsclf.training.camera import Optics, expose
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Strength:
         blur: share of the batches that are blurred with a small Gaussian.
         noise: standard deviation of pixel noise, share of full scale.
         cutout: side of an erased square, share of the image's side; 0 is off.
+        optics: the camera that looks at the images anew; None is off.
     """
 
     rotate: float = 0.0
@@ -41,6 +43,7 @@ class Strength:
     blur: float = 0.0
     noise: float = 0.0
     cutout: float = 0.0
+    optics: Optics | None = None
 
 
 STRENGTHS = {
@@ -48,6 +51,25 @@ STRENGTHS = {
     Augment.LIGHT: Strength(5, 0.05, 0.04, 3, 0.05, 0.10, 0.15, 0.1),
     Augment.STANDARD: Strength(12, 0.15, 0.08, 6, 0.15, 0.20, 0.35, 0.2, blur=0.1),
     Augment.STRONG: Strength(18, 0.25, 0.12, 10, 0.25, 0.25, 0.5, 0.4, blur=0.2, noise=0.03, cutout=0.3),
+    Augment.CAMERA: Strength(
+        *(12, 0.15, 0.08, 6, 0.15),
+        saturation=0.3,
+        cutout=0.25,
+        optics=Optics(
+            exposure=0.4,
+            cast=(0.06, 0.03, 0.07),
+            shadow=0.15,
+            haze=0.12,
+            glare=0.2,
+            focus=0.004,
+            focus_spread=0.8,
+            motion=0.18,
+            motion_length=0.12,
+            noise=0.02,
+            coarse=0.2,
+            encoded=0.08,
+        ),
+    ),
 }
 
 
@@ -88,6 +110,8 @@ class BatchAugment:
         if s.noise:
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             x = x + s.noise * torch.randn(x.shape, generator=generator).to(x)
+        if s.optics is not None:
+            x = expose(x.clamp_min_(0), s.optics, rng)
         if s.cutout:
             x = _cut_out(x, s.cutout, rng)
         return x.clamp_(0, 1), y

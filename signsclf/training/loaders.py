@@ -12,6 +12,7 @@ from fastai.data.core import DataLoaders, Datasets, TfmdDL
 
 from signsclf.recipe import Balance
 from signsclf.training.augment import BatchAugment
+from signsclf.training.drawn import draw_batch
 
 
 def class_weights(counts: np.ndarray, balance: Balance) -> np.ndarray:
@@ -82,6 +83,8 @@ class LabelRow:
 class BatchLoader(TfmdDL):
     """Reads a batch by one indexed gather and hands it to the device whole: uint8 (N, H, W, 3) to float (N, 3, H, W).
 
+    Rows with a ClassId in ``drawn`` are drawn signs, new at every reading; the others have -1 there.
+
     A training loader draws by weight and augments; every draw derives from (seed, phase, epoch, batch) alone. Set
     ``phase`` and ``epoch`` before each pass, and ``first_batch`` to go on within an interrupted epoch.
     """
@@ -93,6 +96,7 @@ class BatchLoader(TfmdDL):
         *,
         pixels: np.ndarray | None = None,
         targets: np.ndarray | None = None,
+        drawn: np.ndarray | None = None,
         rows: np.ndarray | None = None,
         weights: np.ndarray | None = None,
         augment: BatchAugment | None = None,
@@ -104,7 +108,7 @@ class BatchLoader(TfmdDL):
     ) -> None:
         kwargs["num_workers"] = 0
         super().__init__(dataset, bs=bs, **kwargs)
-        self.pixels, self.targets, self.rows, self.weights = pixels, targets, rows, weights
+        self.pixels, self.targets, self.drawn, self.rows, self.weights = pixels, targets, drawn, rows, weights
         self.augment, self.seed = augment, seed
         self.mean = torch.tensor(mean).view(1, 3, 1, 1)
         self.std = torch.tensor(std).view(1, 3, 1, 1)
@@ -128,13 +132,27 @@ class BatchLoader(TfmdDL):
         # Sorted reads keep a mapped file's pages together; the batch's order does not matter to its gradient.
         rows = np.sort(rows)
         targets = self.targets[rows]
-        x = torch.from_numpy(self.pixels[rows]).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        x = self._images(rows, batch)
         y = torch.from_numpy(targets).to(self.device)
         if self.is_training:
             self.draws += np.bincount(targets, minlength=len(self.draws))
             if self.augment is not None:
                 x, y = self.augment(x, y, mix_seed(self.seed, self.phase, self.epoch, batch))
         return (x - self.mean.to(x.device)) / self.std.to(x.device), y
+
+    def _images(self, rows: np.ndarray, batch: int) -> torch.Tensor:
+        """These rows as float (N, 3, H, W) in 0 to 1, those that are drawn signs drawn anew."""
+        class_ids = np.full(len(rows), -1) if self.drawn is None else self.drawn[rows]
+        kept, new = np.flatnonzero(class_ids < 0), np.flatnonzero(class_ids >= 0)
+        x = torch.from_numpy(self.pixels[rows[kept]]).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        if not len(new):
+            return x
+        # Other numbers than those of the augmentation, whose seed ends with the batch.
+        seed = mix_seed(self.seed, self.phase, self.epoch, batch, 1)
+        signs = draw_batch(class_ids[new], self.pixels.shape[1], seed, self.device)
+        if not len(kept):
+            return signs
+        return torch.cat([x, signs])[torch.from_numpy(np.argsort(np.concatenate([kept, new]))).to(x.device)]
 
     def augmented_batch(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The first ``n`` images of the first epoch as training sees them: uint8 (n, H, W, 3), and their labels."""
@@ -160,15 +178,18 @@ def dataloaders(
     std: Sequence[float],
     device: str = "cpu",
     seed: int = 0,
+    drawn: np.ndarray | None = None,
 ) -> DataLoaders:
     """The DataBlock of decoded images, and its two loaders.
 
     Args:
         pixels: uint8 (n, H, W, 3).
-        labels: of each image.
+        labels: of each image, and of each row of ``drawn`` beyond them.
         classes: in index order.
         train_rows, valid_rows: positions into ``pixels``; ``valid_rows`` may be empty.
         mean, std: of the channels, in 0 to 1.
+        drawn: for each row the benchmark's ClassId where it is to be a drawn sign, new at every reading, -1 where it is
+            read from ``pixels``; rows beyond those of ``pixels`` are drawn signs; int64 (n or more,). None draws none.
     """
     index = {name: i for i, name in enumerate(classes)}
     targets = np.array([index.get(label, -1) for label in labels], np.int64)
@@ -176,9 +197,9 @@ def dataloaders(
         blocks=(TransformBlock(), CategoryBlock(vocab=list(classes), sort=False)),
         getters=[PixelRow(pixels), LabelRow(labels)],
         # Not by the validation rows alone: test images would count as training ones.
-        splitter=lambda _: (train_rows.tolist(), valid_rows.tolist()),
+        splitter=lambda _: (train_rows[train_rows < len(pixels)].tolist(), valid_rows.tolist()),
     )
-    datasets = block.datasets(range(len(labels)))
+    datasets = block.datasets(range(len(pixels)))
     counts = np.bincount(targets[train_rows], minlength=len(classes))
     weights = class_weights(counts, balance)[targets[train_rows]]
     shared = {
@@ -196,6 +217,7 @@ def dataloaders(
         batch_size,
         rows=train_rows,
         weights=weights,
+        drawn=drawn,
         augment=augment,
         n=len(train_rows),
         drop_last=len(train_rows) > batch_size,

@@ -232,3 +232,57 @@ def test_a_shown_batch_is_as_training_sees_it_and_is_not_counted():
     x, y = next(iter(train))
     assert np.array_equal(shown[:, 0, 0, 0], (x[:, 0, 0, 0] * 255).round().numpy())
     assert np.array_equal(labels, y.numpy())
+
+
+# -- drawn signs -----------------------------------------------------------------------------------------------------
+
+
+def with_drawn(seed: int = 0, n_real: int = 12):
+    """Real rows are black; then six drawn signs of each of two classes. Validation is of real rows."""
+    labels = ["Stop", "Yield"] * (n_real // 2 + 2) + ["Stop", "Yield"] * 6
+    n = n_real + 4
+    drawn = np.concatenate([np.full(n, -1), np.tile([14, 13], 6)])
+    return dataloaders(
+        np.zeros((n, 16, 16, 3), np.uint8),
+        labels,
+        ("Stop", "Yield"),
+        np.concatenate([np.arange(n_real), np.arange(n, n + 12)]),
+        np.arange(n_real, n),
+        batch_size=8,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        seed=seed,
+        drawn=drawn,
+    )
+
+
+def test_drawn_signs_are_new_every_epoch_and_the_same_in_the_same_batch():
+    loader, again = with_drawn().train, with_drawn().train
+    first = list(loader)
+    assert all(torch.equal(x, x2) and torch.equal(y, y2) for (x, y), (x2, y2) in zip(first, again, strict=True))
+    # Begun in the midst of an epoch, the rest of it is the same.
+    again.first_batch = 2
+    assert torch.equal(next(iter(again))[0], first[2][0])
+    lit = torch.cat([x for x, _ in first]).amax((1, 2, 3)) > 0
+    assert lit.sum() == 12
+    loader.epoch = 1
+    other = torch.cat([x for x, _ in loader])
+    signs, signs2 = torch.cat([x for x, _ in first])[lit], other[other.amax((1, 2, 3)) > 0]
+    assert all((signs2 != sign).flatten(1).any(1).all() for sign in signs)
+
+
+def test_drawn_signs_keep_their_labels_among_real_images():
+    loader = with_drawn(seed=3).train
+    rows = np.arange(12, 28)[4:]
+    x, y = loader.read(np.concatenate([rows, [0, 1]]))
+    assert y.tolist() == [0, 1] * 7
+    # The two first are read, and black; a stop sign is redder than a give-way sign.
+    assert x[:2].amax() == 0
+    redness = (x[:, 0] - x[:, 1]).mean((1, 2))
+    assert redness[2::2].mean() > redness[3::2].mean()
+
+
+def test_no_drawn_sign_is_judged_on():
+    loaders = with_drawn()
+    assert torch.cat([x for x, _ in loaders.valid]).amax() == 0
+    assert planned_draws(loaders, 2).sum() == 24

@@ -11,6 +11,8 @@ TILE = 192
 """Pixels a side of a tile."""
 TILES = 64
 """How many there are; a track takes one."""
+CLOUDINGS = 16
+"""How many grey ones there are."""
 
 
 def noise(rng: np.random.Generator, cells: int, octaves: int = 4, size: int = TILE) -> np.ndarray:
@@ -32,7 +34,7 @@ def tile(index: int) -> Image.Image:
     return makers[index % len(makers)](rng)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=CLOUDINGS)
 def clouding(index: int) -> Image.Image:
     """A grey tile of smooth noise, for dirt and for the shadows of leaves."""
     rng = np.random.default_rng((0xC10D, index))

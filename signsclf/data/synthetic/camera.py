@@ -52,8 +52,6 @@ class _Site:
     neighbour_above: bool
     cover: str | None
     cover_place: tuple[float, float]
-    swaps: float
-    channels: tuple[int, int, int]
 
 
 def _site(class_id: int, rng: np.random.Generator, sizes: tuple[int, int]) -> _Site:
@@ -84,7 +82,7 @@ def _site(class_id: int, rng: np.random.Generator, sizes: tuple[int, int]) -> _S
         fading=sometimes(0.25, 0.1, 1.0) ** 1.5,
         dirt=sometimes(0.35, 0.1, 0.6),
         shadow=sometimes(0.15, 0.2, 0.7),
-        clouding=int(rng.integers(16)),
+        clouding=int(rng.integers(backgrounds.CLOUDINGS)),
         veil=sometimes(0.30, 0.05, 0.45),
         pole=sometimes(0.75, 0.08, 0.22),
         plate=bool(rng.random() < 0.25),
@@ -92,8 +90,6 @@ def _site(class_id: int, rng: np.random.Generator, sizes: tuple[int, int]) -> _S
         neighbour_above=bool(rng.random() < 0.5),
         cover=covers[int(rng.integers(len(covers)))] if rng.random() < 0.14 else None,
         cover_place=(float(rng.uniform(-0.45, 0.45)), float(rng.uniform(-0.45, 0.45))),
-        swaps=sometimes(0.16, 0.2, 0.9),
-        channels=(2, 0, 1) if rng.random() < 0.8 else (1, 2, 0),
     )
 
 
@@ -152,22 +148,7 @@ def _geometry(
             site.roll + rng.normal(0, 1.5),
         ]
     )
-    cy, sy, cp, sp, cr, sr = (
-        np.cos(yaw),
-        np.sin(yaw),
-        np.cos(pitch),
-        np.sin(pitch),
-        np.cos(roll),
-        np.sin(roll),
-    )
-    distance = 4.0
-    seen = np.array(
-        [
-            [cy * cr + sy * sp * sr, -cy * sr + sy * sp * cr, 0],
-            [cp * sr, cp * cr, 0],
-            [(-sy * cr + cy * sp * sr) / distance, (sy * sr + cy * sp * cr) / distance, 1],
-        ]
-    )
+    seen = seen_from(yaw, pitch, roll)
     edge = np.c_[outline(class_id), np.ones(len(outline(class_id)))] @ seen.T
     edge = edge[:, :2] / edge[:, 2:]
     least, most = edge.min(0), edge.max(0)
@@ -178,6 +159,26 @@ def _geometry(
     width, height = max(4, round(wide * scale)), max(4, round(tall * scale))
     left, top = (margins[:2] * (most - least) - least) * scale
     return (height, width), np.array([[scale, 0, left], [0, scale, top], [0, 0, 1]]) @ seen
+
+
+def seen_from(yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray) -> np.ndarray:
+    """The homography of a sign that is turned by these angles in radians, seen from four widths away.
+
+    Args:
+        yaw, pitch, roll: numbers, or arrays of any one shape.
+
+    Returns:
+        (..., 3, 3): from the sign's plane, ±0.5, to a picture of about that size.
+    """
+    distance = 4.0
+    cy, sy, cp, sp, cr, sr = (f(angle) for angle in (yaw, pitch, roll) for f in (np.cos, np.sin))
+    zero, one = np.zeros_like(cy), np.ones_like(cy)
+    rows = [
+        [cy * cr + sy * sp * sr, -cy * sr + sy * sp * cr, zero],
+        [cp * sr, cp * cr, zero],
+        [(-sy * cr + cy * sp * sr) / distance, (sy * sr + cy * sp * cr) / distance, one],
+    ]
+    return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
 @lru_cache(maxsize=512)
@@ -235,7 +236,7 @@ def _grey(site: _Site, height: int, width: int, turn: int = 0) -> np.ndarray:
     x, y, zoom = site.window
     side = (0.3 + 0.5 * zoom) * backgrounds.TILE
     box = (y * (backgrounds.TILE - side), x * (backgrounds.TILE - side))
-    pattern = backgrounds.clouding((site.clouding + turn) % 16).resize(
+    pattern = backgrounds.clouding((site.clouding + turn) % backgrounds.CLOUDINGS).resize(
         (width, height), Image.Resampling.BILINEAR, (*box, box[0] + side, box[1] + side)
     )
     return np.asarray(pattern, np.float32)[..., None] / 255
@@ -327,10 +328,6 @@ def _exposed(picture: np.ndarray, site: _Site, rng: np.random.Generator) -> np.n
         # Light spills over: what is brighter than the sensor can hold lifts everything round it.
         spill = np.maximum(picture - 200, 0).mean() * rng.uniform(0.1, 0.6)
         picture = picture + np.float32(spill)
-    if rng.random() < site.swaps:
-        # One GTSRB frame in ten or so has its colours decoded from the wrong place of the sensor's mosaic:
-        # red turns green, blue crimson.
-        picture = picture[..., site.channels]
     if size > 40 and rng.random() < 0.15:
         # The lens bends red and blue apart.
         picture[:, 1:, 0] = 0.4 * picture[:, 1:, 0] + 0.6 * picture[:, :-1, 0]

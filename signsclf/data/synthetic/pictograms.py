@@ -24,8 +24,8 @@ from signsclf.data.synthetic.shapes import (
 
 def crossroads(c: Canvas) -> None:
     """Priority at the next intersection: a thick arrow across a thin bar."""
-    c.polygon([(500, 400), (585, 465), (585, 790), (500, 735), (415, 790), (415, 465)], BLACK)
-    c.polygon([(330, 580), (670, 580), (670, 630), (330, 630)], BLACK)
+    c.polygon([(500, 415), (580, 490), (580, 785), (500, 738), (420, 785), (420, 490)], BLACK)
+    c.polygon([(328, 583), (672, 583), (672, 640), (328, 640)], BLACK)
 
 
 def exclamation(c: Canvas) -> None:
@@ -40,13 +40,20 @@ def bend_right(c: Canvas) -> None:
 
 
 def double_bend_left(c: Canvas) -> None:
-    c.polygon(
-        [
-            *[(440, 405), (484, 456), (488, 560), (590, 496), (632, 520), (634, 790), (592, 758), (550, 790)],
-            *[(552, 622), (452, 690), (406, 664), (398, 462)],
-        ],
-        BLACK,
-    )
+    course = [
+        (441, 445),
+        (443, 530),
+        (450, 592),
+        (478, 622),
+        (520, 588),
+        (556, 562),
+        (580, 590),
+        (585, 660),
+        (587, 790),
+    ]
+    c.stroke(smooth(course, closed=False), 68)
+    c.polygon([(407, 452), (441, 402), (475, 452)], BLACK)
+    c.polygon([(548, 794), (587, 756), (626, 794)], WHITE)
 
 
 def uneven(c: Canvas) -> None:
@@ -73,14 +80,14 @@ def slippery(c: Canvas) -> None:
 
 
 def slippery_old(c: Canvas) -> None:
-    _car(c, 500, 640, 240, BLACK, belt=0.53, degrees=15)
+    _car(c, 500, 640, 240, BLACK, belt=0.53, degrees=23)
     c.stroke(smooth([(330, 800), (450, 760), (380, 715), (430, 670)], closed=False), 18)
     c.stroke(smooth([(530, 800), (660, 765), (560, 720), (590, 685)], closed=False), 18)
 
 
 def lights(c: Canvas) -> None:
     for y, colour in ((430, RED), (575, YELLOW), (720, GREEN)):
-        c.disc(500, y, 58, colour)
+        c.disc(500, y, 64, colour)
 
 
 def worker(c: Canvas) -> None:
@@ -125,8 +132,19 @@ def children(c: Canvas) -> None:
 
 
 def children_old(c: Canvas) -> None:
-    _child(c, (500, 440), 40, 1.05, [(450, 520), (400, 600)], [(585, 530), (625, 600)])
-    _child(c, (340, 580), 30, 0.66, [(310, 630), (262, 660)], [(395, 630), (410, 600)])
+    """The bigger one with its legs apart, the smaller at its hand."""
+    c.disc(560, 436, 34, BLACK)
+    c.polygon(smooth([(528, 482), (592, 482), (592, 560), (584, 640), (532, 640), (530, 560)]), BLACK)
+    c.stroke([(540, 495), (498, 560), (448, 600)], 28, caps=True)
+    c.stroke([(582, 495), (625, 545), (672, 590)], 28, caps=True)
+    c.stroke([(546, 632), (520, 710), (470, 800)], 36)
+    c.stroke([(572, 632), (622, 700), (645, 800)], 36)
+    c.disc(396, 566, 27, BLACK)
+    c.polygon(smooth([(372, 602), (420, 602), (420, 660), (416, 712), (374, 712), (370, 660)]), BLACK)
+    c.stroke([(380, 612), (345, 650), (312, 668)], 22, caps=True)
+    c.stroke([(414, 612), (448, 600)], 22, caps=True)
+    c.stroke([(386, 705), (366, 750), (330, 800)], 28)
+    c.stroke([(406, 705), (440, 745), (450, 800)], 28)
 
 
 def _child(c: Canvas, head: Point, radius: float, size: float, left: Sequence[Point], right: Sequence[Point]) -> None:

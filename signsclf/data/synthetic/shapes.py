@@ -6,7 +6,8 @@ All coordinates run from 0 to 1000, x to the right and y down, whatever the size
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 from PIL import Image, ImageDraw
@@ -35,16 +36,28 @@ class Canvas:
         self.image = Image.new("RGBA", (size * _SUPERSAMPLE,) * 2, (*WHITE, 0))
         self._draw = ImageDraw.Draw(self.image)
         self._unit = size * _SUPERSAMPLE / 1000
+        self._origin = (0.0, 0.0)
+
+    @contextmanager
+    def zoomed(self, share: float, centre: Point) -> Iterator[None]:
+        """What is drawn meanwhile comes out smaller, or larger, by this share about a point that stays."""
+        unit, (x, y) = self._unit, self._origin
+        self._unit, gone = unit * share, unit * (1 - share)
+        self._origin = (x + centre[0] * gone, y + centre[1] * gone)
+        yield
+        self._unit, self._origin = unit, (x, y)
 
     def finish(self) -> Image.Image:
         """The picture at its size, averaged with alpha multiplied in, so that no edge is tinged."""
         return self.image.convert("RGBa").reduce(_SUPERSAMPLE).convert("RGBA")
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
-        self._draw.polygon([(x * self._unit, y * self._unit) for x, y in points], fill=(*colour, 255))
+        ox, oy = self._origin
+        self._draw.polygon([(ox + x * self._unit, oy + y * self._unit) for x, y in points], fill=(*colour, 255))
 
     def disc(self, x: float, y: float, radius: float, colour: Colour) -> None:
-        box = [(v + d) * self._unit for d in (-radius, radius) for v in (x, y)]
+        ox, oy = self._origin
+        box = [o + (v + d) * self._unit for d in (-radius, radius) for o, v in ((ox, x), (oy, y))]
         self._draw.ellipse(box, fill=(*colour, 255))
 
     def stroke(self, points: Sequence[Point], width: float, colour: Colour = BLACK, caps: bool = False) -> None:

@@ -39,11 +39,12 @@ def _triangle(inset: float, radius: float) -> list[Point]:
     return rounded([(500, bottom - height), (500 + side / 2, bottom), (500 - side / 2, bottom)], radius)
 
 
-def _danger(picture: Drawing, c: Canvas, border: float = 94) -> None:
+def _danger(picture: Drawing, c: Canvas, border: float = 94, share: float = 1) -> None:
     c.polygon(_triangle(0, 70), WHITE)
     c.polygon(_triangle(15, 55), RED)
     c.polygon(_triangle(border, 14), WHITE)
-    picture(c)
+    with c.zoomed(share, (500, 650)):
+        picture(c)
 
 
 def _yield(border: float, c: Canvas) -> None:
@@ -51,22 +52,24 @@ def _yield(border: float, c: Canvas) -> None:
         c.polygon([(x, 1000 - y) for x, y in _triangle(inset, radius)], colour)
 
 
-def _prohibition(picture: Drawing, c: Canvas, inner: float = 352) -> None:
+def _prohibition(picture: Drawing, c: Canvas, inner: float = 362) -> None:
     for radius, colour in ((490, WHITE), (474, RED), (inner, WHITE)):
         c.disc(500, 500, radius, colour)
     picture(c)
 
 
-def _limit(text: str, height: float, pen: float, inner: float, c: Canvas) -> None:
-    width, gap = (0.54, 0.11) if len(text) == 2 else (0.40, 0.09)
+def _limit(text: str, height: float, width: float, pen: float, inner: float, c: Canvas) -> None:
+    gap = 0.11 if len(text) == 2 else 0.10
     _prohibition(lambda d: write(d, text, height, width, pen, gap), c, inner)
 
 
 def _limits(text: str) -> tuple[Drawing, ...]:
-    heights = (425, 450, 400) if len(text) == 2 else (385, 410, 365)
+    """Today's letters, lighter and heavier ones, and the narrow ones of old; each with its ring."""
+    two = ((405, 0.54, 0.138), (430, 0.52, 0.122), (378, 0.55, 0.148), (435, 0.42, 0.165))
+    three = ((395, 0.50, 0.138), (410, 0.53, 0.122), (370, 0.46, 0.150), (415, 0.40, 0.160))
     return tuple(
-        partial(_limit, text, height, pen, inner)
-        for height, pen, inner in zip(heights, (0.148, 0.130, 0.162), (352, 366, 340), strict=True)
+        partial(_limit, text, *letters, inner)
+        for letters, inner in zip(two if len(text) == 2 else three, (366, 378, 350, 360), strict=True)
     )
 
 
@@ -142,6 +145,12 @@ def _keep_right(shaft: float, half: float, c: Canvas) -> None:
     c.polygon(turned(arrow_head((500, 870), 180, half, half, shaft * 1.2, shaft), -45), WHITE)
 
 
+def _arrow_old(degrees: float, c: Canvas) -> None:
+    """A thick arrow with a filled head, pointing this far clockwise from up."""
+    c.stroke(turned([(500, 880), (500, 400)], degrees), 135, WHITE)
+    c.polygon(turned([(500, 110), (690, 430), (310, 430)], degrees), WHITE)
+
+
 def _turn_right(c: Canvas) -> None:
     c.stroke([(345, 820), (345, 570), *arc(515, 570, 170, 170, 180, 270), (740, 400)], 98, WHITE)
     c.polygon(arrow_head((845, 400), 90, 178, 192, 118, 98), WHITE)
@@ -178,8 +187,12 @@ def _ends(picture: Drawing) -> tuple[Drawing, ...]:
 
 
 def _dangers(*pictures: Drawing) -> tuple[Drawing, ...]:
-    """Each picture in a border of today's width, then the first in the narrower one of older signs."""
-    return (*(partial(_danger, p) for p in pictures), partial(_danger, pictures[0], border=82))
+    """Each picture in a border of today's width; the first in the narrower one of older signs; each one smaller."""
+    return (
+        *(partial(_danger, p) for p in pictures),
+        partial(_danger, pictures[0], border=82),
+        *(partial(_danger, p, border=102, share=0.86) for p in pictures),
+    )
 
 
 def _nothing(_: Canvas) -> None:
@@ -201,7 +214,7 @@ _SIGNS: dict[int, tuple[Drawing, ...]] = {
     12: (partial(_priority_road, 290), partial(_priority_road, 260)),
     13: (partial(_yield, 94), partial(_yield, 82), partial(_yield, 110)),
     14: (partial(_stop, 330, 0.150), partial(_stop, 350, 0.165)),
-    15: (partial(_prohibition, _nothing), partial(_prohibition, _nothing, inner=370)),
+    15: (partial(_prohibition, _nothing), partial(_prohibition, _nothing, inner=382)),
     16: (partial(_prohibition, pic.lorry_side), partial(_prohibition, pic.lorry_side_old)),
     17: (partial(_no_entry, 160), partial(_no_entry, 190)),
     18: _dangers(pic.exclamation),
@@ -219,11 +232,16 @@ _SIGNS: dict[int, tuple[Drawing, ...]] = {
     31: _dangers(pic.deer),
     32: _ends(_nothing),
     33: (partial(_mandatory, _turn_right), partial(_mandatory, _turn_right_old)),
-    35: (partial(_mandatory, partial(_ahead, 105, 225)), partial(_mandatory, partial(_ahead, 120, 200))),
+    35: (
+        partial(_mandatory, partial(_ahead, 105, 225)),
+        partial(_mandatory, partial(_ahead, 120, 200)),
+        partial(_mandatory, partial(_arrow_old, 0)),
+    ),
     36: (partial(_mandatory, _ahead_or_right), partial(_mandatory, _ahead_or_right_old)),
     38: (
         partial(_mandatory, partial(_keep_right, 105, 210)),
         partial(_mandatory, partial(_keep_right, 118, 190)),
+        partial(_mandatory, partial(_arrow_old, 135)),
     ),
     40: tuple(partial(_mandatory, partial(_roundabout, *how)) for how in ((268, 64, 0), (268, 64, 60), (285, 74, 20))),
     41: _ends(partial(_overtaking, GREY, GREY, False, False)),

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from signsclf.training.camera import Optics, expose, one_side, smear
+
+EVERYTHING = Optics(
+    exposure=0.5,
+    cast=(0.1, 0.1, 0.1),
+    shadow=0.5,
+    haze=0.5,
+    glare=0.5,
+    focus=0.03,
+    focus_spread=0.5,
+    motion=0.5,
+    motion_length=0.2,
+    noise=0.05,
+    coarse=0.8,
+    encoded=0.5,
+)
+
+
+def pictures(n: int = 6, height: int = 24, width: int = 32) -> torch.Tensor:
+    return torch.rand(n, 3, height, width, generator=torch.Generator().manual_seed(2)) * 1.5
+
+
+def seen(x: torch.Tensor, optics: Optics, seed: int = 0) -> torch.Tensor:
+    return expose(x.clone(), optics, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("size", [(24, 32), (8, 8), (33, 19)])
+@pytest.mark.parametrize("n", [0, 1, 6])
+def test_pictures_keep_their_shape_and_lie_in_0_to_1_in_steps_of_a_sensor(n, size):
+    out = seen(pictures(n, *size), EVERYTHING)
+    assert out.shape == (n, 3, *size)
+    assert torch.isfinite(out).all()
+    assert n == 0 or (out.min() >= 0 and out.max() <= 1)
+    plain = seen(pictures(n, *size), Optics(exposure=0.5)) * 255
+    assert torch.allclose(plain, plain.round(), atol=1e-3)
+
+
+def test_the_seed_decides_every_draw():
+    one, two, other = (seen(pictures(), EVERYTHING, seed) for seed in (4, 4, 5))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert not torch.equal(one[0], one[1])
+
+
+def test_a_camera_without_faults_shows_what_is_there():
+    x = pictures().clamp(0.1, 0.8)
+    assert (seen(x, Optics()) - x).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_even_the_strongest_light_leaves_something_to_see():
+    x = pictures() * 40
+    assert (seen(x, EVERYTHING).flatten(1).std(1) > 0.02).all()
+    assert (seen(x, Optics()).flatten(1).std(1) > 0.05).all()
+
+
+@pytest.mark.parametrize("field", ["exposure", "shadow", "haze", "focus", "noise", "coarse", "encoded"])
+def test_each_fault_changes_the_pictures(field):
+    x = pictures().clamp(0, 0.9)
+    value = {"shadow": 1.0, "haze": 1.0, "coarse": 1.0, "encoded": 1.0}.get(field, 0.1)
+    assert (seen(x, Optics(**{field: value})) - seen(x, Optics())).abs().amax((1, 2, 3)).max() > 0.02
+
+
+def test_a_blur_spreads_light_and_loses_none():
+    spot = torch.zeros(3, 3, 31, 31)
+    spot[:, :, 15, 15] = 1
+    out = smear(spot, np.array([1.0, 1.5, 2.5]), np.zeros(3), np.zeros(3))
+    assert torch.allclose(out.sum((2, 3)), torch.ones(3, 3), atol=0.03)
+    ys = torch.arange(31.0) - 15
+    spread = (out.sum(3)[:, 0] * ys**2).sum(1).sqrt()
+    assert torch.allclose(spread, torch.tensor([1.0, 1.5, 2.5]), atol=0.1)
+
+
+def test_motion_smears_along_its_direction_only():
+    spot = torch.zeros(2, 1, 31, 31)
+    spot[:, :, 15, 15] = 1
+    across, down = smear(spot, np.full(2, 0.6), np.full(2, 8.0), np.array([0, math.pi / 2]))[:, 0]
+    assert torch.allclose(across, down.T, atol=1e-4)
+    assert (across[15, 11:20] > 0.03).all()
+    assert across[11].max() < 0.01
+
+
+def test_a_shadow_has_two_sides():
+    mask = one_side(40, (20, 30), np.random.default_rng(0), torch.zeros(1))
+    assert mask.shape == (40, 1, 20, 30)
+    assert mask.min() == 0 and mask.max() == 1
+    assert 0.3 < mask.mean() < 0.7
+
+
+def test_a_flat_picture_survives_encoding():
+    flat = torch.full((4, 3, 20, 20), 0.4)
+    assert (seen(flat, Optics(encoded=1.0)) - 0.4).abs().max() < 0.03
