@@ -51,11 +51,11 @@ def export_command(
     refuse_taken(out.expanduser().absolute(), overwrite)
     if not (run / RECORD).is_file():
         read_config(run)
-    from signsclf import train
     from signsclf.judging.metrics import headline
+    from signsclf.runexport import export_run
 
     observer = TerminalObserver()
-    outcome = train.export_run(
+    outcome = export_run(
         run,
         out,
         overwrite=overwrite,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import shutil
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +19,13 @@ from signsclf.choices import Int8, Layout
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source, read_source
-from signsclf.errors import ModelError, SignsclfError, SourceError
-from signsclf.finish import Trained, finish, finish_again
-from signsclf.folds import judge_folds, sample_pixels
+from signsclf.errors import SignsclfError, SourceError
+from signsclf.finish import Trained, finish
 from signsclf.judging import plots
 from signsclf.judging.canvas import write_whole
 from signsclf.observer import Observer
 from signsclf.prepare import Plan, Prepared, plan, prepare, training_rows
-from signsclf.recipe import Crop, Device, Flip, Recipe, Trainer
+from signsclf.recipe import Device, Flip, Recipe, Trainer
 from signsclf.runfolder import (
     Order,
     Record,
@@ -137,95 +133,9 @@ def resume(
     refuse_taken(out, order.overwrite, resuming=True)
     checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
     observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
-    prepared = _restore(record, cache, observer)
+    prepared = restore(record, cache, observer)
     model = build_network(prepared, observer, fresh=checkpoint is None)
     return _run(order, prepared, model, partial, observer, checkpoint)
-
-
-def export_run(
-    run: str | Path,
-    out: str | Path,
-    *,
-    overwrite: bool = False,
-    int8: Int8 = Int8.NONE,
-    folds: Sequence[str | Path] = (),
-    source: str | Path | None = None,
-    accept_error: float = 0.005,
-    bare: bool = False,
-    cache: str | Path = AUTO,
-    observer: Observer | None = None,
-) -> Outcome:
-    """Exports the best weights so far of a .partial folder, or a finished model folder anew, to another folder.
-
-    The run is left as it is.
-
-    Args:
-        int8: whether model.int8.onnx is written as well; needs a .partial folder, whose source it is calibrated on.
-        folds: models of the same recipe that held out other parts of ``source`` each: what they say of those gives a
-            finished model without validation images its temperature, reject threshold and figures.
-        source: what all of them were trained on; goes with ``folds``.
-        accept_error: see `train`; for ``folds``.
-        bare: leaves learner.pkl out of a finished model's export, and all that shows or names the images trained on.
-        cache: see `train`.
-
-    Raises:
-        SignsclfError: arguments that do not go together.
-        ModelError: no such run, or no epoch of it is finished; or a fold is of another recipe.
-        SourceError: the source of a .partial folder has changed since.
-        GateError: what would be exported does not answer as the network does.
-    """
-    observer = observer or Observer()
-    run, out = Path(run).expanduser().absolute(), Path(out).expanduser().absolute()
-    refuse_taken(out, overwrite)
-    if not (run / modelfolder.RECORD).is_file():
-        config = modelfolder.read_config(run)
-        if int8 is not Int8.NONE:
-            raise SignsclfError(
-                f"--int8: {run} is finished, and its training images, which 8 bits are calibrated on, are not in it; "
-                "give --int8 to train"
-            )
-        if bool(folds) != (source is not None):
-            raise SignsclfError("--fold and --source: one does not go without the other")
-        judged, pixels = None, None
-        if folds:
-            judged = judge_folds(folds, config, source, accept_error, observer)
-            pixels = sample_pixels(read_source(source), config.input_size, config.crop == Crop.ROI.value)
-        with _new_folder(out, overwrite) as partial:
-            figures = finish_again(run, partial, observer, judged=judged, pixels=pixels, bare=bare).figures
-            modelfolder.publish(partial, out, overwrite)
-        return Outcome(out, (figures.get("training") or {}).get("source", ""), False, figures.get("valid"))
-    if folds or bare:
-        raise SignsclfError(f"--fold and --bare: for a finished model; {run} is a run: export it first")
-    record, checkpoint = read_record(run), read_checkpoint(run)
-    best = checkpoint["best"]
-    if best is None:
-        raise ModelError(f"{run}: no epoch is finished yet, so there is nothing to export; --resume it first")
-    result = FitResult(
-        state=best["state"],
-        best_epoch=best["epoch"],
-        history=checkpoint["history"],
-        draws=checkpoint["draws"].numpy(),
-        lr=checkpoint["lr"],
-        seconds=checkpoint["seconds"],
-        stopped=False,
-    )
-    prepared = _restore(record, cache, observer)
-    loaders = _loaders(prepared)
-    with _new_folder(out, overwrite) as partial:
-        shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)
-        order = replace(record.order, overwrite=overwrite, int8=int8)
-        return _finish(order, prepared, result, planned_draws(loaders, loaders.c), partial, observer)
-
-
-@contextlib.contextmanager
-def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
-    """The .partial folder of an export, which goes with it when it fails."""
-    partial = make_partial(out, overwrite)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
 def search_lr(
@@ -244,7 +154,7 @@ def search_lr(
         raise SignsclfError(f"--arch {planned.arch.name}: not trained by torch's gradients, so no rate can be searched")
     model = build_network(planned, observer)
     prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
-    learner = build_learner(_loaders(prepared), model, prepared.arch, prepared.recipe)
+    learner = build_learner(build_loaders(prepared), model, prepared.arch, prepared.recipe)
     return find_lr(learner, prepared.recipe, progress=lambda done, total: observer.progress("rates", done, total))
 
 
@@ -254,7 +164,7 @@ def _plan(source: str | Path | Source, layout: Layout | None, recipe: Recipe, ob
     return plan(found, recipe)
 
 
-def _restore(record: Record, cache: str | Path, observer: Observer) -> Prepared:
+def restore(record: Record, cache: str | Path, observer: Observer) -> Prepared:
     """What a run was prepared from, read again.
 
     Raises:
@@ -277,7 +187,7 @@ def _run(
     checkpoint: dict[str, Any] | None,
 ) -> Outcome:
     recipe = prepared.recipe
-    loaders = _loaders(prepared)
+    loaders = build_loaders(prepared)
     fit, seconds = _fitter(prepared, loaders, model, partial, observer, checkpoint)
     observer.plan(prepared, seconds)
     classes = prepared.source.classes
@@ -290,7 +200,7 @@ def _run(
     observer.fitting(None)
     if result.stopped:
         return Outcome(partial, order.source, True, None)
-    return _finish(order, prepared, result, planned_draws(loaders, loaders.c), partial, observer)
+    return finish_run(order, prepared, result, planned_draws(loaders, loaders.c), partial, observer)
 
 
 def _fitter(
@@ -311,9 +221,14 @@ def _fitter(
     return Fit(learner, model, recipe, partial, observer.progressed, checkpoint), seconds
 
 
-def _finish(
+def finish_run(
     order: Order, prepared: Prepared, result: FitResult, planned: np.ndarray, partial: Path, observer: Observer
 ) -> Outcome:
+    """Fills the .partial folder of a trained network and puts it in its place; ``planned`` draws as of an epoch.
+
+    Raises:
+        GateError, ModelError: see `signsclf.finish.finish` and `signsclf.modelfolder.publish`.
+    """
     out = final_folder(partial)
     trained = Trained(
         recipe=prepared.recipe,
@@ -353,7 +268,8 @@ def build_network(prepared: Plan | Prepared, observer: Observer, fresh: bool = T
     return model
 
 
-def _loaders(prepared: Prepared) -> DataLoaders:
+def build_loaders(prepared: Prepared) -> DataLoaders:
+    """The training and validation loaders of what was prepared."""
     recipe, classes = prepared.recipe, prepared.source.classes
     mirror = None
     if recipe.flip is Flip.MAP:

@@ -10,7 +10,8 @@ from signsclf.judging.calibrate import softmax
 from signsclf.modelfolder import read_config, verify_sums
 from signsclf.recipe import Recipe
 from signsclf.reload import reload
-from signsclf.train import export_run, train
+from signsclf.runexport import export_run
+from signsclf.train import train
 
 
 @pytest.fixture(scope="module")

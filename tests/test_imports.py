@@ -21,9 +21,10 @@ LAYERS = [
     ["replay", "explain", "card", "export"],
     ["reload"],
     ["quantize", "evaluate"],
-    ["evalreport", "diff", "finish"],
+    ["evalreport", "diff", "folds"],
+    ["finish"],
     ["train"],
-    ["compare"],
+    ["compare", "runexport"],
     ["options", "recipe_options", "terminal", "cli_*", "cli"],
     ["__main__"],
 ]

@@ -16,7 +16,8 @@ from signsclf.modelfolder import ONNX_INT8, verify_sums
 from signsclf.predict import Classifier
 from signsclf.quantize import write_int8
 from signsclf.recipe import Recipe
-from signsclf.train import export_run, train
+from signsclf.runexport import export_run
+from signsclf.train import train
 
 
 @pytest.fixture(scope="module")

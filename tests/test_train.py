@@ -20,7 +20,8 @@ from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceErro
 from signsclf.modelfolder import read_config, verify_sums
 from signsclf.observer import Observer
 from signsclf.recipe import Recipe
-from signsclf.train import export_run, resume, search_lr, train
+from signsclf.runexport import export_run
+from signsclf.train import resume, search_lr, train
 
 RECIPE = Recipe(**TINY)
 LONG = {**TINY, "epochs": 30}

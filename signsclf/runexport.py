@@ -1,0 +1,110 @@
+"""A run, or a finished model, exported to another folder."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from signsclf import modelfolder
+from signsclf.choices import Int8
+from signsclf.data.cache import AUTO
+from signsclf.data.table import read_source
+from signsclf.errors import ModelError, SignsclfError
+from signsclf.finish import finish_again
+from signsclf.folds import judge_folds, sample_pixels
+from signsclf.observer import Observer
+from signsclf.recipe import Crop
+from signsclf.runfolder import make_partial, read_record, refuse_taken
+from signsclf.train import Outcome, build_loaders, finish_run, restore
+from signsclf.training.callbacks import read_checkpoint
+from signsclf.training.fit import FitResult
+from signsclf.training.loaders import planned_draws
+
+
+def export_run(
+    run: str | Path,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    int8: Int8 = Int8.NONE,
+    folds: Sequence[str | Path] = (),
+    source: str | Path | None = None,
+    accept_error: float = 0.005,
+    bare: bool = False,
+    cache: str | Path = AUTO,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Exports the best weights so far of a .partial folder, or a finished model folder anew, to another folder.
+
+    The run is left as it is.
+
+    Args:
+        int8: whether model.int8.onnx is written as well; needs a .partial folder, whose source it is calibrated on.
+        folds: models of the same recipe that held out other parts of ``source`` each: what they say of those gives a
+            finished model without validation images its temperature, reject threshold and figures.
+        source: what all of them were trained on; goes with ``folds``.
+        accept_error: see `train`; for ``folds``.
+        bare: leaves learner.pkl out of a finished model's export, and all that shows or names the images trained on.
+        cache: see `train`.
+
+    Raises:
+        SignsclfError: arguments that do not go together.
+        ModelError: no such run, or no epoch of it is finished; or a fold is of another recipe.
+        SourceError: the source of a .partial folder has changed since.
+        GateError: what would be exported does not answer as the network does.
+    """
+    observer = observer or Observer()
+    run, out = Path(run).expanduser().absolute(), Path(out).expanduser().absolute()
+    refuse_taken(out, overwrite)
+    if not (run / modelfolder.RECORD).is_file():
+        config = modelfolder.read_config(run)
+        if int8 is not Int8.NONE:
+            raise SignsclfError(
+                f"--int8: {run} is finished, and its training images, which 8 bits are calibrated on, are not in it; "
+                "give --int8 to train"
+            )
+        if bool(folds) != (source is not None):
+            raise SignsclfError("--fold and --source: one does not go without the other")
+        judged, pixels = None, None
+        if folds:
+            judged = judge_folds(folds, config, source, accept_error, observer)
+            pixels = sample_pixels(read_source(source), config.input_size, config.crop == Crop.ROI.value)
+        with _new_folder(out, overwrite) as partial:
+            figures = finish_again(run, partial, observer, judged=judged, pixels=pixels, bare=bare).figures
+            modelfolder.publish(partial, out, overwrite)
+        return Outcome(out, (figures.get("training") or {}).get("source", ""), False, figures.get("valid"))
+    if folds or bare:
+        raise SignsclfError(f"--fold and --bare: for a finished model; {run} is a run: export it first")
+    record, checkpoint = read_record(run), read_checkpoint(run)
+    best = checkpoint["best"]
+    if best is None:
+        raise ModelError(f"{run}: no epoch is finished yet, so there is nothing to export; --resume it first")
+    result = FitResult(
+        state=best["state"],
+        best_epoch=best["epoch"],
+        history=checkpoint["history"],
+        draws=checkpoint["draws"].numpy(),
+        lr=checkpoint["lr"],
+        seconds=checkpoint["seconds"],
+        stopped=False,
+    )
+    prepared = restore(record, cache, observer)
+    loaders = build_loaders(prepared)
+    with _new_folder(out, overwrite) as partial:
+        shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)
+        order = replace(record.order, overwrite=overwrite, int8=int8)
+        return finish_run(order, prepared, result, planned_draws(loaders, loaders.c), partial, observer)
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+    """The .partial folder of an export, which goes with it when it fails."""
+    partial = make_partial(out, overwrite)
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
