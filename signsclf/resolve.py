@@ -12,6 +12,8 @@ from signsclf.recipe import AUTO_LR, Augment, BatchNorm, Device, Flip, Optimizer
 SMALL_SIDE = 56.0
 """Images whose median side is smaller, in pixels, are small: signs, CIFAR-10."""
 _ENOUGH_FROM_SCRATCH = 2_000
+_OF_SGD = ("signnet", "signnet-fast")
+_FEW_EPOCHS, _VERY_FEW_EPOCHS = 6, 4
 _PLAIN = (("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN))
 """The only values that networks without torch's gradients take."""
 
@@ -193,17 +195,23 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
         raise SignsclfError("--freeze-epochs: from scratch there is nothing worth freezing; leave it out")
     chosen.fix("batch_norm", BatchNorm.TRAIN, "from scratch there are no statistics to keep")
     chosen.choose("freeze_epochs", 0, "from scratch")
-    sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch == "signnet")
+    sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch in _OF_SGD)
     chosen.choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, "from scratch")
+    _choose_length_from_scratch(chosen, facts)
+    short = chosen.recipe.epochs <= _FEW_EPOCHS
     if sgd:
-        chosen.choose("lr", 0.2 * min(1.0, recipe.batch_size / 128), "from scratch")
+        reason = f"from scratch, in {chosen.recipe.epochs} epochs"
+        chosen.choose("lr", (0.3 if short else 0.2) * min(1.0, recipe.batch_size / 128), reason)
     elif facts.is_normalised:
         chosen.choose("lr", 2e-3, "from scratch")
     else:
         chosen.choose("lr", 4e-4, "from scratch, and without batch-norm higher rates diverge")
     chosen.choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
     chosen.choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
-    _choose_length_from_scratch(chosen, facts)
+    if chosen.recipe.epochs <= _VERY_FEW_EPOCHS and not facts.is_drawn:
+        chosen.choose(
+            "augment", Augment.LIGHT, f"{chosen.recipe.epochs} epochs: images that change little teach faster"
+        )
 
 
 def _choose_solved(chosen: _Choices, facts: Facts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -124,8 +125,13 @@ class BatchLoader(TfmdDL):
         if self.is_training:
             order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, self.phase, self.epoch))]
         first, self.first_batch = self.first_batch, 0
-        for batch in range(first, len(self)):
-            yield self.read(order[batch * self.bs : (batch + 1) * self.bs], batch)
+        with ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead") as ahead:
+            for batch in range(first, len(self)):
+                rows, following = (order[i * self.bs : (i + 1) * self.bs] for i in (batch, batch + 1))
+                if isinstance(self.pixels, np.memmap):
+                    # The next batch's pages come from the disk meanwhile: this thread waits, and takes no core.
+                    ahead.submit(np.take, self.pixels, np.sort(following[following < len(self.pixels)]), 0)
+                yield self.read(rows, batch)
 
     def read(self, rows: np.ndarray, batch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """These rows on the device, augmented where this is a training loader, normalised."""
