@@ -24,8 +24,8 @@ Made by `scripts/make_cli_docs.py` with typer {typer.__version__}; a test holds 
   SIGTERM.
 - Without a SOURCE, `train` and `lr-find` take GTSRB from `--data-dir`, else `$SIGNSCLF_DATA_DIR`, else the user's data
   folder.
-- Without `--model`, `predict` takes `$SIGNSCLF_MODEL`, else `models/default` below the working directory, else the model
-  for German traffic signs that comes with the package.
+- Without `--model`, `predict` takes `$SIGNSCLF_MODEL`, else `models/default` below the working directory, else the
+  model for German traffic signs that comes with the package.
 - `synthetic` as a SOURCE is a keyword for drawn signs; `./synthetic` is a path.
 """
 

@@ -16,10 +16,13 @@ from PIL import Image, ImageOps
 from tinymodel import CLASSES, WEIGHT, config, network, write_folder
 
 import signsclf
-from signsclf import images
+from signsclf import images, predict
+from signsclf.data import synthetic
+from signsclf.data.synthetic.camera import draw_frame
 from signsclf.errors import BadImageError, ModelError, SignsclfError
 from signsclf.modelfolder import write_config, write_sums
-from signsclf.predict import Classifier, Prediction, find_model, stream
+from signsclf.predict import Classifier, Prediction, find_model, ready_made, stream
+from signsclf.reload import reload
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +395,11 @@ class TestPrediction:
 
 
 class TestFindModel:
-    def test_the_nearest_named_one_is_taken(self, tmp_path: Path):
+    def test_the_nearest_named_one_is_taken(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        ready, why = find_model(None, {"SIGNSCLF_MODEL": ""}, tmp_path)
+        assert ready == ready_made()
+        assert "ready-made" in why
+        monkeypatch.setattr(predict, "ready_made", lambda: None)
         with fails("--model.*SIGNSCLF_MODEL.*signsclf train"):
             find_model(None, {"SIGNSCLF_MODEL": ""}, tmp_path)
         default = tmp_path / "models" / "default"
@@ -400,6 +407,33 @@ class TestFindModel:
         assert find_model(None, {}, tmp_path) == (default, "models/default here")
         assert find_model(None, {"SIGNSCLF_MODEL": "m"}, tmp_path) == (Path("m"), "$SIGNSCLF_MODEL")
         assert find_model("x", {"SIGNSCLF_MODEL": "m"}, tmp_path)[0] == Path("x")
+
+
+class TestReadyMade:
+    def test_it_is_small_whole_and_without_a_pickle(self):
+        files = [path for path in ready_made().rglob("*") if path.is_file()]
+        assert sum(path.stat().st_size for path in files) < 20e6
+        assert not [path.name for path in files if path.suffix in (".pkl", ".pt", ".ppm")]
+        assert reload(ready_made()).difference < 1e-3
+
+    def test_its_figures_are_those_of_a_cross_validation(self):
+        config = signsclf.load(ready_made()).config
+        assert config.figures["training"]["n"] == 39_209
+        assert config.figures["cross_validation"]["folds"] >= 2
+        assert config.figures["valid"] is None
+        assert config.figures["calibration"]["n"] == config.figures["cross_validation"]["n"]
+        assert 0 < config.reject_threshold < 1
+
+    def test_it_knows_drawn_signs_of_any_size(self):
+        classifier = signsclf.load(ready_made())
+        drawn = synthetic.table(per_class=6)
+        found = classifier.predict_batch(synthetic.read(path) for path in drawn["path"])
+        right = [one.label == label for one, label in zip(found, drawn["label"], strict=True)]
+        # They were drawn to be hard to see, and none of them was trained on.
+        assert np.mean(right) > 0.6
+        for side in (20, 77, 500):
+            frames = [draw_frame(14, track, 5, 0, (side, side)) for track in range(5)]
+            assert [found.label for found in classifier.predict_batch(frames)].count("Stop") >= 4
 
 
 def test_predicting_imports_neither_torch_nor_pandas(folder: Path, tmp_path: Path):

@@ -142,3 +142,8 @@ def test_the_wheel_predicts_beside_numpy_pillow_onnxruntime_and_typer_alone(fold
     )
     assert done.returncode == 0, done.stderr
     agree({row["label"]: row["probability"] for row in json.loads(done.stdout)[0]["top_k"]}, ours(folder, image))
+    command = [sys.executable, "-c", code, str(site), "predict", str(image)]
+    environment = {"PYTHONPATH": str(site), "PATH": ""}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"model: {site / 'signsclf' / 'models' / 'gtsrb-signnet'} (ready-made")
