@@ -136,6 +136,7 @@ def fastai_epoch(network: str, folder: Path) -> Callable[[], float]:
     """The usual way: a DataBlock from files, aug_transforms, fp32. Gives images/s of one epoch a call."""
     from fastai.callback.core import Callback
     from fastai.callback.progress import ProgressCallback  # noqa: F401 - gives no_bar()
+    from fastai.callback.schedule import ParamScheduler  # noqa: F401 - gives fit_one_cycle()
     from fastai.data.block import CategoryBlock, DataBlock
     from fastai.data.transforms import IndexSplitter, get_image_files, parent_label
     from fastai.learner import Learner
@@ -213,6 +214,7 @@ def side_by_side(network: str, folder: Path, rounds: int) -> dict[str, float]:
     for number in range(rounds + 1):
         for name, epoch in epochs.items():
             rate = epoch()
+            print(f"{network} round {number}: {name} {rate:,.0f} images/s", file=sys.stderr)
             # The first round builds kernels and fills caches.
             if number:
                 rates[name].append(rate)
@@ -256,15 +258,14 @@ def alone(contender: str, network: str, folder: Path) -> dict[str, float]:
 
 def run_alone(contender: str, network: str, folder: str) -> dict[str, float]:
     """The rate of a second epoch, and how much memory this process has come to (Linux; MB)."""
-    import resource
-
     epoch = CONTENDERS[contender](network, Path(folder))
     epoch()
     rate = epoch()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "rate": rate,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        # Not getrusage's, which begins with what the parent had.
+        "peak_mb": int(status["VmHWM"].split()[0]) / 1024,
         "rss_anon_mb": int(status["RssAnon"].split()[0]) / 1024,
     }
 
