@@ -37,7 +37,7 @@ def test_a_model_differs_from_itself_in_nothing(model, fresh):
 def test_the_worse_model_is_seen_to_be_worse(model, worse, fresh):
     found = diff(model, worse, fresh)
     pair = found.paired
-    assert pair.difference < -0.2
+    assert pair.difference < -0.15
     assert pair.difference_high < 0
     assert pair.p_value < 0.01
     assert pair.by_units[0] < pair.difference < pair.by_units[1]
