@@ -55,7 +55,8 @@ def thread():
 def climbed(source, tmp_path_factory):
     out, observer = tmp_path_factory.mktemp("ladder"), Counting()
     with one_thread():
-        return compare(source, out, RUNGS, RECIPE, observer=observer), out, observer
+        cache = tmp_path_factory.mktemp("decoded")
+        return compare(source, out, RUNGS, RECIPE, cache=cache, observer=observer), out, observer
 
 
 def sides(folder: Path) -> dict[str, str]:
