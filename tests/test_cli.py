@@ -118,7 +118,6 @@ def place(tmp_path, monkeypatch):
         (["evaluate", "nowhere", "source"], ["nowhere", "no such model folder", "signsclf train"]),
         (["evaluate", "nowhere"], ["source", "evaluate --help"]),
         (["predict"], ["image", "predict --help"]),
-        (["predict", "one.png"], ["--model", "SIGNSCLF_MODEL", "signsclf train"]),
         (["predict", "one.png", "--model", "nowhere"], ["nowhere", "no such model folder"]),
         (["predict", "one.png", "--top-k", "0"], ["--top-k", "predict --help"]),
         (["predict", "one.png", "--format", "xml"], ["--format", "xml", "jsonl"]),
