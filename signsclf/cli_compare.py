@@ -17,7 +17,7 @@ from signsclf.terminal import TerminalObserver, tell
 
 FOR_ALL = (
     *("weights", "size", "epochs", "batch_size", "label_smoothing", "balance", "augment", "flip", "crop"),
-    *("split_by", "valid_fraction", "device", "seed"),
+    *("split_by", "valid_fraction", "add_synthetic", "device", "seed"),
 )
 """Fields of the recipe that make sense for every rung."""
 
@@ -52,7 +52,17 @@ def compare_command(
     from signsclf.judging.ladder import text_table
 
     observer = TerminalObserver()
-    done = compare(source, out, names, recipe, layout=layout, skip_bad=skip_bad, overwrite=overwrite, observer=observer)
+    done = compare(
+        source,
+        out,
+        names,
+        recipe,
+        layout=layout,
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+        cache=cache,
+        observer=observer,
+    )
     observer.bar.close()
     typer.echo(json.dumps(done.ladder.to_dict(), ensure_ascii=False) if as_json else "\n".join(text_table(done.ladder)))
     for path in done.written:

@@ -12,6 +12,7 @@ from signsclf.choices import Provider
 from signsclf.errors import SignsclfError
 from signsclf.options import (
     AsJson,
+    CacheOption,
     DeviceOption,
     LayoutOption,
     ModelDir,
@@ -54,6 +55,7 @@ def evaluate_command(
     skip_bad: SkipBad = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the corruptions.", min=0)] = 0,
     device: DeviceOption = Provider.AUTO,
+    cache: CacheOption = "auto",
 ) -> None:
     """Judge a model folder's exported file on labelled images."""
     from signsclf.modelfolder import read_config
@@ -73,7 +75,7 @@ def evaluate_command(
     observer = TerminalObserver()
     provider = provider_name(device)
     judgement = evaluate(
-        model, source, part=split, layout=layout, skip_bad=skip_bad, device=provider, observer=observer
+        model, source, part=split, layout=layout, skip_bad=skip_bad, device=provider, cache=cache, observer=observer
     )
     examined = None
     if report is not None or robustness or unknown is not None or audit:
@@ -121,6 +123,7 @@ def diff_command(
     layout: LayoutOption = None,
     skip_bad: SkipBad = False,
     device: DeviceOption = Provider.AUTO,
+    cache: CacheOption = "auto",
 ) -> None:
     """Compare two models on the same images, none of which either was trained on."""
     from signsclf.modelfolder import read_config
@@ -140,6 +143,7 @@ def diff_command(
         layout=layout,
         skip_bad=skip_bad,
         device=provider_name(device),
+        cache=cache,
         observer=observer,
     )
     observer.bar.close()

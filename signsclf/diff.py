@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from signsclf.choices import Layout, Part
+from signsclf.data.cache import AUTO
 from signsclf.errors import SourceError
 from signsclf.evaluate import Judgement, evaluate
 from signsclf.judging.canvas import write_whole
@@ -78,6 +79,7 @@ def diff(
     layout: Layout | None = None,
     skip_bad: bool = False,
     device: str = "cpu",
+    cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Difference:
     """Judges both models and compares them on the images that both judge and neither was trained on.
@@ -86,13 +88,22 @@ def diff(
 
     Args:
         a, b: model folders.
-        source, part, layout, skip_bad, device: as for `signsclf.evaluate.evaluate`.
+        source, part, layout, skip_bad, device, cache: as for `signsclf.evaluate.evaluate`.
 
     Raises:
         SourceError: no image is left to compare them on; else as `signsclf.evaluate.evaluate`.
     """
     one, two = (
-        evaluate(model, source, part=part, layout=layout, skip_bad=skip_bad, device=device, observer=observer)
+        evaluate(
+            model,
+            source,
+            part=part,
+            layout=layout,
+            skip_bad=skip_bad,
+            device=device,
+            cache=cache,
+            observer=observer,
+        )
         for model in (a, b)
     )
     seen = {*one.seen_in_training, *two.seen_in_training}

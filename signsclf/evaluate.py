@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pandas as pd
 
 from signsclf import modelfolder
 from signsclf.choices import Layout, Part
-from signsclf.data.cache import decode_all, fingerprint
+from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, fingerprint
 from signsclf.data.table import Source, apply_crop, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.judging.metrics import Report
@@ -84,6 +86,7 @@ def evaluate(
     layout: Layout | None = None,
     skip_bad: bool = False,
     device: str = "cpu",
+    cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Judgement:
     """Runs the exported ONNX file on the source's images.
@@ -93,6 +96,7 @@ def evaluate(
             validation images, else all of it.
         skip_bad: leaves unreadable images out and lists them, instead of stopping.
         device: "cpu" or "cuda".
+        cache: where decoded images are kept, see `signsclf.train.train`: what training decoded is not decoded again.
 
     Raises:
         ModelError: the model folder is damaged, or has no record of what was held out.
@@ -108,14 +112,19 @@ def evaluate(
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
     found = replace(found, table=found.table.assign(declared=list(declared) or None))
     record = _read_record(Path(model))
-    chosen, name = _choose(found, part, record, classifier, observer)
+
+    def decode(table: pd.DataFrame) -> Decoded:
+        progress = partial(observer.progress, "decoding")
+        return decode_all(table, classifier.size[0], cache_folder(cache), progress, observer.say)
+
+    chosen, name, decoded = _choose(found, part, record, classifier, decode)
     index = {label: i for i, label in enumerate(classifier.labels)}
     if unknown := sorted(set(chosen["label"]) - set(index)):
         known = ", ".join(classifier.labels[:5])
         raise SourceError(
             f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match"
         )
-    decoded = decode_all(chosen, classifier.size[0], progress=lambda done, n: observer.progress("decoding", done, n))
+    decoded = decoded or decode(chosen)
     names = [found.relative(path) for path in chosen["path"]]
     unreadable = tuple(
         (names[i], reason.removeprefix(f"{chosen['path'].iloc[i]}: ")) for i, reason in decoded.unreadable.items()
@@ -129,14 +138,12 @@ def evaluate(
     kept = np.setdiff1d(np.arange(len(chosen)), list(decoded.unreadable))
     if not len(kept):
         raise SourceError(f"{found.root}: no image of it can be read; nothing to judge")
-    pixels = decoded.pixels[kept] if unreadable else decoded.pixels
-    probabilities = infer(classifier, pixels, observer)
-    chosen = chosen.iloc[kept]
-    names = [names[i] for i in kept]
-    inputs = [decoded.inputs[i] for i in kept]
+    if unreadable:
+        chosen, names, decoded = chosen.iloc[kept], [names[i] for i in kept], decoded.take(kept.tolist())
+    probabilities = infer(classifier, decoded.pixels, observer)
     targets = chosen["label"].map(index).to_numpy(np.int64)
     trained_on, calibrated_on = (_side(record, side) for side in ("train", "valid"))
-    twins = {name: trained_on[seen] for name, seen in zip(names, inputs, strict=True) if seen in trained_on}
+    twins = {name: trained_on[seen] for name, seen in zip(names, decoded.inputs, strict=True) if seen in trained_on}
     return Judgement(
         report=Report.from_probabilities(probabilities, targets, classifier.labels),
         source_name=Path(found.origin).name,
@@ -150,10 +157,10 @@ def evaluate(
         rois=tuple(roi or None for roi in chosen["roi"]),
         groups=tuple(None if group != group else group for group in chosen["group"]),
         sizes=tuple(chosen["declared"]),
-        pixels=pixels,
+        pixels=decoded.pixels,
         twins=twins,
         train_counts=() if record is None else _train_counts(record, classifier.labels),
-        n_calibrated=sum(seen in calibrated_on for seen in inputs),
+        n_calibrated=sum(seen in calibrated_on for seen in decoded.inputs),
         unreadable=unreadable,
     )
 
@@ -195,35 +202,44 @@ def _train_counts(record: pd.DataFrame, classes: tuple[str, ...]) -> tuple[int, 
 
 
 def _choose(
-    source: Source, part: Part | None, record: pd.DataFrame | None, classifier: Classifier, observer: Observer
-) -> tuple[pd.DataFrame, str]:
-    """The rows to judge and what they are called."""
+    source: Source,
+    part: Part | None,
+    record: pd.DataFrame | None,
+    classifier: Classifier,
+    decode: Callable[[pd.DataFrame], Decoded],
+) -> tuple[pd.DataFrame, str, Decoded | None]:
+    """The rows to judge, what they are called, and their pixels where they had to be looked at for that."""
     table = source.table
     own = table["split"]
     if part is Part.TEST or (part is None and (own == "test").any()):
         chosen = table[own == "test"]
         if chosen.empty:
             raise SourceError(f"{source.root}: it has no test images; leave --split out, or give valid or train")
-        return chosen.reset_index(drop=True), "test"
+        return chosen.reset_index(drop=True), "test", None
     wanted = part or Part.VALID
-    held_out = None if record is None else _from_record(source, record, classifier, wanted, observer)
+    held_out = None if record is None else _from_record(source, record, classifier, wanted, decode)
     if held_out is not None:
-        if held_out.empty and part is not None:
+        rows, decoded = held_out
+        if rows.empty and part is not None:
             raise SourceError(f"{source.root}: training held nothing out, so there are no {wanted.value} images")
-        if not held_out.empty:
-            return held_out, wanted.value
+        if not rows.empty:
+            return rows, wanted.value, decoded
     elif part is not None:
         why = "the model folder has no run/split.csv" if record is None else "its images are not those trained on"
         raise SourceError(f"{source.root}: --split {part.value} needs the training's own source, but {why}")
     if (own == "valid").any():
-        return table[own == "valid"].reset_index(drop=True), "valid"
-    return table, "all"
+        return table[own == "valid"].reset_index(drop=True), "valid", None
+    return table, "all", None
 
 
 def _from_record(
-    source: Source, record: pd.DataFrame, classifier: Classifier, wanted: Part, observer: Observer
-) -> pd.DataFrame | None:
-    """The rows that training had on a side, or None where the source is not the one trained on."""
+    source: Source,
+    record: pd.DataFrame,
+    classifier: Classifier,
+    wanted: Part,
+    decode: Callable[[pd.DataFrame], Decoded],
+) -> tuple[pd.DataFrame, Decoded] | None:
+    """The rows that training had on a side with their pixels, or None where the source is not the one trained on."""
     table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
     names = [source.relative(path) for path in table["path"]]
     side = dict(zip(record["path"], record["split"], strict=True))
@@ -233,8 +249,9 @@ def _from_record(
         return None
     table = table.iloc[kept].reset_index(drop=True)
     names = [names[i] for i in kept]
-    # The fingerprint is over whole images, whatever the size that the network sees.
-    decoded = decode_all(table, 8, progress=lambda done, n: observer.progress("comparing", done, n))
+    # As training decoded them, so that its cache has them; the fingerprint is over whole images, whatever the size.
+    decoded = decode(table)
     if fingerprint(names, table["label"].tolist(), decoded.digests) != classifier.config.fingerprint:
         return None
-    return table[[side[name] == wanted.value for name in names]].reset_index(drop=True)
+    rows = [i for i, name in enumerate(names) if side[name] == wanted.value]
+    return table.iloc[rows].reset_index(drop=True), decoded.take(rows)

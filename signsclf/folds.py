@@ -43,7 +43,12 @@ class CrossValidation:
 
 
 def judge_folds(
-    folds: Sequence[str | Path], config: Config, source: str | Path, accept_error: float, observer: Observer
+    folds: Sequence[str | Path],
+    config: Config,
+    source: str | Path,
+    accept_error: float,
+    cache: str | Path,
+    observer: Observer,
 ) -> CrossValidation:
     """Runs each fold's exported file on the images that it held out.
 
@@ -51,6 +56,7 @@ def judge_folds(
         folds: model folders, each trained with validation images held out.
         config: of the model that was trained on all of the source.
         accept_error: see `signsclf.judging.calibrate.reject_threshold`.
+        cache: see `signsclf.train.train`.
 
     Raises:
         ModelError: a fold is of another recipe, other data or other classes, or has held nothing out.
@@ -60,7 +66,7 @@ def judge_folds(
     for folder in folds:
         fold = read_config(Path(folder))
         _refuse_other(Path(folder), fold, config)
-        judged = evaluate(folder, source, part=Part.VALID, observer=observer)
+        judged = evaluate(folder, source, part=Part.VALID, cache=cache, observer=observer)
         # A temperature of the fold's own is in its probabilities: it comes out again.
         logits.append(fold.temperature * np.log(np.maximum(judged.probabilities, np.finfo(np.float64).tiny)))
         targets.append(judged.targets)

@@ -70,7 +70,7 @@ def export_run(
             raise SignsclfError("--fold and --source: one does not go without the other")
         judged, pixels = None, None
         if folds:
-            judged = judge_folds(folds, config, source, accept_error, observer)
+            judged = judge_folds(folds, config, source, accept_error, cache, observer)
             pixels = sample_pixels(read_source(source), config.input_size, config.crop == Crop.ROI.value)
         with _new_folder(out, overwrite) as partial:
             figures = finish_again(run, partial, observer, judged=judged, pixels=pixels, bare=bare).figures

@@ -118,8 +118,11 @@ def test_rungs_that_are_there_are_kept_and_others_refused(climbed, source):
 
 
 def test_one_failure_is_a_row_and_the_others_go_on(source, tmp_path, cli, monkeypatch):
-    ran = cli("compare", source, "--out", tmp_path / "l", "--models", "alexnet, linear-regression", *FLAGS)
+    cache = tmp_path / "decoded"
+    named = ("--models", "alexnet, linear-regression", "--cache", cache)
+    ran = cli("compare", source, "--out", tmp_path / "l", *named, *FLAGS)
     assert ran.code == 1
+    assert list(cache.glob("*/pixels.bin"))
     caption, _, failed, done = ran.out.splitlines()
     assert "30 held out by whole groups, seed 0" in caption
     assert failed.startswith("alexnet ")

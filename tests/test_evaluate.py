@@ -46,6 +46,17 @@ def test_an_archive_of_the_source_is_the_same_source(model, source, tmp_path):
     assert set(evaluate(model, archive).names) == {r["path"] for r in record(model) if r["split"] == "valid"}
 
 
+def test_what_training_decoded_is_not_decoded_again(model, source, monkeypatch):
+    def undecodable(*_):
+        raise AssertionError("decoded again")
+
+    expected = evaluate(model, source, cache="off")
+    monkeypatch.setattr("signsclf.images.decode", undecodable)
+    again = evaluate(model, source)
+    assert again.names == expected.names
+    assert np.array_equal(again.pixels, expected.pixels)
+
+
 def test_training_images_are_counted_as_seen(model, source):
     judged = evaluate(model, source, part=Part.TRAIN)
     assert len(judged.seen_in_training) == len(judged.names) == 90

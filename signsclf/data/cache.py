@@ -18,7 +18,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,21 @@ class Decoded:
     digests: list[str]
     inputs: list[str]
     unreadable: dict[int, str]
+
+    def take(self, rows: Sequence[int]) -> Decoded:
+        """These rows alone, in this order; many of them in an unnamed file, as `decode_all` has them.
+
+        Raises:
+            SignsclfError: there is no room for that file.
+        """
+        pixels = _allocate((len(rows), *self.pixels.shape[1:]))
+        np.take(self.pixels, rows, axis=0, out=pixels)
+        return Decoded(
+            pixels,
+            [self.digests[i] for i in rows],
+            [self.inputs[i] for i in rows],
+            {place: self.unreadable[i] for place, i in enumerate(rows) if i in self.unreadable},
+        )
 
 
 def decode_all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from signsclf.training.fit import FitResult, LrSearch
 _TELL_SECONDS = 0.25
 
 
-class DirectFit:
+class DirectFit(ABC):
     """What both have in common: batches, judging an epoch, keeping the best, stopping on demand.
 
     There is no checkpoint: a stopped run that is gone on with starts from its beginning, and ends the same.
@@ -61,9 +62,9 @@ class DirectFit:
             stopped=not finished,
         )
 
+    @abstractmethod
     def _fit(self) -> float | None:
         """Fills the model, judging as it goes, and gives the highest learning rate."""
-        raise NotImplementedError
 
     def _batches(self, epoch: int, losses: list[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """An epoch's images (n, 3·H·W) and targets (n, C), one-hot or smoothed; ends early on `stop`."""
