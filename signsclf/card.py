@@ -22,6 +22,7 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
     figures = config.figures
     training = figures.get("training") or {}
     side = config.input_size[0]
+    drawn = config.recipe.get("add_synthetic")
     lines = [
         f"# {config.architecture}, {len(config.classes)} classes",
         "",
@@ -30,6 +31,7 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
         "## What it was trained on",
         "",
         f"- {training.get('n', 0):,} images of {len(config.classes)} classes, source `{training.get('source', '')}`",
+        *([f"- and {drawn} signs of each class that the package draws, new ones every epoch"] if drawn else []),
         f"- data fingerprint `{config.fingerprint[:16]}…` (whole in config.json)",
         f"- classes: {', '.join(_escape(name) for name in config.classes[:60])}"
         + (f" and {len(config.classes) - 60} more" if len(config.classes) > 60 else ""),

@@ -92,7 +92,8 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     own = int(table["split"].eq("valid").sum())
     n_train = len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction)))
     facts = Facts(
-        n_train=n_train + recipe.add_synthetic * len(source.classes),
+        n_train=n_train,
+        n_classes=len(source.classes),
         is_gtsrb=source.is_gtsrb,
         is_drawn=is_drawn,
         median_side=side,

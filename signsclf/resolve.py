@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from signsclf.errors import SignsclfError
@@ -14,6 +14,7 @@ SMALL_SIDE = 56.0
 _ENOUGH_FROM_SCRATCH = 2_000
 _OF_SGD = ("signnet", "signnet-fast")
 _FEW_EPOCHS, _VERY_FEW_EPOCHS = 6, 4
+_DRAWN_A_CLASS = 200
 _PLAIN = (("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN))
 """The only values that networks without torch's gradients take."""
 
@@ -24,6 +25,7 @@ class Facts:
 
     Attributes:
         n_train: training images.
+        n_classes: classes.
         is_gtsrb: whether the classes are GTSRB's.
         is_drawn: whether the images are drawn by the package.
         median_side: median of the geometric mean of width and height, in pixels.
@@ -36,6 +38,7 @@ class Facts:
     """
 
     n_train: int
+    n_classes: int
     is_gtsrb: bool
     is_drawn: bool
     median_side: float
@@ -74,6 +77,8 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         chosen.choose("weights", "none", f"{recipe.arch} has no pretrained weights")
     else:
         chosen.choose("weights", "imagenet", "the default")
+    _choose_synthetic(chosen, facts)
+    facts = replace(facts, n_train=facts.n_train + chosen.recipe.add_synthetic * facts.n_classes)
     _choose_size(chosen, facts)
     size = chosen.recipe.size
     if size >= 160:
@@ -104,9 +109,6 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         chosen.choose("flip", Flip.NEVER, "the default: a mirrored picture can mean something else")
     if recipe.flip is Flip.MAP and not facts.is_gtsrb:
         raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
-    if recipe.add_synthetic and (facts.is_drawn or not facts.is_gtsrb):
-        reason = "all of these signs are drawn" if facts.is_drawn else "these classes are not GTSRB's, which are drawn"
-        raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
     _choose_precision(chosen, facts)
     chosen.choose("device", facts.device, "found on this machine")
     return chosen.recipe, chosen.reasons
@@ -146,6 +148,18 @@ class _Choices:
             raise SignsclfError(f"--{flag} {shown}: not for {self.recipe.arch}: {reason}; leave it out")
         if value is not None:
             self.choose(name, value, reason)
+
+
+def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
+    if facts.is_drawn or not facts.is_gtsrb:
+        reason = "all of these signs are drawn" if facts.is_drawn else "these classes are not GTSRB's, which are drawn"
+        if chosen.recipe.add_synthetic:
+            raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
+        chosen.choose("add_synthetic", 0, reason)
+    elif facts.trainer is Trainer.GRADIENT and chosen.recipe.weights == "none":
+        chosen.choose("add_synthetic", _DRAWN_A_CLASS, "GTSRB from scratch: most help where real signs are few")
+    else:
+        chosen.choose("add_synthetic", 0, "for networks trained from scratch")
 
 
 def _choose_size(chosen: _Choices, facts: Facts) -> None:

@@ -118,8 +118,10 @@ class TerminalObserver(Observer):
             if reason is not None:
                 self.say(f"  {name.replace('_', '-')} {value}: {reason}")
         head = f"{recipe.freeze_epochs} epochs of the head, then " if recipe.freeze_epochs else ""
-        n = len(prepared.split.rows("train"))
-        self.say(f"plan: {recipe.arch} at {recipe.size} px, {head}{recipe.epochs} epochs of {n:,} images")
+        images = f"{len(prepared.split.rows('train')):,} images"
+        if drawn := recipe.add_synthetic * len(prepared.source.classes):
+            images += f" and {drawn:,} drawn signs"
+        self.say(f"plan: {recipe.arch} at {recipe.size} px, {head}{recipe.epochs} epochs of {images}")
         if seconds:
             self.say(f"estimated time: {duration(seconds)}")
         if seconds > 3600 * _LONG_HOURS:

@@ -38,6 +38,13 @@ def report() -> Report:
     return Report.from_probabilities(probabilities, np.array([0, 0, 1, 1]), ("red", "green", "blue"))
 
 
+def test_drawn_signs_are_told_apart_from_images():
+    assert "- and 200 signs of each class that the package draws" in of(
+        {"training": TRAINING}, recipe={"add_synthetic": 200}
+    )
+    assert "that the package draws" not in of({"training": TRAINING}, recipe={"add_synthetic": 0})
+
+
 def test_figures_stand_with_n_and_interval():
     text = of({"training": TRAINING, "valid": VALID, "calibration": CALIBRATION}, report())
     for words in (

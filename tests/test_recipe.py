@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -22,8 +23,8 @@ from signsclf.recipe import (
 )
 from signsclf.resolve import Facts, choose_arch, resolve
 
-SIGNS = Facts(30_000, True, False, 40.0, None, Device.CPU, True)
-PHOTOS = Facts(700, False, False, 230.0, 224, Device.CPU, False)
+SIGNS = Facts(30_000, 43, True, False, 40.0, None, Device.CPU, True)
+PHOTOS = Facts(700, 3, False, False, 230.0, 224, Device.CPU, False)
 
 
 def facts(**changes) -> Facts:
@@ -163,6 +164,7 @@ def test_what_the_user_set_stays():
         ema_decay=0.5,
         augment="light",
         flip="never",
+        add_synthetic=0,
         precision="fp32",
         device="cpu",
     )
@@ -204,6 +206,9 @@ def test_signs_that_are_drawn_anew_are_not_changed_once_more():
 
 def test_drawn_signs_are_added_to_real_ones_of_gtsrb_only():
     assert settled(Recipe(arch="signnet", add_synthetic=40), SIGNS)[0].add_synthetic == 40
+    assert settled(Recipe(arch="signnet"), SIGNS)[0].add_synthetic == 200
+    for known in (PHOTOS, facts(is_gtsrb=True), replace(SIGNS, trainer=Trainer.NUMPY), replace(SIGNS, is_drawn=True)):
+        assert settled(Recipe(arch="resnet34"), known)[0].add_synthetic == 0
     with pytest.raises(SignsclfError, match="--add-synthetic: these classes are not GTSRB's"):
         settled(Recipe(add_synthetic=1))
     with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are drawn"):

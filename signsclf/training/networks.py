@@ -105,9 +105,14 @@ def signnet_fast(n_classes: int, width: int = 32) -> nn.Sequential:
 
 
 def _residual(w: int, n_classes: int, start: OrderedDict[str, nn.Module]) -> nn.Sequential:
-    """What follows ``start``, which gives 2w channels at half the resolution."""
+    """What stands around ``start``, which gives 2w channels at half the resolution.
+
+    Each image is normalised over its own pixels and colours first, so that a dark one, or one in fog, is like the rest.
+    """
     return nn.Sequential(
         OrderedDict(
+            # eps keeps the noise of a picture of nothing small.
+            norm=nn.GroupNorm(1, 3, eps=1e-3),
             **start,
             res1=ResBlock(1, 2 * w, 2 * w),
             conv2=ConvLayer(2 * w, 4 * w),

@@ -31,6 +31,16 @@ def test_own_networks_are_built_for_their_sizes_and_cut_in_two(name):
         assert [id(p) for p in (*body.parameters(), *head.parameters())] == [id(p) for p in model.parameters()]
 
 
+@pytest.mark.parametrize("name", ["signnet", "signnet-fast"])
+def test_light_and_fog_hardly_change_what_the_small_nets_answer(name):
+    torch.manual_seed(0)
+    model = create(find(name), 5, 32).eval()
+    x = torch.nn.functional.interpolate(torch.randn(8, 3, 4, 4), 32)
+    with torch.inference_mode():
+        plain, dark, other = model(x), model(0.3 * x - 1.5), model(x.flip(0))
+    assert (dark - plain).abs().max() < 0.1 * (other - plain).abs().max()
+
+
 @pytest.mark.parametrize(("name", "size"), [("mlp", 65), ("linear-regression", 4096), ("simple-cnn", 8)])
 def test_sizes_that_they_are_not_built_for_are_refused_before_any_memory_is_taken(name, size):
     with pytest.raises(ModelError, match=rf"--size {size}: {name} is built for \d+ to \d+ px"):
