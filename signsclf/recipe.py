@@ -123,7 +123,8 @@ class Recipe:
         valid_fraction: share of the training images held out when the source holds none out, 0 to 0.9.
         add_synthetic: signs drawn by the package that are added to each class's training images, new ones every epoch,
             0 to 100,000; GTSRB's classes only. Never among those held out.
-        patience: stop after so many epochs without a better macro-F1; 0 never stops early.
+        patience: stop after so many epochs without a better macro-F1, or a lower loss at the same one; 0 never stops
+            early.
         precision: arithmetic of training.
         device: where it runs.
         seed: of everything drawn at random, 0 to 2**32 - 1.

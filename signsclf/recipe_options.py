@@ -37,7 +37,7 @@ HELP = {
     "split_by": "What a held-out part keeps whole.",
     "valid_fraction": "Share held out where the source holds none out.",
     "add_synthetic": "Drawn signs added to each class's training images: GTSRB's alone.",
-    "patience": "Stop after so many epochs without a better macro-F1; 0 never.",
+    "patience": "Stop after so many epochs without a better one; 0 never.",
     "precision": "Arithmetic of training.",
     "device": "Where to train; auto takes a GPU where there is one.",
     "seed": "Of everything drawn at random.",
