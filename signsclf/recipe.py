@@ -263,7 +263,7 @@ def transfer() -> Recipe:
 
 def fast() -> Recipe:
     """A small residual net from scratch for small images such as signs: minutes on a plain processor."""
-    return Recipe(arch="signnet-fast", weights="none", size=32, samples=188_000)
+    return Recipe(arch="signnet-fast", weights="none", size=32)
 
 
 def best() -> Recipe:

@@ -12,7 +12,8 @@ from signsclf.recipe import AUTO_LR, Augment, BatchNorm, Device, Flip, Optimizer
 SMALL_SIDE = 56.0
 """Images whose median side is smaller, in pixels, are small: signs, CIFAR-10."""
 _ENOUGH_FROM_SCRATCH = 2_000
-_OF_SGD = ("signnet", "signnet-fast")
+_FASTEST = "signnet-fast"
+_OF_SGD = ("signnet", _FASTEST)
 _FEW_EPOCHS, _VERY_FEW_EPOCHS = 6, 4
 _DRAWN_A_CLASS = 200
 _PLAIN = (("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN))
@@ -258,8 +259,13 @@ def _choose_plain_arithmetic(chosen: _Choices) -> None:
 
 
 def _choose_length_from_scratch(chosen: _Choices, facts: Facts) -> None:
-    reason = "from scratch: 240,000 images, or each six times"
-    chosen.choose_length(facts, max(240_000, 6 * facts.n_train), 60, reason)
+    if facts.is_drawn:
+        samples, reason = 300_000, "drawn signs are new ones every time, so that more of them teach more"
+    elif chosen.recipe.arch == _FASTEST:
+        samples, reason = max(60_000, 2 * facts.n_train), "a net that learns quickly: 60,000 images, or each twice"
+    else:
+        samples, reason = max(240_000, 6 * facts.n_train), "from scratch: 240,000 images, or each six times"
+    chosen.choose_length(facts, samples, 60, reason)
 
 
 def _choose_precision(chosen: _Choices, facts: Facts) -> None:

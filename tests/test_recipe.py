@@ -246,6 +246,13 @@ def test_enough_small_images_are_learnt_from_scratch_unless_weights_are_given():
     assert settled(Recipe(weights="imagenet"), facts(n_train=9_000, median_side=32.0))[0].arch == "resnet34"
 
 
+def test_how_long_follows_from_how_many_images_there_are_and_whether_they_are_drawn():
+    few, drawn = facts(n_train=5_000, median_side=32.0), replace(SIGNS, n_train=8_000, is_drawn=True)
+    assert [settled(preset("fast"), known)[0].epochs for known in (SIGNS, few, drawn)] == [2, 12, 38]
+    assert [settled(Recipe(arch="signnet"), known)[0].epochs for known in (SIGNS, few, drawn)] == [7, 48, 38]
+    assert settled(preset("fast"), SIGNS)[0].augment is Augment.LIGHT
+
+
 def test_the_size_chosen_is_one_that_the_architecture_runs_at():
     assert settled(Recipe(weights="none"), facts(median_side=32.0, smallest_size=63))[0].size == 64
     assert settled(Recipe(weights="none"), facts(median_side=32.0, smallest_size=32))[0].size == 32
