@@ -247,7 +247,7 @@ def test_enough_small_images_are_learnt_from_scratch_unless_weights_are_given():
 
 
 def test_how_long_follows_from_how_many_images_there_are_and_whether_they_are_drawn():
-    few, drawn = facts(n_train=5_000, median_side=32.0), replace(SIGNS, n_train=8_000, is_drawn=True)
+    few, drawn = facts(n_train=5_000, native_size=None), replace(SIGNS, n_train=8_000, is_drawn=True)
     assert [settled(preset("fast"), known)[0].epochs for known in (SIGNS, few, drawn)] == [2, 12, 38]
     assert [settled(Recipe(arch="signnet"), known)[0].epochs for known in (SIGNS, few, drawn)] == [7, 48, 38]
     assert settled(preset("fast"), SIGNS)[0].augment is Augment.LIGHT
