@@ -158,7 +158,9 @@ def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
             raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
         chosen.choose("add_synthetic", 0, reason)
     elif facts.trainer is Trainer.GRADIENT and chosen.recipe.weights == "none":
-        chosen.choose("add_synthetic", _DRAWN_A_CLASS, "GTSRB from scratch: most help where real signs are few")
+        # Not hours of drawn signs for a handful of real ones.
+        added = min(_DRAWN_A_CLASS, 5 * facts.n_train // facts.n_classes)
+        chosen.choose("add_synthetic", added, "GTSRB from scratch: they help most where real signs are few")
     else:
         chosen.choose("add_synthetic", 0, "for networks trained from scratch")
 

@@ -207,6 +207,7 @@ def test_signs_that_are_drawn_anew_are_not_changed_once_more():
 def test_drawn_signs_are_added_to_real_ones_of_gtsrb_only():
     assert settled(Recipe(arch="signnet", add_synthetic=40), SIGNS)[0].add_synthetic == 40
     assert settled(Recipe(arch="signnet"), SIGNS)[0].add_synthetic == 200
+    assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=430))[0].add_synthetic == 50
     for known in (PHOTOS, facts(is_gtsrb=True), replace(SIGNS, trainer=Trainer.NUMPY), replace(SIGNS, is_drawn=True)):
         assert settled(Recipe(arch="resnet34"), known)[0].add_synthetic == 0
     with pytest.raises(SignsclfError, match="--add-synthetic: these classes are not GTSRB's"):
