@@ -43,7 +43,7 @@ def hard(tmp_path_factory):
     rng = np.random.default_rng(0)
     for path in sorted(root.rglob("*.png"))[::2]:
         with Image.open(path) as image:
-            pixels = np.asarray(image) // 3 + rng.integers(0, 170, (20, 20, 3))
+            pixels = np.asarray(image) // 8 + rng.integers(0, 220, (20, 20, 3))
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     return root
 
