@@ -10,6 +10,7 @@ import numpy as np
 from signsclf.judging.metrics import expected_calibration_error
 
 _SHARPEST, _SOFTEST = 0.05, 20.0
+_REFUSED_ANYHOW = 0.01
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,17 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
 def reject_threshold(probabilities: np.ndarray, targets: np.ndarray, accept_error: float) -> float:
     """The lowest confidence to accept so that at most ``accept_error`` of the accepted are wrong; 1 where none is.
 
+    A network that is hardly ever wrong would accept whatever it is shown, pictures of other things too. So up to a
+    hundredth of the images, the least sure ones, is refused in any case, unless ``accept_error`` is 1: accept all.
+
     Args:
         probabilities: (N, C).
         targets: int (N,).
         accept_error: 0 to 1.
     """
     confidence = probabilities.max(axis=1)
+    if accept_error == 1:
+        return float(confidence.min())
     order = np.argsort(-confidence, kind="stable")
     wrong = np.cumsum((probabilities.argmax(axis=1) != targets)[order])
     within = np.flatnonzero(wrong <= accept_error * np.arange(1, len(order) + 1))
@@ -91,7 +97,10 @@ def reject_threshold(probabilities: np.ndarray, targets: np.ndarray, accept_erro
     sorted_confidence = confidence[order]
     following = np.append(sorted_confidence[1:], -np.inf)
     ends = within[following[within] < sorted_confidence[within]]
-    return float(sorted_confidence[ends[-1]]) if len(ends) else 1.0
+    if not len(ends):
+        return 1.0
+    enough = ends[ends >= len(order) - 1 - int(_REFUSED_ANYHOW * len(order))]
+    return float(sorted_confidence[enough[0] if len(enough) else ends[-1]])
 
 
 def cross_fit(
