@@ -59,7 +59,7 @@ def compare(
         source: what `signsclf.data.table.read_source` takes or gave.
         out: folder for a model folder a rung, named after it.
         names: of architectures; None takes those of `LADDER` that suit the images, see `suitable`.
-        recipe: for all rungs; its ``arch`` is not used.
+        recipe: for all rungs; its ``arch`` is not used, and drawn signs are added only where it says so.
         layout: forces how the source is read.
         skip_bad: leaves unreadable images out.
         overwrite: trains rungs anew that are there.
@@ -77,6 +77,9 @@ def compare(
             raise SignsclfError(f"--models: {name} is named twice")
     found = source if isinstance(source, Source) else read_source(source, layout)
     observer.source(found)
+    if recipe.add_synthetic is None:
+        # All rungs learn from the same images, those too that would have no drawn signs of themselves.
+        recipe = recipe.replace(add_synthetic=0)
     names = names or suitable(found.table)
     observer.say(f"rungs: {', '.join(names)}")
     rungs: dict[str, Rung] = {}

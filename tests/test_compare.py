@@ -12,6 +12,7 @@ from tinysource import draw_source, one_thread
 
 import signsclf
 from signsclf.compare import compare, suitable
+from signsclf.data import synthetic
 from signsclf.data.table import read_source
 from signsclf.errors import SignsclfError, SourceError
 from signsclf.modelfolder import read_config, verify_sums
@@ -102,6 +103,14 @@ def test_networks_without_torchs_gradients_are_models_as_the_rest(climbed, sourc
     assert float(probabilities.max()) == pytest.approx(found.probability, abs=1e-4)
     assert b"signsclf" not in (folder / "learner.pkl").read_bytes()
     assert all(type(module).__module__.startswith("torch.nn") for module in learner.model.modules())
+
+
+def test_no_rung_learns_from_drawn_signs_that_the_others_have_not(tmp_path):
+    synthetic.write(tmp_path / "signs", 2, (20, 20), 0)
+    for wanted, recipe in ((0, RECIPE), (1, RECIPE.replace(add_synthetic=1))):
+        out = tmp_path / str(wanted)
+        compare(tmp_path / "signs", out, ["signnet"], recipe.replace(epochs=1, valid_fraction=0.5, split_by="random"))
+        assert read_config(out / "signnet").recipe["add_synthetic"] == wanted
 
 
 def test_rungs_that_are_there_are_kept_and_others_refused(climbed, source):
