@@ -297,9 +297,13 @@ def open_image(source: Source) -> Image.Image:
         try:
             return images.decode(images.read(name), name)
         except BadImageError:
-            if Path(name).is_dir():
-                raise BadImageError(f"{name}: a folder that holds no images or cannot be read") from None
-            raise
+            # Here since nothing in it was found to be an image.
+            kind = "folder" if Path(name).is_dir() else "archive" if name.lower().endswith(".zip") else None
+            if kind is None:
+                raise
+            raise BadImageError(
+                f"{name}: this {kind} cannot be read, or holds no images itself; --recursive takes those further down"
+            ) from None
     if isinstance(source, bytes | bytearray | memoryview):
         return images.decode(bytes(source))
     if isinstance(source, Image.Image):

@@ -287,6 +287,12 @@ def test_predict_takes_folders_patterns_archives_and_lists(cli, at_source, model
             archive.write(path)
     found = paths_of(cli("predict", tmp_path / "a.zip", "-r", "--model", model, "--json"))
     assert found == [f"{tmp_path}/a.zip/{path}" for path in folder[:3]]
+    for without, kind in ((tmp_path / "a.zip", "archive"), (".", "folder")):
+        (row,) = json.loads(cli("predict", without, "--model", model, "--json").out)
+        assert (
+            f"this {kind} cannot be read, or holds no images itself; --recursive takes those further down"
+            in row["error"]
+        )
     backwards = folder[::-1]
     ran = cli("predict", "-", "--model", model, "--json", stdin="\n".join(backwards) + "\n")
     assert paths_of(ran) == backwards
