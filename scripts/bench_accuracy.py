@@ -55,7 +55,7 @@ def main() -> None:
 
 def timed(command: list[str], accuracy: float) -> dict[str, float | None]:
     """Seconds to the first epoch so accurate, None without one, and to the process's end; and the last accuracy."""
-    began, first, last = time.monotonic(), None, None
+    began, first, last, line = time.monotonic(), None, None, ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
             if found := _EPOCH.match(line):
@@ -64,7 +64,7 @@ def timed(command: list[str], accuracy: float) -> dict[str, float | None]:
                 if first is None and last >= accuracy:
                     first = round(now, 1)
     if process.returncode or last is None:
-        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}, and told of no epoch")
+        raise SystemExit(f"{' '.join(command)}: ended with {process.returncode}: {line.strip()}")
     return {"seconds": first, "all_seconds": round(time.monotonic() - began, 1), "last_accuracy": last}
 
 
@@ -100,6 +100,9 @@ def train_fastai(source: Path, split: Path, epochs: int, rate: float) -> None:
     ).dataloaders(source, bs=128)
 
     class Told(Callback):
+        # After the Recorder, which has order 50.
+        order = 60
+
         def after_epoch(self) -> None:
             share = float(self.learn.recorder.values[-1][-1])
             print(f"epoch {self.epoch + 1}/{epochs} accuracy {100 * share:.2f} %", flush=True)
