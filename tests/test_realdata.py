@@ -102,7 +102,7 @@ def signs(tmp_path_factory):
     """A model of real signs, trained for two minutes in a process of its own: far from done, and far from guessing."""
     folder = tmp_path_factory.mktemp("signs")
     words = ("--recipe", "fast", "--epochs", 4, "--batch-size", 32, "--lr", 0.05, "--ema-decay", 0.98)
-    words = (*words, "--augment", "light", "--skip-bad", "--device", "cpu")
+    words = (*words, "--augment", "light", "--add-synthetic", 20, "--skip-bad", "--device", "cpu")
     ran = run_command("train", ORIGINAL, "--out", folder / "m", *words, cwd=folder, timeout=1200)
     assert ran.code == 0, ran.err
     return folder / "m", ran
