@@ -162,7 +162,7 @@ def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
         added = min(_DRAWN_A_CLASS, 5 * facts.n_train // facts.n_classes)
         chosen.choose("add_synthetic", added, "GTSRB from scratch: they help most where real signs are few")
     else:
-        chosen.choose("add_synthetic", 0, "for networks trained from scratch")
+        chosen.choose("add_synthetic", 0, "drawn signs are for networks that gradients train from scratch")
 
 
 def _choose_size(chosen: _Choices, facts: Facts) -> None:
