@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from signsclf import modelfolder
+from signsclf import images, modelfolder
 from signsclf.choices import Layout
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.split import Split
@@ -16,7 +16,7 @@ from signsclf.data.table import Source, read_source
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
 from signsclf.judging.ladder import Ladder, Rung, write_ladder
 from signsclf.observer import Observer
-from signsclf.prepare import Plan, Prepared, median_side, plan, prepare
+from signsclf.prepare import Plan, Prepared, plan, prepare
 from signsclf.recipe import LADDER, Recipe, SplitBy
 from signsclf.runfolder import Order
 from signsclf.train import begin, build_network, describe_device
@@ -115,7 +115,7 @@ def compare(
 
 def suitable(table: pd.DataFrame) -> tuple[str, ...]:
     """The rungs of `LADDER` that suit the images of a table: networks on pixels are for images that are small."""
-    side = median_side(table["path"].tolist())
+    side = images.median_side(table["path"].tolist())
     largest = {name: architectures.find(name).largest_size for name in LADDER}
     return tuple(name for name in LADDER if largest[name] is None or side <= largest[name])
 

@@ -51,6 +51,7 @@ _EXIF_TURNS = {
 # Opened once a thread: a ZipFile is not meant for several, and its directory is slow to read for every image.
 _archives = threading.local()
 _ARCHIVES_KEPT = 4
+_SIZES_SAMPLED = 400
 # Python unpacks the others (bzip2, LZMA) without a bound: 4 KB of bzip2 can become gigabytes in one step.
 _BOUNDED_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 # What files, and zipfile for damaged archives and members, are seen to raise.
@@ -145,6 +146,20 @@ def size(path: str | Path) -> tuple[int, int]:
         raise
     except Exception as error:  # As in `decode`.
         raise _unreadable(path, error) from error
+
+
+def median_side(paths: list[str]) -> float:
+    """Median over a sample of the geometric mean of width and height, in pixels."""
+    step = max(1, len(paths) // _SIZES_SAMPLED)
+    sides = []
+    for path in paths[::step]:
+        try:
+            width, height = size(path)
+        # Told by name when everything is decoded.
+        except BadImageError:
+            continue
+        sides.append((width * height) ** 0.5)
+    return float(np.median(sides)) if sides else 224.0
 
 
 def decode(data: bytes, name: str = "image") -> Image.Image:

@@ -23,8 +23,6 @@ from signsclf.resolve import Facts, choose_arch, resolve
 from signsclf.training import architectures
 from signsclf.training.learner import choose_device, has_bf16
 
-_SIZES_SAMPLED = 400
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -80,7 +78,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     if len(source.classes) < 2:
         raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
     modelfolder.check_classes(source.classes)
-    side = median_side(table["path"].tolist())
+    side = images.median_side(table["path"].tolist())
     recipe, reasons = choose_arch(recipe, is_drawn, len(table), side)
     if recipe.weights not in (None, "none", "imagenet") and Path(recipe.weights).expanduser().is_dir():
         # A folder of weights decides the architecture where the user did not.
@@ -162,20 +160,6 @@ def prepare(
         observer.say(f"drawn signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
     source = replace(source, table=split.table, roi_sizes=(None,) * len(table))
     return Prepared(source, recipe, planned.arch, planned.reasons, split, decoded, skipped, mark)
-
-
-def median_side(paths: list[str]) -> float:
-    """Median over a sample of the geometric mean of width and height, in pixels."""
-    step = max(1, len(paths) // _SIZES_SAMPLED)
-    sides = []
-    for path in paths[::step]:
-        try:
-            width, height = images.size(path)
-        # Told by name when everything is decoded.
-        except BadImageError:
-            continue
-        sides.append((width * height) ** 0.5)
-    return float(np.median(sides)) if sides else 224.0
 
 
 def training_rows(prepared: Prepared) -> tuple[list[str], np.ndarray, np.ndarray]:

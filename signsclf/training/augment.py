@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from signsclf.recipe import Augment, Flip
-from signsclf.training.camera import Optics, expose
+from signsclf.training.camera import Optics, each, expose
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Strength:
         saturation: log-uniform factor of the distance to grey.
         blur: share of the batches that are blurred with a small Gaussian.
         noise: standard deviation of pixel noise, share of full scale.
-        cutout: side of an erased square, share of the image's side; 0 is off.
+        cutout: side of an erased square at most, share of the image's side; 0 is off.
         optics: the camera that looks at the images anew; None is off.
     """
 
@@ -54,20 +54,22 @@ STRENGTHS = {
     Augment.CAMERA: Strength(
         *(12, 0.15, 0.08, 6, 0.15),
         saturation=0.3,
-        cutout=0.25,
+        cutout=0.5,
         optics=Optics(
-            exposure=0.4,
+            exposure=0.7,
             cast=(0.06, 0.03, 0.07),
             shadow=0.15,
-            haze=0.12,
-            glare=0.2,
+            fog=0.2,
+            glare=0.25,
             focus=0.004,
             focus_spread=0.8,
-            motion=0.18,
-            motion_length=0.12,
+            motion=0.25,
+            motion_length=0.2,
             noise=0.02,
+            grain=0.3,
             coarse=0.2,
-            encoded=0.08,
+            encoded=0.25,
+            quality=10,
         ),
     ),
 }
@@ -184,12 +186,16 @@ def _blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def _cut_out(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
-    """Half of the images lose a square to their mean; DeVries and Taylor 2017, arXiv:1708.04552."""
+    """Half of the images lose a square, of up to that share of the side, to their mean or to any one colour.
+
+    After DeVries and Taylor 2017, arXiv:1708.04552, where its side is fixed and the mean fills it.
+    """
     n, _, h, w = x.shape
-    half = share / 2
+    half = each(rng.uniform(share / 4, share / 2, n), x)[..., 0, 0]
     centre = torch.from_numpy(rng.uniform(0, 1, (2, n, 1)).astype(np.float32)).to(x.device)
-    used = torch.from_numpy(rng.random(n) < 0.5).to(x.device)
+    used, coloured = torch.from_numpy(rng.random((2, n)) < 0.5).to(x.device).view(2, n, 1, 1, 1)
     rows = ((torch.arange(h, device=x.device) + 0.5) / h - centre[0]).abs() < half
     columns = ((torch.arange(w, device=x.device) + 0.5) / w - centre[1]).abs() < half
-    hole = rows[:, None, :, None] & columns[:, None, None, :] & used.view(n, 1, 1, 1)
-    return torch.where(hole, x.mean((1, 2, 3), keepdim=True), x)
+    hole = rows[:, None, :, None] & columns[:, None, None, :] & used
+    filled = torch.where(coloured, each(rng.random((n, 3)), x), x.mean((1, 2, 3), keepdim=True))
+    return torch.where(hole, filled, x)

@@ -20,28 +20,34 @@ class Optics:
         cast: standard deviations of the logarithms of red, green and blue light.
         shadow: chance that part of the picture lies in shadow.
         haze: chance of a veil of stray light.
+        fog: chance of a thicker one, which shines, and is denser on one side than on the other.
         glare: chance that light spills over from what is too bright.
         focus: median standard deviation of the lens's blur, share of the side; log-normal, by `focus_spread`.
         focus_spread: standard deviation of its logarithm.
         motion: chance of motion blur, of up to `motion_length` of the side.
         motion_length: see there.
         noise: standard deviation of the sensor's noise at most, share of full scale.
+        grain: chance of up to nine times that, as a sensor has it at night.
         coarse: chance that the sensor had about as few pixels as are shown, 0.7 to 1.3 a side, each of one colour.
         encoded: chance of the marks of JPEG.
+        quality: JPEG's quality at least, 1 to 90.
     """
 
     exposure: float = 0.0
     cast: tuple[float, float, float] = (0.0, 0.0, 0.0)
     shadow: float = 0.0
     haze: float = 0.0
+    fog: float = 0.0
     glare: float = 0.0
     focus: float = 0.0
     focus_spread: float = 0.0
     motion: float = 0.0
     motion_length: float = 0.0
     noise: float = 0.0
+    grain: float = 0.0
     coarse: float = 0.0
     encoded: float = 0.0
+    quality: float = 30.0
 
 
 def each(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
@@ -80,6 +86,11 @@ def expose(x: torch.Tensor, optics: Optics, rng: np.random.Generator) -> torch.T
     if optics.haze:
         veil = each(sometimes(rng, n, optics.haze, 0.05, 0.5), x)
         x = x + (x.mean((1, 2, 3), keepdim=True) - x) * veil
+    if optics.fog:
+        depth = each(sometimes(rng, n, optics.fog, 0.05, 0.8), x)
+        depth = (depth * (0.5 + one_side(n, x.shape[2:], rng, x, steepness=0.7))).clamp_max(0.9)
+        mean = x.mean((1, 2, 3), keepdim=True)
+        x = x + (mean + (1 - mean).clamp_min(0) * each(rng.random(n), x) - x) * depth
     if optics.glare:
         spill = each(sometimes(rng, n, optics.glare, 0.1, 0.7), x)
         x = x + spill * (x - 0.8).clamp_min_(0).mean((1, 2, 3), keepdim=True)
@@ -87,13 +98,16 @@ def expose(x: torch.Tensor, optics: Optics, rng: np.random.Generator) -> torch.T
     if optics.noise:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         grain = torch.randn(x.shape, generator=generator).to(x)
-        x = x + grain * each(optics.noise * rng.random(n) ** 2, x)
+        level = rng.random(n) ** 2
+        if optics.grain:
+            level = np.where(rng.random(n) < optics.grain, rng.uniform(0, 9, n), level)
+        x = x + grain * each(optics.noise * level, x)
     if optics.coarse:
         x = _coarse(x, optics.coarse, rng)
     x = x.clamp_(0, 1).mul_(255).round_().div_(255)
     if optics.encoded:
         chosen = _some(rng, n, optics.encoded, x)
-        x[chosen] = _encoded(x[chosen], rng)
+        x[chosen] = _encoded(x[chosen], optics.quality, rng)
     return x
 
 
@@ -121,15 +135,21 @@ def _some(rng: np.random.Generator, n: int, chance: float, like: torch.Tensor) -
     return torch.from_numpy(np.flatnonzero(rng.random(n) < chance)).to(like.device)
 
 
-def one_side(n: int, size: tuple[int, int], rng: np.random.Generator, like: torch.Tensor) -> torch.Tensor:
-    """1 on one side of a wavy line through each picture, 0 on the other; float (n, 1, *size)."""
+def one_side(
+    n: int, size: tuple[int, int], rng: np.random.Generator, like: torch.Tensor, steepness: float = 8.0
+) -> torch.Tensor:
+    """1 on one side of a wavy line through each picture, 0 on the other; float (n, 1, *size).
+
+    Args:
+        steepness: from one to the other it goes within 1/(2·steepness) of the side.
+    """
     angle, offset = rng.uniform(0, 2 * math.pi, n), rng.uniform(-0.6, 0.6, n)
     waves, often = rng.uniform(0, 0.4, n), rng.uniform(2, 9, n)
     down = torch.linspace(-1, 1, size[0], device=like.device).view(1, 1, -1, 1)
     across = torch.linspace(-1, 1, size[1], device=like.device).view(1, 1, 1, -1)
     sin, cos = each(np.sin(angle), like), each(np.cos(angle), like)
     line = each(offset, like) + each(waves, like) * torch.sin((down * cos - across * sin) * each(often, like))
-    return ((across * cos + down * sin - line) * 8 + 0.5).clamp(0, 1)
+    return ((across * cos + down * sin - line) * steepness + 0.5).clamp(0, 1)
 
 
 def _unsaturated(x: torch.Tensor) -> torch.Tensor:
@@ -177,11 +197,11 @@ def _jpeg_tables() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(cosines.astype(np.float32)), torch.from_numpy(steps)
 
 
-def _encoded(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """As after JPEG with qualities of 30 to 90, its colours not thinned out."""
+def _encoded(x: torch.Tensor, lowest: float, rng: np.random.Generator) -> torch.Tensor:
+    """As after JPEG with qualities of ``lowest`` to 90, its colours not thinned out."""
     n, _, height, width = x.shape
     cosines, steps = (table.to(x) for table in _jpeg_tables())
-    quality = rng.uniform(30, 90, n)
+    quality = rng.uniform(lowest, 90, n)
     scale = each(np.where(quality < 50, 50 / quality, 2 - quality / 50), x)[..., None, None]
     to_ycc = _TO_YCC.to(x)
     padded = F.pad(x, (0, -width % 8, 0, -height % 8), "replicate")

@@ -15,6 +15,8 @@ from signsclf.recipe import Balance
 from signsclf.training.augment import BatchAugment
 from signsclf.training.drawn import draw_batch
 
+_SIGNS_AT_ONCE = 128
+
 
 def class_weights(counts: np.ndarray, balance: Balance) -> np.ndarray:
     """For each class how often one image of it is drawn, relative to the others.
@@ -125,20 +127,35 @@ class BatchLoader(TfmdDL):
         if self.is_training:
             order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, self.phase, self.epoch))]
         first, self.first_batch = self.first_batch, 0
+        signs: dict[int, torch.Tensor] = {}
         with ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead") as ahead:
             for batch in range(first, len(self)):
-                rows, following = (order[i * self.bs : (i + 1) * self.bs] for i in (batch, batch + 1))
+                rows, following = (self._rows_of(order, i) for i in (batch, batch + 1))
                 if isinstance(self.pixels, np.memmap):
                     # The next batch's pages come from the disk meanwhile: this thread waits, and takes no core.
                     ahead.submit(np.take, self.pixels, np.sort(following[following < len(self.pixels)]), 0)
-                yield self.read(rows, batch)
+                if self.drawn is not None and batch not in signs:
+                    signs = self._draw_ahead(order, batch)
+                yield self.read(rows, batch, signs.get(batch))
 
-    def read(self, rows: np.ndarray, batch: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """These rows on the device, augmented where this is a training loader, normalised."""
+    def _rows_of(self, order: np.ndarray, batch: int) -> np.ndarray:
+        return order[batch * self.bs : (batch + 1) * self.bs]
+
+    def read(
+        self, rows: np.ndarray, batch: int = 0, signs: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """These rows on the device, augmented where this is a training loader, normalised.
+
+        Args:
+            signs: the images of those rows that are drawn signs, in their order; None draws them here.
+        """
+        is_drawn = np.zeros(len(rows), bool) if self.drawn is None else self.drawn[rows] >= 0
         # Sorted reads keep a mapped file's pages together; the batch's order does not matter to its gradient.
-        rows = np.sort(rows)
-        targets = self.targets[rows]
-        x = self._images(rows, batch)
+        kept, new = np.sort(rows[~is_drawn]), rows[is_drawn]
+        x = torch.from_numpy(self.pixels[kept]).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        if len(new):
+            x = torch.cat([x, self._draw(new, batch) if signs is None else signs])
+        targets = self.targets[np.concatenate([kept, new])]
         y = torch.from_numpy(targets).to(self.device)
         if self.is_training:
             self.draws += np.bincount(targets, minlength=len(self.draws))
@@ -146,19 +163,24 @@ class BatchLoader(TfmdDL):
                 x, y = self.augment(x, y, mix_seed(self.seed, self.phase, self.epoch, batch))
         return (x - self.mean.to(x.device)) / self.std.to(x.device), y
 
-    def _images(self, rows: np.ndarray, batch: int) -> torch.Tensor:
-        """These rows as float (N, 3, H, W) in 0 to 1, those that are drawn signs drawn anew."""
-        class_ids = np.full(len(rows), -1) if self.drawn is None else self.drawn[rows]
-        kept, new = np.flatnonzero(class_ids < 0), np.flatnonzero(class_ids >= 0)
-        x = torch.from_numpy(self.pixels[rows[kept]]).to(self.device).permute(0, 3, 1, 2).float().div_(255)
-        if not len(new):
-            return x
+    def _draw_ahead(self, order: np.ndarray, batch: int) -> dict[int, torch.Tensor]:
+        """The drawn signs of this batch and of some that follow: many at once take half the time that a few do each.
+
+        Which batches go together depends on the loader alone: a resumed epoch draws the signs of the unbroken one.
+        """
+        share = np.mean(self.drawn[self.rows] >= 0)
+        together = max(1, round(_SIGNS_AT_ONCE / max(1.0, self.bs * share)))
+        first = batch - batch % together
+        batches = range(first, min(first + together, len(self)))
+        rows = [rows[self.drawn[rows] >= 0] for rows in (self._rows_of(order, i) for i in batches)]
+        signs = self._draw(np.concatenate(rows), first)
+        return dict(zip(batches, signs.split([len(part) for part in rows]), strict=True))
+
+    def _draw(self, rows: np.ndarray, batch: int) -> torch.Tensor:
+        """New signs of these rows' classes, float (N, 3, H, W) in 0 to 1."""
         # Other numbers than those of the augmentation, whose seed ends with the batch.
         seed = mix_seed(self.seed, self.phase, self.epoch, batch, 1)
-        signs = draw_batch(class_ids[new], self.pixels.shape[1], seed, self.device)
-        if not len(kept):
-            return signs
-        return torch.cat([x, signs])[torch.from_numpy(np.argsort(np.concatenate([kept, new]))).to(x.device)]
+        return draw_batch(self.drawn[rows], self.pixels.shape[1], seed, self.device)
 
     def augmented_batch(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The first ``n`` images of the first epoch as training sees them: uint8 (n, H, W, 3), and their labels."""

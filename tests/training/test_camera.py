@@ -13,12 +13,14 @@ EVERYTHING = Optics(
     cast=(0.1, 0.1, 0.1),
     shadow=0.5,
     haze=0.5,
+    fog=0.5,
     glare=0.5,
     focus=0.03,
     focus_spread=0.5,
     motion=0.5,
     motion_length=0.2,
     noise=0.05,
+    grain=0.5,
     coarse=0.8,
     encoded=0.5,
 )
@@ -61,10 +63,10 @@ def test_even_the_strongest_light_leaves_something_to_see():
     assert (seen(x, Optics()).flatten(1).std(1) > 0.05).all()
 
 
-@pytest.mark.parametrize("field", ["exposure", "shadow", "haze", "focus", "noise", "coarse", "encoded"])
+@pytest.mark.parametrize("field", ["exposure", "shadow", "haze", "fog", "focus", "noise", "coarse", "encoded"])
 def test_each_fault_changes_the_pictures(field):
     x = pictures().clamp(0, 0.9)
-    value = {"shadow": 1.0, "haze": 1.0, "coarse": 1.0, "encoded": 1.0}.get(field, 0.1)
+    value = {"shadow": 1.0, "haze": 1.0, "fog": 1.0, "coarse": 1.0, "encoded": 1.0}.get(field, 0.1)
     assert (seen(x, Optics(**{field: value})) - seen(x, Optics())).abs().amax((1, 2, 3)).max() > 0.02
 
 
@@ -97,3 +99,26 @@ def test_a_shadow_has_two_sides():
 def test_a_flat_picture_survives_encoding():
     flat = torch.full((4, 3, 20, 20), 0.4)
     assert (seen(flat, Optics(encoded=1.0)) - 0.4).abs().max() < 0.03
+
+
+def test_grain_is_noise_of_up_to_nine_times_the_strength():
+    flat = torch.full((400, 3, 16, 16), 0.5)
+    fine, some = (seen(flat, Optics(noise=0.01, grain=share)).flatten(1).std(1) for share in (0.0, 0.3))
+    assert fine.max() < 0.012
+    assert 0.2 < (some > 0.012).float().mean() < 0.35
+    assert 0.06 < some.max() < 0.1
+
+
+def test_fog_is_brighter_than_what_it_hides_and_thicker_on_one_side():
+    dark = torch.full((60, 3, 32, 32), 0.1)
+    out = seen(dark, Optics(fog=1.0))
+    assert out.min() >= 0.1 - 1 / 255
+    assert out.mean() > 0.15
+    halves = [half.mean((1, 2, 3)) for axis in (2, 3) for half in out.split(16, axis)]
+    assert max((halves[0] - halves[1]).abs().max(), (halves[2] - halves[3]).abs().max()) > 0.1
+
+
+def test_a_lower_quality_leaves_more_marks():
+    x = pictures(40).clamp(0, 1)
+    high, low = ((seen(x, Optics(encoded=1.0, quality=q)) - x).abs().mean() for q in (89, 1))
+    assert low > 2 * high
