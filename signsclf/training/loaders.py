@@ -16,6 +16,8 @@ from signsclf.training.augment import BatchAugment
 from signsclf.training.drawn import draw_batch
 
 _SIGNS_AT_ONCE = 128
+_SHARE_OF_ROOM = 0.25
+"""Images that take more of a GPU's free memory than this stay where they are: the training wants the rest."""
 
 
 def class_weights(counts: np.ndarray, balance: Balance) -> np.ndarray:
@@ -83,6 +85,32 @@ class LabelRow:
         return self.labels[item]
 
 
+class Store:
+    """The decoded images, uint8 (n, H, W, 3), given out by rows on a device: all of them lie on a GPU that has room."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+        self._there: torch.Tensor | None = None
+
+    @property
+    def reads_a_file(self) -> bool:
+        """Whether rows that are taken come from a mapped file."""
+        return isinstance(self.pixels, np.memmap) and self._there is None
+
+    def take(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
+        """These rows on the device, uint8 (N, H, W, 3)."""
+        if self._there is None and self.pixels.nbytes <= _SHARE_OF_ROOM * _room(device):
+            self._there = torch.from_numpy(np.array(self.pixels)).to(device)
+        if self._there is None:
+            return torch.from_numpy(self.pixels[rows]).to(device)
+        return self._there[torch.from_numpy(rows).to(device)]
+
+
+def _room(device: torch.device) -> int:
+    """Bytes that are free on a GPU; 0 for other devices, to which rows go as they are needed."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
 class BatchLoader(TfmdDL):
     """Reads a batch by one indexed gather and hands it to the device whole: uint8 (N, H, W, 3) to float (N, 3, H, W).
 
@@ -97,7 +125,7 @@ class BatchLoader(TfmdDL):
         dataset: Datasets,
         bs: int = 64,
         *,
-        pixels: np.ndarray | None = None,
+        store: Store | None = None,
         targets: np.ndarray | None = None,
         drawn: np.ndarray | None = None,
         rows: np.ndarray | None = None,
@@ -111,7 +139,7 @@ class BatchLoader(TfmdDL):
     ) -> None:
         kwargs["num_workers"] = 0
         super().__init__(dataset, bs=bs, **kwargs)
-        self.pixels, self.targets, self.drawn, self.rows, self.weights = pixels, targets, drawn, rows, weights
+        self.store, self.targets, self.drawn, self.rows, self.weights = store, targets, drawn, rows, weights
         self.augment, self.seed = augment, seed
         self.mean = torch.tensor(mean).view(1, 3, 1, 1)
         self.std = torch.tensor(std).view(1, 3, 1, 1)
@@ -131,9 +159,10 @@ class BatchLoader(TfmdDL):
         with ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead") as ahead:
             for batch in range(first, len(self)):
                 rows, following = (self._rows_of(order, i) for i in (batch, batch + 1))
-                if isinstance(self.pixels, np.memmap):
+                if self.store.reads_a_file:
+                    pixels = self.store.pixels
                     # The next batch's pages come from the disk meanwhile: this thread waits, and takes no core.
-                    ahead.submit(np.take, self.pixels, np.sort(following[following < len(self.pixels)]), 0)
+                    ahead.submit(np.take, pixels, np.sort(following[following < len(pixels)]), 0)
                 if self.drawn is not None and batch not in signs:
                     signs = self._draw_ahead(order, batch)
                 yield self.read(rows, batch, signs.get(batch))
@@ -152,7 +181,7 @@ class BatchLoader(TfmdDL):
         is_drawn = np.zeros(len(rows), bool) if self.drawn is None else self.drawn[rows] >= 0
         # Sorted reads keep a mapped file's pages together; the batch's order does not matter to its gradient.
         kept, new = np.sort(rows[~is_drawn]), rows[is_drawn]
-        x = torch.from_numpy(self.pixels[kept]).to(self.device).permute(0, 3, 1, 2).float().div_(255)
+        x = self.store.take(kept, self.device).permute(0, 3, 1, 2).float().div_(255)
         if len(new):
             x = torch.cat([x, self._draw(new, batch) if signs is None else signs])
         targets = self.targets[np.concatenate([kept, new])]
@@ -180,7 +209,7 @@ class BatchLoader(TfmdDL):
         """New signs of these rows' classes, float (N, 3, H, W) in 0 to 1."""
         # Other numbers than those of the augmentation, whose seed ends with the batch.
         seed = mix_seed(self.seed, self.phase, self.epoch, batch, 1)
-        return draw_batch(self.drawn[rows], self.pixels.shape[1], seed, self.device)
+        return draw_batch(self.drawn[rows], self.store.pixels.shape[1], seed, self.device)
 
     def augmented_batch(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The first ``n`` images of the first epoch as training sees them: uint8 (n, H, W, 3), and their labels."""
@@ -231,7 +260,7 @@ def dataloaders(
     counts = np.bincount(targets[train_rows], minlength=len(classes))
     weights = class_weights(counts, balance)[targets[train_rows]]
     shared = {
-        "pixels": pixels,
+        "store": Store(pixels),
         "targets": targets,
         "mean": mean,
         "std": std,

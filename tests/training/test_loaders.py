@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signsclf.recipe import Augment, Balance, Flip
+from signsclf.training import loaders as training_loaders
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.loaders import class_weights, dataloaders, draw_epoch, mix_seed, planned_draws
 
@@ -191,6 +192,17 @@ def test_batches_are_normalised_and_in_the_networks_layout():
     assert x.dtype == torch.float32
     assert y.dtype == torch.int64
     assert x[0, :, 0, 0].tolist() == [1.0, 3.0, 0.5]
+
+
+def test_on_a_device_with_room_the_images_lie_there_and_the_batches_are_the_same(monkeypatch):
+    augment = BatchAugment(STRENGTHS[Augment.STANDARD], Flip.NEVER)
+    expected = list(make(Balance.SQRT, augment).train)
+    # The processor plays a GPU, without room and with it.
+    for room in (0, 10**9):
+        monkeypatch.setattr(training_loaders, "_room", lambda device, room=room: room)
+        for (x, y), (again, labels) in zip(expected, make(Balance.SQRT, augment).train, strict=True):
+            assert torch.equal(x, again)
+            assert torch.equal(y, labels)
 
 
 def test_validation_comes_whole_in_order_and_never_augmented():
