@@ -42,6 +42,7 @@ class Augment(str, Enum):
     STANDARD = "standard"
     STRONG = "strong"
     CAMERA = "camera"  # as the camera of a moving car sees them: light, haze, blur, noise, few pixels
+    HARSH = "harsh"  # that camera in bad light and weather, what it sees covered: for images as bad as that
 
 
 class Flip(str, Enum):
@@ -271,7 +272,7 @@ def fast() -> Recipe:
 
 def best() -> Recipe:
     """A finer net trained for longer on images as a moving car's camera sees them: within half an hour on two cores."""
-    return Recipe(arch="signnet", weights="none", size=32, samples=600_000, augment=Augment.CAMERA)
+    return Recipe(arch="signnet", weights="none", size=32, samples=500_000, augment=Augment.CAMERA)
 
 
 def photos() -> Recipe:

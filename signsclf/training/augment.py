@@ -28,7 +28,8 @@ class Strength:
         saturation: log-uniform factor of the distance to grey.
         blur: share of the batches that are blurred with a small Gaussian.
         noise: standard deviation of pixel noise, share of full scale.
-        cutout: side of an erased square at most, share of the image's side; 0 is off.
+        cutout: side of a square that half of the images lose to their mean, share of the image's side; 0 is off.
+        cover: side at most of a square that half of the images lose to their mean or to any one colour, likewise.
         optics: the camera that looks at the images anew; None is off.
     """
 
@@ -43,18 +44,39 @@ class Strength:
     blur: float = 0.0
     noise: float = 0.0
     cutout: float = 0.0
+    cover: float = 0.0
     optics: Optics | None = None
 
 
+_STANDARD_WARP = (12, 0.15, 0.08, 6, 0.15)
 STRENGTHS = {
     Augment.NONE: Strength(),
     Augment.LIGHT: Strength(5, 0.05, 0.04, 3, 0.05, 0.10, 0.15, 0.1),
-    Augment.STANDARD: Strength(12, 0.15, 0.08, 6, 0.15, 0.20, 0.35, 0.2, blur=0.1),
+    Augment.STANDARD: Strength(*_STANDARD_WARP, 0.20, 0.35, 0.2, blur=0.1),
     Augment.STRONG: Strength(18, 0.25, 0.12, 10, 0.25, 0.25, 0.5, 0.4, blur=0.2, noise=0.03, cutout=0.3),
     Augment.CAMERA: Strength(
-        *(12, 0.15, 0.08, 6, 0.15),
+        *_STANDARD_WARP,
         saturation=0.3,
-        cutout=0.5,
+        cutout=0.25,
+        optics=Optics(
+            exposure=0.4,
+            cast=(0.06, 0.03, 0.07),
+            shadow=0.15,
+            haze=0.12,
+            glare=0.2,
+            focus=0.004,
+            focus_spread=0.8,
+            motion=0.18,
+            motion_length=0.12,
+            noise=0.02,
+            coarse=0.2,
+            encoded=0.08,
+        ),
+    ),
+    Augment.HARSH: Strength(
+        *_STANDARD_WARP,
+        saturation=0.3,
+        cover=0.5,
         optics=Optics(
             exposure=0.7,
             cast=(0.06, 0.03, 0.07),
@@ -116,6 +138,8 @@ class BatchAugment:
             x = expose(x.clamp_min_(0), s.optics, rng)
         if s.cutout:
             x = _cut_out(x, s.cutout, rng)
+        if s.cover:
+            x = _covered(x, s.cover, rng)
         return x.clamp_(0, 1), y
 
     def _mirror(self, y: torch.Tensor, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:
@@ -186,16 +210,25 @@ def _blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def _cut_out(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
-    """Half of the images lose a square, of up to that share of the side, to their mean or to any one colour.
+    """DeVries and Taylor 2017, arXiv:1708.04552."""
+    hole = _squares(x, np.full(len(x), share), rng)
+    return torch.where(hole, x.mean((1, 2, 3), keepdim=True), x)
 
-    After DeVries and Taylor 2017, arXiv:1708.04552, where its side is fixed and the mean fills it.
-    """
+
+def _covered(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
+    """As `_cut_out`, but with squares from half of that side up, and half of them in any colour."""
+    hole = _squares(x, rng.uniform(share / 2, share, len(x)), rng)
+    coloured = torch.from_numpy(rng.random(len(x)) < 0.5).to(x.device).view(-1, 1, 1, 1)
+    colour = each(rng.random((len(x), 3)), x)
+    return torch.where(hole, torch.where(coloured, colour, x.mean((1, 2, 3), keepdim=True)), x)
+
+
+def _squares(x: torch.Tensor, side: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """In half of the images a square with its middle anywhere, its side a share of theirs; bool (N, 1, H, W)."""
     n, _, h, w = x.shape
-    half = each(rng.uniform(share / 4, share / 2, n), x)[..., 0, 0]
+    half = each(side / 2, x)[..., 0, 0]
     centre = torch.from_numpy(rng.uniform(0, 1, (2, n, 1)).astype(np.float32)).to(x.device)
-    used, coloured = torch.from_numpy(rng.random((2, n)) < 0.5).to(x.device).view(2, n, 1, 1, 1)
+    used = torch.from_numpy(rng.random(n) < 0.5).to(x.device)
     rows = ((torch.arange(h, device=x.device) + 0.5) / h - centre[0]).abs() < half
     columns = ((torch.arange(w, device=x.device) + 0.5) / w - centre[1]).abs() < half
-    hole = rows[:, None, :, None] & columns[:, None, None, :] & used
-    filled = torch.where(coloured, each(rng.random((n, 3)), x), x.mean((1, 2, 3), keepdim=True))
-    return torch.where(hole, filled, x)
+    return rows[:, None, :, None] & columns[:, None, None, :] & used.view(n, 1, 1, 1)

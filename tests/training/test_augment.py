@@ -169,9 +169,17 @@ def test_light_keeps_the_place_of_things():
         assert after[before > 0.5].min() > after[before < 0.5].max()
 
 
-def test_cutout_erases_a_square_in_some_with_the_mean_or_any_colour():
+def test_cutout_erases_a_square_in_some():
+    x = noise(32)
+    out, _ = BatchAugment(Strength(cutout=0.5), Flip.NEVER)(x.clone(), torch.zeros(32, dtype=torch.int64), 0)
+    changed = (out != x).any(1).flatten(1).float().mean(1)
+    assert 5 < int((changed > 0).sum()) < 27
+    assert changed.max() <= 0.3
+
+
+def test_covers_differ_in_size_and_half_of_them_have_a_colour():
     x = noise(64)
-    out, _ = BatchAugment(Strength(cutout=0.5), Flip.NEVER)(x.clone(), torch.zeros(64, dtype=torch.int64), 0)
+    out, _ = BatchAugment(Strength(cover=0.5), Flip.NEVER)(x.clone(), torch.zeros(64, dtype=torch.int64), 0)
     changed = (out != x).any(1)
     share = changed.flatten(1).float().mean(1)
     assert 10 < int((share > 0).sum()) < 54
