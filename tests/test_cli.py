@@ -386,10 +386,11 @@ def test_a_pipe_that_is_closed_early_is_no_failure(source, model, words):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_under_standard_output_is_one_line(source, model):
+@pytest.mark.parametrize("words", [("predict", ".", "-r", "--model"), ("--help",)])
+def test_a_full_disk_under_standard_output_is_one_line(words, source, model):
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            command("predict", ".", "-r", "--model", model),
+            command(*words, *([model] if words[0] == "predict" else [])),
             cwd=source,
             stdout=full,
             stderr=subprocess.PIPE,
@@ -400,6 +401,7 @@ def test_a_full_disk_under_standard_output_is_one_line(source, model):
     assert done.returncode == 1
     assert "No space left" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
