@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -73,28 +73,25 @@ STRENGTHS = {
             encoded=0.08,
         ),
     ),
-    Augment.HARSH: Strength(
-        *_STANDARD_WARP,
-        saturation=0.3,
-        cover=0.5,
-        optics=Optics(
-            exposure=0.7,
-            cast=(0.06, 0.03, 0.07),
-            shadow=0.15,
-            fog=0.2,
-            glare=0.25,
-            focus=0.004,
-            focus_spread=0.8,
-            motion=0.25,
-            motion_length=0.2,
-            noise=0.02,
-            grain=0.3,
-            coarse=0.2,
-            encoded=0.25,
-            quality=10,
-        ),
-    ),
 }
+_CAMERA = STRENGTHS[Augment.CAMERA]
+STRENGTHS[Augment.HARSH] = replace(
+    _CAMERA,
+    cutout=0.0,
+    cover=0.5,
+    optics=replace(
+        _CAMERA.optics,
+        exposure=0.7,
+        haze=0.0,
+        fog=0.2,
+        glare=0.25,
+        motion=0.25,
+        motion_length=0.2,
+        grain=0.3,
+        encoded=0.25,
+        quality=10,
+    ),
+)
 
 
 class BatchAugment:
