@@ -177,7 +177,7 @@ def bare_epoch(network: str, folder: Path) -> Callable[[], float]:
     """The optimizer's step alone, in our arithmetic, on one batch that never changes. Gives images/s of ten steps."""
     import torch
 
-    from signsclf.training.fit import kept_memory
+    from signsclf.training.arithmetic import kept_memory
     from signsclf.training.learner import choose_device, has_bf16
 
     model, batch_size, size = build(network, 43)

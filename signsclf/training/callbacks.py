@@ -1,4 +1,4 @@
-"""fastai callbacks: arithmetic, averaged weights, judging an epoch, and the run that can be broken and resumed."""
+"""fastai callbacks: averaged weights, judging an epoch, and the run that can be broken and resumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from torch import nn
 from signsclf.errors import ModelError
 from signsclf.judging.metrics import confusion, macro_f1
 from signsclf.modelfolder import CHECKPOINT
-from signsclf.recipe import Precision
 from signsclf.training.loaders import mix_seed
 
 CHECKPOINT_VERSION = 1
@@ -49,24 +48,6 @@ class EpochDone:
 
 
 Listener = Callable[[BatchDone | EpochDone], None]
-
-
-class Autocast(Callback):
-    """Runs the network in bf16 or fp16 on any device; the loss is computed in fp32."""
-
-    order = 10
-
-    def __init__(self, device: str, precision: Precision) -> None:
-        dtype = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(precision)
-        self.context = (lambda: torch.autocast(device, dtype, cache_enabled=True)) if dtype else contextlib.nullcontext
-
-    def before_batch(self) -> None:
-        self.active = self.context()
-        self.active.__enter__()
-
-    def after_pred(self) -> None:
-        self.active.__exit__(None, None, None)
-        self.learn.pred = self.pred.float()
 
 
 class Average(Callback):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import ctypes
 import math
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelFitException
-from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.schedule import LRFinder, minimum, slide, steep, valley
 from fastai.learner import Learner, Recorder
 from torch import nn
 
-from signsclf.recipe import AUTO_LR, Precision, Recipe
-from signsclf.training.callbacks import Autocast, Average, Course, Listener, restore_optimizer
+from signsclf.recipe import AUTO_LR, Recipe
+from signsclf.training.arithmetic import Autocast, flushed_denormals, kept_memory, precision_callbacks
+from signsclf.training.callbacks import Average, Course, Listener, restore_optimizer
 from signsclf.training.loaders import mix_seed
 
 # Phases 0 and 1 train; the search draws its own batches.
 _SEARCH_PHASE = 1_000
-# mallopt's names in malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # On fewer the methods still answer, with whatever rate the search began or broke off at.
 _FEWEST_POINTS = 10
 
@@ -86,7 +81,7 @@ def find_lr(
     path = learner.path
     with tempfile.TemporaryDirectory() as folder, learner.no_logging():
         learner.path = Path(folder)
-        callbacks = [*_precision_callbacks(recipe), guard, LRFinder(1e-7, 10, n_rates)]
+        callbacks = [*precision_callbacks(recipe), guard, LRFinder(1e-7, 10, n_rates)]
         try:
             learner.fit(n_rates // max(1, len(loader)) + 1, cbs=callbacks)
         finally:
@@ -136,7 +131,7 @@ def estimate_seconds(learner: Learner, model: nn.Module, recipe: Recipe) -> floa
     def step(backward: bool) -> float:
         began = time.monotonic()
         x, y = loader.read(rows)
-        with autocast.context():
+        with autocast.context(twin):
             loss = nn.functional.cross_entropy(twin(x).float(), y)
         if backward:
             loss.backward()
@@ -207,9 +202,9 @@ class Fit:
         course, learner = self.course, self.learner
         if course.lr is None:
             course.lr = self._search(on_search) if self.recipe.lr == AUTO_LR else float(self.recipe.lr)
-        callbacks = [*_precision_callbacks(self.recipe), course, *([self.average] if self.average else [])]
+        callbacks = [*precision_callbacks(self.recipe), course, *([self.average] if self.average else [])]
         with (
-            _flushed_denormals(),
+            flushed_denormals(),
             kept_memory(),
             learner.no_logging(),
             learner.removed_cbs(learner._grab_cbs(Recorder)),
@@ -263,46 +258,6 @@ class Fit:
         if on_search is not None:
             on_search(search)
         return search.suggestions["valley"] or search.suggestions["minimum"] or 1e-3
-
-
-@contextlib.contextmanager
-def kept_memory() -> Iterator[None]:
-    """What a step frees stays with the process for the next step meanwhile (glibc only).
-
-    Else every activation over the C library's threshold is mapped anew each time, and the system clears its pages: a
-    third of the step of a small network at 32 px. On leaving, the library's defaults hold again.
-    """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is None or not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
-        yield
-        return
-    library.mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the highest that is taken
-    library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        library.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
-        library.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
-        library.malloc_trim(0)
-
-
-@contextlib.contextmanager
-def _flushed_denormals() -> Iterator[None]:
-    """Tiny numbers count as zero meanwhile: processors take a hundred times longer over them. Undone afterwards, since
-    the caller's own arithmetic is none of ours.
-    """
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-def _precision_callbacks(recipe: Recipe) -> list[Callback]:
-    if recipe.precision is Precision.FP16:
-        # Brings the loss scaling that fp16 needs; it knows CUDA only, and so does the recipe.
-        return [MixedPrecision()]
-    return [Autocast(recipe.device.value, recipe.precision)]
 
 
 class _StopAtNonFinite(Callback):
