@@ -107,8 +107,8 @@ def _refuse_other(folder: Path, fold: Config, config: Config) -> None:
         if fold.recipe.get(name) != config.recipe.get(name)
     }
     if not {"samples", "epochs"} <= differing:
-        # Either follows from the other and the number of images.
-        differing -= {"samples", "epochs"}
+        # Either follows from the other and the number of images, and the length of an epoch from all three.
+        differing -= {"samples", "epochs", "epoch_images"}
     if differing:
         name = min(differing)
         raise ModelError(

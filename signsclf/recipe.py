@@ -105,6 +105,7 @@ class Recipe:
         size: side of the square that images are squashed to, in pixels, 8 to 1024.
         epochs: epochs with all layers trained, 0 to 10,000.
         samples: images to draw in all, 1 to 1e12, from which ``epochs`` follows where that is unset.
+        epoch_images: images to draw in an epoch, drawn signs among them, 0 to 1e9; 0: as many as there are.
         freeze_epochs: epochs before them in which only the head is trained, 0 to 1,000.
         batch_size: images a step, 2 to 8,192.
         lr: the highest learning rate of the one-cycle schedule, or ``auto`` for a learning-rate search first; stays
@@ -136,6 +137,7 @@ class Recipe:
     size: int | None = None
     epochs: int | None = None
     samples: int | None = None
+    epoch_images: int = 0
     freeze_epochs: int | None = None
     batch_size: int | None = None
     lr: float | str | None = None
@@ -224,6 +226,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "size": (8, 1024),
     "epochs": (0, 10_000),
     "samples": (1, 1e12),
+    "epoch_images": (0, 1e9),
     "freeze_epochs": (0, 1_000),
     "batch_size": (2, 8_192),
     "lr": (1e-8, 100),
@@ -236,7 +239,17 @@ _RANGES: dict[str, tuple[float, float]] = {
     "patience": (0, 10_000),
     "seed": (0, 2**32 - 1),
 }
-_WHOLE = {"size", "epochs", "samples", "freeze_epochs", "batch_size", "add_synthetic", "patience", "seed"}
+_WHOLE = {
+    "size",
+    "epochs",
+    "samples",
+    "epoch_images",
+    "freeze_epochs",
+    "batch_size",
+    "add_synthetic",
+    "patience",
+    "seed",
+}
 _CHOICES: dict[str, type[Enum]] = {
     "optimizer": Optimizer,
     "batch_norm": BatchNorm,
@@ -258,8 +271,8 @@ def _flag(name: str) -> str:
 
 
 def transfer() -> Recipe:
-    """A pretrained ResNet-34, head first, then all layers."""
-    return Recipe(arch="resnet34", weights="imagenet")
+    """A pretrained ResNet-34, head first, then all layers, on images as a moving car's camera sees them."""
+    return Recipe(arch="resnet34", weights="imagenet", augment=Augment.CAMERA)
 
 
 def fast() -> Recipe:
@@ -272,7 +285,7 @@ def fast() -> Recipe:
 
 def best() -> Recipe:
     """A finer net trained for longer on images as a moving car's camera sees them: within half an hour on two cores."""
-    return Recipe(arch="signnet", weights="none", size=32, samples=500_000, augment=Augment.CAMERA)
+    return Recipe(arch="signnet", weights="none", size=32, samples=525_000, augment=Augment.CAMERA)
 
 
 def photos() -> Recipe:

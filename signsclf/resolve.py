@@ -97,7 +97,7 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         _choose_pretrained(chosen, facts)
     else:
         _choose_from_scratch(chosen, facts)
-    steps = chosen.recipe.epochs * (facts.n_train // chosen.recipe.batch_size)
+    steps = chosen.recipe.epochs * ((chosen.recipe.epoch_images or facts.n_train) // chosen.recipe.batch_size)
     decay = round(max(0.0, min(0.998, 1 - 20 / max(1, steps))), 4)
     chosen.choose("ema_decay", decay if steps >= 50 else 0.0, f"a twentieth of {steps:,} steps")
     if facts.is_drawn:
@@ -132,14 +132,20 @@ class _Choices:
         self.recipe, self.reasons[name] = self.recipe.replace(**{name: value}), reason
 
     def choose_length(self, facts: Facts, samples: int, longest: int, reason: str) -> None:
-        """Fills ``samples`` and ``epochs``, either from the other where that is set; at most ``longest`` epochs."""
+        """Fills ``samples`` and ``epochs``, either from the other where that is set; at most ``longest`` epochs.
+
+        Where whole epochs come to more than ``samples``, each is shortened.
+        """
+        epoch = self.recipe.epoch_images or facts.n_train
         if self.recipe.epochs is not None:
-            self.choose("samples", max(1, self.recipe.epochs) * facts.n_train, "what --epochs comes to")
+            self.choose("samples", max(1, self.recipe.epochs) * epoch, "what --epochs comes to")
             return
         self.choose("samples", samples, reason)
-        n = self.recipe.samples
-        epochs = min(longest, math.ceil(n / facts.n_train))
-        self.choose("epochs", epochs, f"{n:,} images in all, of {facts.n_train:,} training images")
+        in_all = f"{self.recipe.samples:,} images in all"
+        epochs = min(longest, math.ceil(self.recipe.samples / epoch))
+        self.choose("epochs", epochs, f"{in_all}, of {facts.n_train:,} training images")
+        if not self.recipe.epoch_images and self.recipe.samples < epochs * epoch:
+            self.set("epoch_images", math.ceil(self.recipe.samples / epochs), in_all)
 
     def fix(self, name: str, value: Any, reason: str) -> None:
         """Fills a field that takes one value only; raises SignsclfError where the user wants another."""
@@ -157,12 +163,12 @@ def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
         if chosen.recipe.add_synthetic:
             raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
         chosen.choose("add_synthetic", 0, reason)
-    elif facts.trainer is Trainer.GRADIENT and chosen.recipe.weights == "none":
+    elif facts.trainer is Trainer.GRADIENT and chosen.recipe.weights in ("none", "imagenet"):
         # Not hours of drawn signs for a handful of real ones.
         added = min(_DRAWN_A_CLASS, 5 * facts.n_train // facts.n_classes)
-        chosen.choose("add_synthetic", added, "GTSRB from scratch: they help most where real signs are few")
+        chosen.choose("add_synthetic", added, "GTSRB: they help most where real signs are few")
     else:
-        chosen.choose("add_synthetic", 0, "drawn signs are for networks that gradients train from scratch")
+        chosen.choose("add_synthetic", 0, "drawn signs are for networks that have not seen signs, trained by gradients")
 
 
 def _choose_size(chosen: _Choices, facts: Facts) -> None:
@@ -197,7 +203,7 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
         chosen.choose("lr_ratio", 100.0, "ImageNet's first layers suit photos: a hundredth of the head's rate")
     else:
         chosen.choose("batch_norm", BatchNorm.TRAIN, "the weights come from other pictures")
-        chosen.choose("lr_ratio", 5.0, "the weights come from other pictures: all layers have to move")
+        chosen.choose("lr_ratio", 1.0, "the weights come from other pictures: all layers have to move")
     chosen.choose("optimizer", Optimizer.ADAM, "pretrained")
     chosen.choose("weight_decay", 0.01, "pretrained, Adam")
     if near:
@@ -264,7 +270,7 @@ def _choose_length_from_scratch(chosen: _Choices, facts: Facts) -> None:
     if facts.is_drawn:
         samples, reason = 300_000, "drawn signs are new ones every time, so that more of them teach more"
     elif chosen.recipe.arch == _FASTEST:
-        samples, reason = max(60_000, 2 * facts.n_train), "a net that learns quickly: 60,000 images, or each twice"
+        samples, reason = max(72_000, facts.n_train), "a net that learns quickly: 72,000 images, or each once"
     else:
         samples, reason = max(240_000, 6 * facts.n_train), "from scratch: 240,000 images, or each six times"
     chosen.choose_length(facts, samples, 60, reason)

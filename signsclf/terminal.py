@@ -121,6 +121,8 @@ class TerminalObserver(Observer):
         images = f"{len(prepared.split.rows('train')):,} images"
         if drawn := recipe.add_synthetic * len(prepared.source.classes):
             images += f" and {drawn:,} drawn signs"
+        if recipe.epoch_images:
+            images = f"{recipe.epoch_images:,} of {images}"
         self.say(f"plan: {recipe.arch} at {recipe.size} px, {head}{recipe.epochs} epochs of {images}")
         if seconds:
             self.say(f"estimated time: {duration(seconds)}")

@@ -290,6 +290,7 @@ def build_loaders(prepared: Prepared) -> DataLoaders:
         device=recipe.device.value,
         seed=recipe.seed,
         drawn=drawn,
+        epoch_images=recipe.epoch_images,
     )
 
 

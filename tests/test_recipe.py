@@ -154,6 +154,7 @@ def test_what_the_user_set_stays():
         size=48,
         epochs=2,
         samples=1_400,
+        epoch_images=600,
         freeze_epochs=1,
         batch_size=16,
         lr=0.5,
@@ -208,8 +209,10 @@ def test_drawn_signs_are_added_to_real_ones_of_gtsrb_only():
     assert settled(Recipe(arch="signnet", add_synthetic=40), SIGNS)[0].add_synthetic == 40
     assert settled(Recipe(arch="signnet"), SIGNS)[0].add_synthetic == 200
     assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=430))[0].add_synthetic == 50
-    for known in (PHOTOS, facts(is_gtsrb=True), replace(SIGNS, trainer=Trainer.NUMPY), replace(SIGNS, is_drawn=True)):
+    assert settled(Recipe(arch="resnet34", weights="imagenet"), SIGNS)[0].add_synthetic == 200
+    for known in (PHOTOS, replace(SIGNS, trainer=Trainer.NUMPY), replace(SIGNS, is_drawn=True)):
         assert settled(Recipe(arch="resnet34"), known)[0].add_synthetic == 0
+    assert settled(Recipe(arch="resnet34", weights="drawn"), SIGNS)[0].add_synthetic == 0
     with pytest.raises(SignsclfError, match="--add-synthetic: these classes are not GTSRB's"):
         settled(Recipe(add_synthetic=1))
     with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are drawn"):
@@ -249,9 +252,24 @@ def test_enough_small_images_are_learnt_from_scratch_unless_weights_are_given():
 
 def test_how_long_follows_from_how_many_images_there_are_and_whether_they_are_drawn():
     few, drawn = facts(n_train=5_000, native_size=None), replace(SIGNS, n_train=8_000, is_drawn=True)
-    assert [settled(preset("fast"), known)[0].epochs for known in (SIGNS, few, drawn)] == [2, 12, 38]
+    assert [settled(preset("fast"), known)[0].epochs for known in (SIGNS, few, drawn)] == [2, 15, 38]
     assert [settled(Recipe(arch="signnet"), known)[0].epochs for known in (SIGNS, few, drawn)] == [7, 48, 38]
     assert settled(preset("fast"), SIGNS)[0].augment is Augment.LIGHT
+
+
+@pytest.mark.parametrize("samples", [30_000, 50_000, 77_201])
+def test_epochs_are_shortened_to_come_to_the_samples(samples):
+    known = facts(n_train=20_000, native_size=None)
+    resolved, _ = settled(Recipe(arch="signnet", samples=samples), known)
+    per_epoch = resolved.epoch_images
+    assert per_epoch <= 20_000
+    assert samples <= resolved.epochs * per_epoch < samples + resolved.epochs
+    assert settled(Recipe(arch="signnet", samples=samples, epoch_images=7_000), known)[0].epochs == -(-samples // 7_000)
+
+
+def test_epochs_that_are_asked_for_are_whole():
+    for recipe in (Recipe(arch="signnet", epochs=3), Recipe(arch="signnet", samples=40_000)):
+        assert settled(recipe, facts(n_train=20_000, native_size=None))[0].epoch_images == 0
 
 
 def test_the_size_chosen_is_one_that_the_architecture_runs_at():
@@ -263,9 +281,10 @@ def test_the_size_chosen_is_one_that_the_architecture_runs_at():
     assert resolved.size == 64
 
 
-def test_photos_keep_the_statistics_of_imagenet_and_signs_do_not():
+def test_photos_keep_the_statistics_and_first_layers_of_imagenet_and_signs_do_not():
     assert settled(Recipe())[0].batch_norm is BatchNorm.KEEP
     assert settled(Recipe(weights="imagenet"), facts(is_gtsrb=True))[0].batch_norm is BatchNorm.TRAIN
+    assert [settled(Recipe(), photos)[0].lr_ratio for photos in (facts(), facts(is_gtsrb=True))] == [100, 1]
     with pytest.raises(SignsclfError, match=r"--batch-norm keep: .*from scratch"):
         settled(Recipe(weights="none", batch_norm="keep"))
 

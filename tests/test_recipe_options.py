@@ -18,6 +18,7 @@ CHANGED = {
     "size": ("48", 48),
     "epochs": ("7", 7),
     "samples": ("5000", 5000),
+    "epoch_images": ("700", 700),
     "freeze_epochs": ("3", 3),
     "batch_size": ("24", 24),
     "lr": ("0.003", 0.003),

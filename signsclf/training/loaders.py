@@ -50,18 +50,18 @@ def mix_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def draw_epoch(weights: np.ndarray, seed: int) -> np.ndarray:
-    """The order of one epoch: positions into the training images, as many as there are, int64 (n,).
+def draw_epoch(weights: np.ndarray, seed: int, n: int | None = None) -> np.ndarray:
+    """The order of one epoch: ``n`` positions into the training images, int64 (n,); as many as there are by default.
 
-    Systematic sampling: an image of weight w is drawn floor(w) or ceil(w) times, so that equal weights draw each image
-    exactly once, and rare classes are not left to luck.
+    Systematic sampling: an image that is to be drawn w times by its weight is drawn floor(w) or ceil(w) times, so that
+    equal weights draw each image exactly once by default, and rare classes are not left to luck.
     """
     rng = np.random.default_rng(seed)
-    n = len(weights)
-    shuffled = rng.permutation(n)
+    n = n or len(weights)
+    shuffled = rng.permutation(len(weights))
     edges = np.cumsum(weights[shuffled])
     points = (np.arange(n) + rng.random()) * (edges[-1] / n)
-    drawn = shuffled[np.minimum(np.searchsorted(edges, points, side="right"), n - 1)]
+    drawn = shuffled[np.minimum(np.searchsorted(edges, points, side="right"), len(weights) - 1)]
     return drawn[rng.permutation(n)]
 
 
@@ -153,7 +153,7 @@ class BatchLoader(TfmdDL):
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = self.rows
         if self.is_training:
-            order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, self.phase, self.epoch))]
+            order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, self.phase, self.epoch), self.n)]
         first, self.first_batch = self.first_batch, 0
         signs: dict[int, torch.Tensor] = {}
         with ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead") as ahead:
@@ -214,7 +214,7 @@ class BatchLoader(TfmdDL):
     def augmented_batch(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The first ``n`` images of the first epoch as training sees them: uint8 (n, H, W, 3), and their labels."""
         draws = self.draws.copy()
-        order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, 0, 0))]
+        order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, 0, 0), self.n)]
         x, y = self.read(order[:n])
         self.draws = draws
         shown = (x.cpu() * self.std + self.mean).mul(255).round().clamp(0, 255).byte()
@@ -236,6 +236,7 @@ def dataloaders(
     device: str = "cpu",
     seed: int = 0,
     drawn: np.ndarray | None = None,
+    epoch_images: int = 0,
 ) -> DataLoaders:
     """The DataBlock of decoded images, and its two loaders.
 
@@ -247,6 +248,7 @@ def dataloaders(
         mean, std: of the channels, in 0 to 1.
         drawn: for each row the benchmark's ClassId where it is to be a drawn sign, new at every reading, -1 where it is
             read from ``pixels``; rows beyond those of ``pixels`` are drawn signs; int64 (n or more,). None draws none.
+        epoch_images: training images that an epoch draws; 0: as many as there are.
     """
     index = {name: i for i, name in enumerate(classes)}
     targets = np.array([index.get(label, -1) for label in labels], np.int64)
@@ -276,8 +278,8 @@ def dataloaders(
         weights=weights,
         drawn=drawn,
         augment=augment,
-        n=len(train_rows),
-        drop_last=len(train_rows) > batch_size,
+        n=epoch_images or len(train_rows),
+        drop_last=(epoch_images or len(train_rows)) > batch_size,
         **shared,
     )
     valid = BatchLoader(
@@ -293,5 +295,5 @@ def dataloaders(
 def planned_draws(loaders: DataLoaders, n_classes: int) -> np.ndarray:
     """How many images of each class an epoch is meant to draw, float64 (C,); a last partial batch is not drawn."""
     train = loaders.train
-    drawn = min(len(train.rows), len(train) * train.bs) / len(train.rows)
+    drawn = min(train.n, len(train) * train.bs) / len(train.rows)
     return drawn * np.bincount(train.targets[train.rows], weights=train.weights, minlength=n_classes)

@@ -18,7 +18,7 @@ COUNTS = {"a": 60, "b": 15, "c": 5}
 CLASSES = tuple(COUNTS)
 
 
-def make(balance=Balance.NONE, augment=None, seed=0, batch_size=8, n_valid=10, device="cpu"):
+def make(balance=Balance.NONE, augment=None, seed=0, batch_size=8, n_valid=10, device="cpu", epoch_images=0):
     """80 training images whose red channel is their row number, then validation, then 4 test images."""
     labels = [name for name, n in COUNTS.items() for _ in range(n)]
     labels = [labels[i] for i in np.random.default_rng(3).permutation(80)] + ["a", "b"] * (n_valid // 2) + ["c"] * 4
@@ -38,6 +38,7 @@ def make(balance=Balance.NONE, augment=None, seed=0, batch_size=8, n_valid=10, d
         std=(1.0, 1.0, 1.0),
         device=device,
         seed=seed,
+        epoch_images=epoch_images,
     )
 
 
@@ -134,6 +135,14 @@ def test_an_epoch_draws_each_class_as_planned_to_within_one():
     list(loaders.train)
     assert np.abs(loaders.train.draws - planned_draws(loaders, 3)).max() <= 1
     assert loaders.train.draws.sum() == 80
+
+
+@pytest.mark.parametrize("n", [24, 200])
+def test_an_epoch_of_another_length_draws_that_many_by_the_same_weights(n):
+    loaders = make(Balance.FULL, batch_size=8, epoch_images=n)
+    assert sum(len(batch) for batch in drawn(loaders.train)) == n
+    assert np.abs(loaders.train.draws - n / 3).max() <= 1
+    assert np.allclose(planned_draws(loaders, 3), n / 3)
 
 
 def test_made_draws_are_counted_over_epochs():
