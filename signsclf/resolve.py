@@ -13,9 +13,10 @@ SMALL_SIDE = 56.0
 """Images whose median side is smaller, in pixels, are small: signs, CIFAR-10."""
 _ENOUGH_FROM_SCRATCH = 2_000
 _FASTEST = "signnet-fast"
-_OF_SGD = ("signnet", _FASTEST)
+_OWN = "signnet"
+_OF_SGD = (_OWN, _FASTEST)
 _FEW_EPOCHS, _VERY_FEW_EPOCHS = 6, 4
-_DRAWN_A_CLASS = 200
+_DRAWN_A_CLASS, _DRAWN_A_CLASS_AT_MOST = 200, 500
 _PLAIN = (("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN))
 """The only values that networks without torch's gradients take."""
 
@@ -59,9 +60,9 @@ def choose_arch(recipe: Recipe, is_drawn: bool, n_images: int, median_side: floa
     """
     chosen = _Choices(recipe)
     if is_drawn:
-        chosen.choose("arch", "signnet", "signs drawn by the package: a small net, nothing to download")
+        chosen.choose("arch", _OWN, "signs drawn by the package: a small net, nothing to download")
     elif recipe.weights in (None, "none") and median_side < SMALL_SIDE and n_images >= _ENOUGH_FROM_SCRATCH:
-        chosen.choose("arch", "signnet", f"{n_images:,} small images: enough for a small net from scratch")
+        chosen.choose("arch", _OWN, f"{n_images:,} small images: enough for a small net from scratch")
     else:
         chosen.choose("arch", "resnet34", "the default")
     return chosen.recipe, chosen.reasons
@@ -164,8 +165,12 @@ def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
             raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
         chosen.choose("add_synthetic", 0, reason)
     elif facts.trainer is Trainer.GRADIENT and chosen.recipe.weights in ("none", "imagenet"):
+        real = facts.n_train // facts.n_classes
+        # A long training from scratch gains from as many as there are real ones; in a short one they would take the
+        # place of those.
+        most = min(_DRAWN_A_CLASS_AT_MOST, real) if chosen.recipe.arch == _OWN else 0
         # Not hours of drawn signs for a handful of real ones.
-        added = min(_DRAWN_A_CLASS, 5 * facts.n_train // facts.n_classes)
+        added = min(max(most, _DRAWN_A_CLASS), 5 * real)
         chosen.choose("add_synthetic", added, "GTSRB: they help most where real signs are few")
     else:
         chosen.choose("add_synthetic", 0, "drawn signs are for networks that have not seen signs, trained by gradients")

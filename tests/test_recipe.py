@@ -207,8 +207,11 @@ def test_signs_that_are_drawn_anew_are_not_changed_once_more():
 
 def test_drawn_signs_are_added_to_real_ones_of_gtsrb_only():
     assert settled(Recipe(arch="signnet", add_synthetic=40), SIGNS)[0].add_synthetic == 40
-    assert settled(Recipe(arch="signnet"), SIGNS)[0].add_synthetic == 200
+    assert settled(Recipe(arch="signnet"), SIGNS)[0].add_synthetic == 500
+    assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=43 * 300))[0].add_synthetic == 300
+    assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=43 * 100))[0].add_synthetic == 200
     assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=430))[0].add_synthetic == 50
+    assert settled(preset("fast"), SIGNS)[0].add_synthetic == 200
     assert settled(Recipe(arch="resnet34", weights="imagenet"), SIGNS)[0].add_synthetic == 200
     for known in (PHOTOS, replace(SIGNS, trainer=Trainer.NUMPY), replace(SIGNS, is_drawn=True)):
         assert settled(Recipe(arch="resnet34"), known)[0].add_synthetic == 0
@@ -253,7 +256,7 @@ def test_enough_small_images_are_learnt_from_scratch_unless_weights_are_given():
 def test_how_long_follows_from_how_many_images_there_are_and_whether_they_are_drawn():
     few, drawn = facts(n_train=5_000, native_size=None), replace(SIGNS, n_train=8_000, is_drawn=True)
     assert [settled(preset("fast"), known)[0].epochs for known in (SIGNS, few, drawn)] == [2, 15, 38]
-    assert [settled(Recipe(arch="signnet"), known)[0].epochs for known in (SIGNS, few, drawn)] == [7, 48, 38]
+    assert [settled(Recipe(arch="signnet"), known)[0].epochs for known in (SIGNS, few, drawn)] == [6, 48, 38]
     assert settled(preset("fast"), SIGNS)[0].augment is Augment.LIGHT
 
 
