@@ -106,9 +106,13 @@ def _refuse_other(folder: Path, fold: Config, config: Config) -> None:
         for name in {*fold.recipe, *config.recipe} - _OF_THE_SPLIT
         if fold.recipe.get(name) != config.recipe.get(name)
     }
-    if not {"samples", "epochs"} <= differing:
-        # Either follows from the other and the number of images, and the length of an epoch from all three.
-        differing -= {"samples", "epochs", "epoch_images"}
+    # What follows from the number of images: the epochs from the samples, or the samples from the epochs; drawn signs.
+    if "samples" not in differing:
+        differing -= {"epochs", "epoch_images"}
+    elif "epochs" not in differing:
+        differing -= {"samples"}
+    if fold.recipe.get("add_synthetic") and config.recipe.get("add_synthetic"):
+        differing -= {"add_synthetic"}
     if differing:
         name = min(differing)
         raise ModelError(

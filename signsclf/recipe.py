@@ -105,12 +105,12 @@ class Recipe:
         size: side of the square that images are squashed to, in pixels, 8 to 1024.
         epochs: epochs with all layers trained, 0 to 10,000.
         samples: images to draw in all, 1 to 1e12, from which ``epochs`` follows where that is unset.
-        epoch_images: images to draw in an epoch, drawn signs among them, 0 to 1e9; 0: as many as there are.
+        epoch_images: images to draw in an epoch, drawn signs among them, 2 to 1e9, or 0: as many as there are.
         freeze_epochs: epochs before them in which only the head is trained, 0 to 1,000.
         batch_size: images a step, 2 to 8,192.
         lr: the highest learning rate of the one-cycle schedule, or ``auto`` for a learning-rate search first; stays
             None for least squares, as ``optimizer`` does.
-        lr_ratio: the head's learning rate over the first layers', at least 1; 1 from scratch.
+        lr_ratio: the head's learning rate over the first layers', at least 1; 1 is one rate for all layers.
         optimizer: the update rule.
         weight_decay: decoupled weight decay, 0 to 1; for least squares the ridge penalty an image.
         batch_norm: whether batch-norm's statistics are those of each batch or stay those of the starting weights; while
@@ -137,7 +137,7 @@ class Recipe:
     size: int | None = None
     epochs: int | None = None
     samples: int | None = None
-    epoch_images: int = 0
+    epoch_images: int | None = None
     freeze_epochs: int | None = None
     batch_size: int | None = None
     lr: float | str | None = None
@@ -181,6 +181,10 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
                 raise SignsclfError(f"{_flag(name)}: {value!r} is not a name")
+        if self.epoch_images == 1:
+            raise SignsclfError(
+                "--epoch-images: 1 is too few for a batch; give 0 for as many as there are, or at least 2"
+            )
         if self.epochs is not None and (self.epochs + (self.freeze_epochs or 0)) == 0:
             raise SignsclfError("--epochs: 0 with no --freeze-epochs trains nothing; give at least one epoch")
 
@@ -271,8 +275,8 @@ def _flag(name: str) -> str:
 
 
 def transfer() -> Recipe:
-    """A pretrained ResNet-34, head first, then all layers, on images as a moving car's camera sees them."""
-    return Recipe(arch="resnet34", weights="imagenet", augment=Augment.CAMERA)
+    """A pretrained ResNet-34, head first, then all layers."""
+    return Recipe(arch="resnet34", weights="imagenet")
 
 
 def fast() -> Recipe:

@@ -21,7 +21,7 @@ HELP = {
     "size": "Side in pixels that images are squashed to.",
     "epochs": "Epochs with all layers trained.",
     "samples": "Images to draw in all, where --epochs is unset.",
-    "epoch_images": "Images to draw in an epoch; 0: as many as there are.",
+    "epoch_images": "Images to draw in an epoch, else as comes to --samples; 0: as many as there are.",
     "freeze_epochs": "Epochs before them with the head alone.",
     "batch_size": "Images a step.",
     "lr": "Highest learning rate, or auto for a search first.",

@@ -15,7 +15,7 @@ _ENOUGH_FROM_SCRATCH = 2_000
 _FASTEST = "signnet-fast"
 _OWN = "signnet"
 _OF_SGD = (_OWN, _FASTEST)
-_FEW_EPOCHS, _VERY_FEW_EPOCHS = 6, 4
+_FEW_EPOCHS, _VERY_FEW_EPOCHS = 5, 4
 _DRAWN_A_CLASS, _DRAWN_A_CLASS_AT_MOST = 200, 500
 _PLAIN = (("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN))
 """The only values that networks without torch's gradients take."""
@@ -90,6 +90,8 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         chosen.choose("batch_size", 64 if size >= 64 or facts.n_train < 2_000 else 128, f"{size} px")
     if facts.n_train < chosen.recipe.batch_size:
         chosen.set("batch_size", max(2, facts.n_train), f"there are but {facts.n_train} training images")
+    if 0 < (chosen.recipe.epoch_images or 0) < chosen.recipe.batch_size:
+        chosen.set("batch_size", chosen.recipe.epoch_images, "as many as an epoch draws")
     if facts.trainer is Trainer.LEAST_SQUARES:
         _choose_solved(chosen, facts)
     elif facts.trainer is Trainer.NUMPY:
@@ -103,6 +105,8 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
     chosen.choose("ema_decay", decay if steps >= 50 else 0.0, f"a twentieth of {steps:,} steps")
     if facts.is_drawn:
         chosen.choose("augment", Augment.NONE, "each sign is drawn anew every epoch, its place and the camera with it")
+    elif facts.is_gtsrb and chosen.recipe.weights == "imagenet":
+        chosen.choose("augment", Augment.CAMERA, "GTSRB: as a moving car's camera sees signs, ImageNet's photos do not")
     else:
         chosen.choose("augment", Augment.STANDARD, "the default")
     if facts.is_gtsrb:
@@ -135,18 +139,24 @@ class _Choices:
     def choose_length(self, facts: Facts, samples: int, longest: int, reason: str) -> None:
         """Fills ``samples`` and ``epochs``, either from the other where that is set; at most ``longest`` epochs.
 
-        Where whole epochs come to more than ``samples``, each is shortened.
+        Where whole epochs come to more than ``samples``, each is shortened, to whole batches.
         """
-        epoch = self.recipe.epoch_images or facts.n_train
-        if self.recipe.epochs is not None:
+        n, epoch = facts.n_train, self.recipe.epoch_images or facts.n_train
+        if self.recipe.epochs is None:
+            self.choose("samples", samples, reason)
+            in_all = f"{self.recipe.samples:,} images in all"
+            epochs = math.ceil(min(self.recipe.samples, longest * n) / epoch)
+            self.choose("epochs", epochs, f"{in_all}, {epoch:,} an epoch at most")
+            batches = math.ceil(self.recipe.samples / epochs / self.recipe.batch_size)
+            if batches * self.recipe.batch_size < n:
+                self.choose("epoch_images", batches * self.recipe.batch_size, in_all)
+        else:
             self.choose("samples", max(1, self.recipe.epochs) * epoch, "what --epochs comes to")
-            return
-        self.choose("samples", samples, reason)
-        in_all = f"{self.recipe.samples:,} images in all"
-        epochs = min(longest, math.ceil(self.recipe.samples / epoch))
-        self.choose("epochs", epochs, f"{in_all}, of {facts.n_train:,} training images")
-        if not self.recipe.epoch_images and self.recipe.samples < epochs * epoch:
-            self.set("epoch_images", math.ceil(self.recipe.samples / epochs), in_all)
+        self.choose("epoch_images", 0, "as many as there are")
+
+    def passes(self, facts: Facts) -> float:
+        """How often the training sees each image, by the length that was filled in."""
+        return self.recipe.epochs * (self.recipe.epoch_images or facts.n_train) / facts.n_train
 
     def fix(self, name: str, value: Any, reason: str) -> None:
         """Fills a field that takes one value only; raises SignsclfError where the user wants another."""
@@ -165,15 +175,14 @@ def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
             raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
         chosen.choose("add_synthetic", 0, reason)
     elif facts.trainer is Trainer.GRADIENT and chosen.recipe.weights in ("none", "imagenet"):
-        real = facts.n_train // facts.n_classes
         # A long training from scratch gains from as many as there are real ones; in a short one they would take the
         # place of those.
-        most = min(_DRAWN_A_CLASS_AT_MOST, real) if chosen.recipe.arch == _OWN else 0
+        most = min(_DRAWN_A_CLASS_AT_MOST, facts.n_train // facts.n_classes) if chosen.recipe.arch == _OWN else 0
         # Not hours of drawn signs for a handful of real ones.
-        added = min(max(most, _DRAWN_A_CLASS), 5 * real)
+        added = min(max(most, _DRAWN_A_CLASS), 5 * facts.n_train // facts.n_classes)
         chosen.choose("add_synthetic", added, "GTSRB: they help most where real signs are few")
     else:
-        chosen.choose("add_synthetic", 0, "drawn signs are for networks that have not seen signs, trained by gradients")
+        chosen.choose("add_synthetic", 0, "drawn signs are for gradients, from scratch or from ImageNet's weights")
 
 
 def _choose_size(chosen: _Choices, facts: Facts) -> None:
@@ -198,7 +207,7 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
     imagenet = chosen.recipe.weights == "imagenet"
     near = imagenet and not facts.is_gtsrb
     if imagenet:
-        steps = max(1, facts.n_train // chosen.recipe.batch_size)
+        steps = max(1, (chosen.recipe.epoch_images or facts.n_train) // chosen.recipe.batch_size)
         chosen.choose("freeze_epochs", max(1, min(8, math.ceil(60 / steps))), "the new head first, some 60 steps")
     else:
         chosen.choose("freeze_epochs", 0, "weights of one's own: all layers from the start")
@@ -207,8 +216,9 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
         chosen.choose("batch_norm", BatchNorm.KEEP, "ImageNet's statistics suit photos, those of small batches waver")
         chosen.choose("lr_ratio", 100.0, "ImageNet's first layers suit photos: a hundredth of the head's rate")
     else:
-        chosen.choose("batch_norm", BatchNorm.TRAIN, "the weights come from other pictures")
-        chosen.choose("lr_ratio", 1.0, "the weights come from other pictures: all layers have to move")
+        reason = "the weights come from other pictures"
+        chosen.choose("batch_norm", BatchNorm.TRAIN, reason)
+        chosen.choose("lr_ratio", 1.0 if imagenet else 5.0, f"{reason}: all layers have to move")
     chosen.choose("optimizer", Optimizer.ADAM, "pretrained")
     chosen.choose("weight_decay", 0.01, "pretrained, Adam")
     if near:
@@ -226,7 +236,7 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
     sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch in _OF_SGD)
     chosen.choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, "from scratch")
     _choose_length_from_scratch(chosen, facts)
-    short = chosen.recipe.epochs <= _FEW_EPOCHS
+    short = chosen.passes(facts) <= _FEW_EPOCHS
     if sgd:
         reason = f"from scratch, in {chosen.recipe.epochs} epochs"
         chosen.choose("lr", (0.3 if short else 0.2) * min(1.0, recipe.batch_size / 128), reason)
@@ -236,7 +246,7 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
         chosen.choose("lr", 4e-4, "from scratch, and without batch-norm higher rates diverge")
     chosen.choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
     chosen.choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
-    if chosen.recipe.epochs <= _VERY_FEW_EPOCHS and not facts.is_drawn:
+    if chosen.passes(facts) <= _VERY_FEW_EPOCHS and not facts.is_drawn:
         chosen.choose(
             "augment", Augment.LIGHT, f"{chosen.recipe.epochs} epochs: images that change little teach faster"
         )

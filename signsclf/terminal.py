@@ -118,17 +118,18 @@ class TerminalObserver(Observer):
             if reason is not None:
                 self.say(f"  {name.replace('_', '-')} {value}: {reason}")
         head = f"{recipe.freeze_epochs} epochs of the head, then " if recipe.freeze_epochs else ""
-        images = f"{len(prepared.split.rows('train')):,} images"
+        n = len(prepared.split.rows("train"))
+        images = f"{recipe.epoch_images:,} images out of {n:,}" if recipe.epoch_images else f"{n:,} images"
         if drawn := recipe.add_synthetic * len(prepared.source.classes):
             images += f" and {drawn:,} drawn signs"
-        if recipe.epoch_images:
-            images = f"{recipe.epoch_images:,} of {images}"
         self.say(f"plan: {recipe.arch} at {recipe.size} px, {head}{recipe.epochs} epochs of {images}")
         if seconds:
             self.say(f"estimated time: {duration(seconds)}")
         if seconds > 3600 * _LONG_HOURS:
-            half = recipe.epochs // 2 or 1
-            self.say(f"  that is long: --recipe fast trains a small net in minutes, --epochs {half} halves it")
+            halved = (
+                f"--samples {recipe.samples // 2}" if recipe.epoch_images else f"--epochs {recipe.epochs // 2 or 1}"
+            )
+            self.say(f"  that is long: --recipe fast trains a small net in minutes, {halved} halves it")
 
     def fitting(self, fit: Fit | DirectFit | None) -> None:
         self._fit = fit

@@ -77,9 +77,10 @@ def test_bare_leaves_out_the_pickle_and_the_pictures(source, whole, model, tmp_p
     ("change", "said"),
     [
         ({"lr": 0.03}, "another recipe .lr is 0.03, not 0.02"),
+        ({"epoch_images": 20}, "another recipe .epoch_images is 20, not 0"),
         ({"valid_fraction": 0}, "held no validation images out"),
     ],
-    ids=["recipe", "all"],
+    ids=["recipe", "length", "all"],
 )
 def test_a_fold_that_proves_nothing_is_refused(source, whole, tmp_path, change, said):
     with one_thread():

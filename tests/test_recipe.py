@@ -202,6 +202,8 @@ def test_mirroring_follows_the_classes():
 def test_signs_that_are_drawn_anew_are_not_changed_once_more():
     assert settled(Recipe(), facts(is_gtsrb=True, is_drawn=True))[0].augment is Augment.NONE
     assert settled(Recipe(), SIGNS)[0].augment is Augment.STANDARD
+    assert settled(preset("transfer"), SIGNS)[0].augment is Augment.CAMERA
+    assert settled(preset("transfer"), PHOTOS)[0].augment is Augment.STANDARD
     assert settled(Recipe(augment="camera"), facts(is_gtsrb=True, is_drawn=True))[0].augment is Augment.CAMERA
 
 
@@ -211,6 +213,7 @@ def test_drawn_signs_are_added_to_real_ones_of_gtsrb_only():
     assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=43 * 300))[0].add_synthetic == 300
     assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=43 * 100))[0].add_synthetic == 200
     assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=430))[0].add_synthetic == 50
+    assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=34))[0].add_synthetic == 3
     assert settled(preset("fast"), SIGNS)[0].add_synthetic == 200
     assert settled(Recipe(arch="resnet34", weights="imagenet"), SIGNS)[0].add_synthetic == 200
     for known in (PHOTOS, replace(SIGNS, trainer=Trainer.NUMPY), replace(SIGNS, is_drawn=True)):
@@ -263,11 +266,32 @@ def test_how_long_follows_from_how_many_images_there_are_and_whether_they_are_dr
 @pytest.mark.parametrize("samples", [30_000, 50_000, 77_201])
 def test_epochs_are_shortened_to_come_to_the_samples(samples):
     known = facts(n_train=20_000, native_size=None)
-    resolved, _ = settled(Recipe(arch="signnet", samples=samples), known)
-    per_epoch = resolved.epoch_images
-    assert per_epoch <= 20_000
-    assert samples <= resolved.epochs * per_epoch < samples + resolved.epochs
-    assert settled(Recipe(arch="signnet", samples=samples, epoch_images=7_000), known)[0].epochs == -(-samples // 7_000)
+    resolved, reasons = settled(Recipe(arch="signnet", samples=samples), known)
+    assert 0 < resolved.epoch_images <= 20_000
+    assert resolved.epoch_images % resolved.batch_size == 0
+    assert samples <= resolved.epochs * resolved.epoch_images < samples + resolved.epochs * resolved.batch_size
+    assert reasons["epoch_images"] == f"{samples:,} images in all"
+    assert settled(resolved, known) == (resolved, {})
+
+
+def test_epochs_of_a_length_that_is_asked_for_come_to_the_samples():
+    known = facts(n_train=20_000, native_size=None)
+    assert settled(Recipe(arch="signnet", samples=77_201, epoch_images=7_000), known)[0].epochs == 12
+    # The most that few images are repeated is of images, however long the epochs are.
+    most = settled(Recipe(arch="signnet", samples=10**9), known)[0].epochs * 20_000
+    assert settled(Recipe(arch="signnet", samples=10**9, epoch_images=500), known)[0].epochs * 500 == most
+    few, _ = settled(Recipe(arch="signnet", samples=900, epoch_images=30), known)
+    assert (few.epochs, few.batch_size) == (30, 30)
+    with pytest.raises(SignsclfError, match="--epoch-images: 1 is too few"):
+        Recipe(epoch_images=1)
+
+
+def test_a_schedule_is_as_short_as_what_it_sees_not_as_its_epochs():
+    short, long = (settled(preset("fast").replace(epoch_images=n), SIGNS)[0] for n in (None, 4_000))
+    assert (short.epochs, long.epochs) == (2, 18)
+    assert short.augment is long.augment is Augment.LIGHT
+    assert settled(Recipe(arch="signnet"), SIGNS)[0].lr == 0.2
+    assert settled(Recipe(arch="signnet", epochs=3), SIGNS)[0].lr == 0.3
 
 
 def test_epochs_that_are_asked_for_are_whole():
@@ -288,6 +312,7 @@ def test_photos_keep_the_statistics_and_first_layers_of_imagenet_and_signs_do_no
     assert settled(Recipe())[0].batch_norm is BatchNorm.KEEP
     assert settled(Recipe(weights="imagenet"), facts(is_gtsrb=True))[0].batch_norm is BatchNorm.TRAIN
     assert [settled(Recipe(), photos)[0].lr_ratio for photos in (facts(), facts(is_gtsrb=True))] == [100, 1]
+    assert settled(Recipe(weights="drawn"), facts(is_gtsrb=True))[0].lr_ratio == 5
     with pytest.raises(SignsclfError, match=r"--batch-norm keep: .*from scratch"):
         settled(Recipe(weights="none", batch_norm="keep"))
 

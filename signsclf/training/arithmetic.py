@@ -19,12 +19,16 @@ from signsclf.recipe import Precision, Recipe
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def precision_callbacks(recipe: Recipe) -> list[Callback]:
-    """What brings a recipe's arithmetic into a fit."""
+@contextlib.contextmanager
+def precision_callbacks(recipe: Recipe) -> Iterator[list[Callback]]:
+    """What brings a recipe's arithmetic into the fits within the context, and ends with it whatever becomes of them."""
     if recipe.precision is Precision.FP16:
         # Brings the loss scaling that fp16 needs; it knows CUDA only, and so does the recipe.
-        return [MixedPrecision()]
-    return [Autocast(recipe.device.value, recipe.precision)]
+        yield [MixedPrecision()]
+        return
+    autocast = Autocast(recipe.device.value, recipe.precision)
+    with autocast.active:
+        yield [autocast]
 
 
 class Autocast(Callback):
@@ -35,6 +39,7 @@ class Autocast(Callback):
     def __init__(self, device: str, precision: Precision) -> None:
         self.device = device
         self.dtype = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(precision)
+        self.active = contextlib.ExitStack()
 
     @contextlib.contextmanager
     def context(self, model: nn.Module) -> Iterator[None]:
@@ -46,17 +51,16 @@ class Autocast(Callback):
             yield
 
     def before_batch(self) -> None:
-        self.active = self.context(self.model)
-        self.active.__enter__()
+        self.active.enter_context(self.context(self.model))
 
     def after_pred(self) -> None:
-        self.active.__exit__(None, None, None)
+        self.active.close()
         self.learn.pred = self.pred.float()
 
 
 @contextlib.contextmanager
 def _fp32_depthwise(model: nn.Module | None) -> Iterator[None]:
-    """Depthwise convolutions compute in fp32 meanwhile, where they will be differentiated; their output is as it was.
+    """Depthwise convolutions compute in fp32 meanwhile, where they will be differentiated; their output is autocast's.
 
     On processors their backward pass in bf16 is so slow that MobileNets and EfficientNets train at less than half of
     the speed that they have in fp32; all other layers are faster in bf16.
@@ -76,8 +80,9 @@ def _forward_in_fp32(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     forward = type(conv).forward
     if not (torch.is_grad_enabled() and (x.requires_grad or conv.weight.requires_grad)):
         return forward(conv, x)
+    dtype = torch.get_autocast_dtype("cpu")
     with torch.autocast("cpu", enabled=False):
-        return forward(conv, x.float()).to(x.dtype)
+        return forward(conv, x.float()).to(dtype)
 
 
 @contextlib.contextmanager

@@ -79,9 +79,9 @@ def find_lr(
     draws = loader.draws.copy()
     guard = _StopAtNonFinite(n_rates, progress)
     path = learner.path
-    with tempfile.TemporaryDirectory() as folder, learner.no_logging():
+    with tempfile.TemporaryDirectory() as folder, learner.no_logging(), precision_callbacks(recipe) as precision:
         learner.path = Path(folder)
-        callbacks = [*precision_callbacks(recipe), guard, LRFinder(1e-7, 10, n_rates)]
+        callbacks = [*precision, guard, LRFinder(1e-7, 10, n_rates)]
         try:
             learner.fit(n_rates // max(1, len(loader)) + 1, cbs=callbacks)
         finally:
@@ -203,13 +203,14 @@ class Fit:
         course, learner = self.course, self.learner
         if course.lr is None:
             course.lr = self._search(on_search) if self.recipe.lr == AUTO_LR else float(self.recipe.lr)
-        callbacks = [*precision_callbacks(self.recipe), course, *([self.average] if self.average else [])]
         with (
+            precision_callbacks(self.recipe) as precision,
             flushed_denormals(),
             kept_memory(),
             learner.no_logging(),
             learner.removed_cbs(learner._grab_cbs(Recorder)),
         ):
+            callbacks = [*precision, course, *([self.average] if self.average else [])]
             while course.phase < len(course.n_epochs) and not course.stopped:
                 if course.n_epochs[course.phase]:
                     self._run_phase(callbacks)

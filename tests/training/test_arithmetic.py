@@ -1,11 +1,11 @@
-import copy
-
 import pytest
 import torch
+from drawnshapes import learner, network, recipe
 from torch import nn
 
 from signsclf.recipe import Precision
 from signsclf.training.arithmetic import Autocast
+from signsclf.training.fit import Fit, find_lr
 
 
 def small() -> nn.Sequential:
@@ -23,20 +23,58 @@ def test_a_depthwise_convolution_is_trained_in_fp32_between_layers_in_bf16():
     with Autocast("cpu", Precision.BF16).context(model):
         out = model(x)
     assert out.dtype is torch.bfloat16
+    assert "forward" not in vars(model[1])
     assert inputs["1"].dtype is inputs["2"].dtype is torch.bfloat16
 
     exact = reference[1](inputs["1"].float())
     assert torch.equal(inputs["2"], exact.detach().to(torch.bfloat16))
-    out.float().square().mean().backward()
-    assert model[1].weight.grad.dtype is torch.float32
-    assert model[1].weight.grad.abs().sum() > 0
+    # In fp32 its gradient is that of the same products summed in fp32, to the last bits.
+    gradient = torch.randn_like(exact)
+    model[1].zero_grad()
+    with Autocast("cpu", Precision.BF16).context(model):
+        again = model[1](inputs["1"].requires_grad_())
+    again.backward(gradient.to(torch.bfloat16))
+    exact.backward(gradient.to(torch.bfloat16).float())
+    torch.testing.assert_close(model[1].weight.grad, reference[1].weight.grad)
 
 
-@pytest.mark.parametrize(("device", "precision"), [("cpu", Precision.BF16), ("cpu", Precision.FP32)])
-def test_a_model_is_left_as_it_was(device, precision):
+def test_a_depthwise_convolution_that_is_not_trained_stays_in_bf16():
+    model = small().requires_grad_(False)
+    x = torch.randn(2, 8, 12, 12)
+    with Autocast("cpu", Precision.BF16).context(model):
+        frozen = model[1](x)
+    expected = torch.nn.functional.conv2d(x.bfloat16(), model[1].weight.bfloat16(), groups=8)
+    assert torch.equal(frozen, expected)
+
+
+def test_an_fp32_input_gives_what_autocast_gives():
     model = small()
-    with pytest.raises(RuntimeError), Autocast(device, precision).context(model):
+    with Autocast("cpu", Precision.BF16).context(model):
+        assert model[1](torch.randn(2, 8, 12, 12)).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP32])
+def test_a_model_is_left_as_it_was(precision):
+    model = small()
+    with pytest.raises(RuntimeError), Autocast("cpu", precision).context(model):
         model(torch.randn(1, 5, 8, 8))
     assert not torch.is_autocast_enabled("cpu")
     assert model(torch.randn(1, 3, 8, 8)).dtype is torch.float32
-    assert all("forward" not in vars(layer) for layer in copy.deepcopy(model))
+    assert all("forward" not in vars(layer) for layer in model)
+
+
+def test_a_training_that_fails_leaves_no_arithmetic_behind():
+    of = recipe(precision="bf16", epochs=1)
+    model = network()
+    built = learner(of, model)
+
+    def fail() -> None:
+        raise ArithmeticError("in the forward pass")
+
+    next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).register_forward_pre_hook(
+        lambda *_: fail()
+    )
+    for run in (Fit(built, model, of).run, lambda: find_lr(built, of)):
+        with pytest.raises(ArithmeticError):
+            run()
+        assert not torch.is_autocast_enabled("cpu")

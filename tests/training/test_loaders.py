@@ -137,12 +137,17 @@ def test_an_epoch_draws_each_class_as_planned_to_within_one():
     assert loaders.train.draws.sum() == 80
 
 
-@pytest.mark.parametrize("n", [24, 200])
-def test_an_epoch_of_another_length_draws_that_many_by_the_same_weights(n):
+@pytest.mark.parametrize(("n", "read"), [(5, 5), (21, 16), (24, 24), (200, 200)])
+def test_an_epoch_of_another_length_draws_that_many_by_the_same_weights(n, read):
     loaders = make(Balance.FULL, batch_size=8, epoch_images=n)
-    assert sum(len(batch) for batch in drawn(loaders.train)) == n
-    assert np.abs(loaders.train.draws - n / 3).max() <= 1
-    assert np.allclose(planned_draws(loaders, 3), n / 3)
+    first = drawn(loaders.train)
+    assert sum(len(batch) for batch in first) == read
+    assert loaders.train.draws.sum() == read
+    assert np.allclose(planned_draws(loaders, 3), read / 3)
+    loaders.train.epoch = 1
+    assert drawn(loaders.train) != first
+    loaders.train.first_batch = 1
+    assert drawn(loaders.train) == drawn(loaders.train)[1:]
 
 
 def test_made_draws_are_counted_over_epochs():
