@@ -100,7 +100,7 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         _choose_pretrained(chosen, facts)
     else:
         _choose_from_scratch(chosen, facts)
-    steps = chosen.recipe.epochs * ((chosen.recipe.epoch_images or facts.n_train) // chosen.recipe.batch_size)
+    steps = chosen.recipe.epochs * (chosen.epoch(facts) // chosen.recipe.batch_size)
     decay = round(max(0.0, min(0.998, 1 - 20 / max(1, steps))), 4)
     chosen.choose("ema_decay", decay if steps >= 50 else 0.0, f"a twentieth of {steps:,} steps")
     if facts.is_drawn:
@@ -141,7 +141,7 @@ class _Choices:
 
         Where whole epochs come to more than ``samples``, each is shortened, to whole batches.
         """
-        n, epoch = facts.n_train, self.recipe.epoch_images or facts.n_train
+        n, epoch = facts.n_train, self.epoch(facts)
         if self.recipe.epochs is None:
             self.choose("samples", samples, reason)
             in_all = f"{self.recipe.samples:,} images in all"
@@ -154,9 +154,13 @@ class _Choices:
             self.choose("samples", max(1, self.recipe.epochs) * epoch, "what --epochs comes to")
         self.choose("epoch_images", 0, "as many as there are")
 
+    def epoch(self, facts: Facts) -> int:
+        """Images of an epoch."""
+        return self.recipe.epoch_images or facts.n_train
+
     def passes(self, facts: Facts) -> float:
         """How often the training sees each image, by the length that was filled in."""
-        return self.recipe.epochs * (self.recipe.epoch_images or facts.n_train) / facts.n_train
+        return self.recipe.epochs * self.epoch(facts) / facts.n_train
 
     def fix(self, name: str, value: Any, reason: str) -> None:
         """Fills a field that takes one value only; raises SignsclfError where the user wants another."""
@@ -207,7 +211,7 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
     imagenet = chosen.recipe.weights == "imagenet"
     near = imagenet and not facts.is_gtsrb
     if imagenet:
-        steps = max(1, (chosen.recipe.epoch_images or facts.n_train) // chosen.recipe.batch_size)
+        steps = max(1, chosen.epoch(facts) // chosen.recipe.batch_size)
         chosen.choose("freeze_epochs", max(1, min(8, math.ceil(60 / steps))), "the new head first, some 60 steps")
     else:
         chosen.choose("freeze_epochs", 0, "weights of one's own: all layers from the start")
