@@ -62,8 +62,8 @@ class Autocast(Callback):
 def _fp32_depthwise(model: nn.Module | None) -> Iterator[None]:
     """Depthwise convolutions compute in fp32 meanwhile, where they will be differentiated; their output is autocast's.
 
-    On processors their backward pass in bf16 is so slow that MobileNets and EfficientNets train at less than half of
-    the speed that they have in fp32; all other layers are faster in bf16.
+    On processors their backward pass in bf16 is so slow that small images train an EfficientNet at less than half of
+    the speed that they have in fp32; convolutions of wider groups are faster in bf16.
     """
     modules = model.modules() if model is not None else ()
     depthwise = [m for m in modules if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1]
