@@ -162,14 +162,17 @@ def prepare(
     return Prepared(source, recipe, planned.arch, planned.reasons, split, decoded, skipped, mark)
 
 
-def training_rows(prepared: Prepared) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Labels of all rows, the rows that train, and for each row the ClassId of the sign to draw there, or -1.
+def training_rows(prepared: Prepared) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+    """Labels of all rows, the rows that train, and for each row the ClassId of the sign to render there, or -1.
 
-    All training rows of drawn signs are drawn anew; ``add_synthetic`` has rows of its own, after those of the table.
+    All training rows of rendered signs are rendered anew; ``add_synthetic`` has rows of its own, after those of the
+    table. Without any sign to render, the last is None.
     """
     classes, added = prepared.source.classes, prepared.recipe.add_synthetic
     labels = prepared.split.table["label"].tolist()
     train_rows = prepared.split.rows("train")
+    if not added and prepared.source.layout is not Layout.SYNTHETIC:
+        return labels, train_rows, None
     drawn = np.full(len(labels), -1)
     if prepared.source.layout is Layout.SYNTHETIC:
         drawn[train_rows] = [CLASS_NAMES.index(labels[row]) for row in train_rows]

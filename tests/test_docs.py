@@ -20,7 +20,6 @@ from signsclf.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "docs/python.md")
-LISTED_WHOLE = ("signsclf", "scripts", "docs", ".ci")
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -81,34 +80,6 @@ def test_every_command_line_parses(words: list[str]):
 def test_a_wrong_command_line_would_not_parse():
     with pytest.raises(Exception, match="--nonsense"):
         test_every_command_line_parses(["predict", "image.png", "--nonsense"])
-
-
-def tree() -> Iterator[tuple[str, str]]:
-    """(path, what it is) of each line of the README's tree; folders end in '/'."""
-    (text,) = [block for block in blocks("README.md", "text") if "signsclf/\n" in block]
-    above: list[str] = []
-    for line in text.splitlines():
-        name, _, meaning = line.strip().partition(" ")
-        depth = (len(line) - len(line.lstrip())) // 2
-        above = [*above[:depth], name]
-        yield "".join(above), meaning.strip()
-
-
-def test_the_tree_lists_the_files_that_there_are():
-    listed = dict(tree())
-    missing = [path for path in listed if not (ROOT / path).exists()]
-    assert not missing, f"in README.md's tree but not there: {missing}"
-    files = {
-        path.relative_to(ROOT).as_posix()
-        for folder in LISTED_WHOLE
-        for path in (ROOT / folder).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert files == {path for path in listed if path.startswith(LISTED_WHOLE) and not path.endswith("/")}
-
-
-def test_each_file_of_the_tree_has_its_line():
-    assert [path for path, meaning in tree() if not meaning and not path.endswith("/")] == []
 
 
 @pytest.fixture

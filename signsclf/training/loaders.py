@@ -155,7 +155,7 @@ class BatchLoader(TfmdDL):
         if self.is_training:
             order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, self.phase, self.epoch), self.n)]
         first, self.first_batch = self.first_batch, 0
-        signs: dict[int, torch.Tensor] = {}
+        signs: dict[int, torch.Tensor | None] = {}
         with ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead") as ahead:
             for batch in range(first, len(self)):
                 rows, following = (self._rows_of(order, i) for i in (batch, batch + 1))
@@ -192,7 +192,7 @@ class BatchLoader(TfmdDL):
                 x, y = self.augment(x, y, mix_seed(self.seed, self.phase, self.epoch, batch))
         return (x - self.mean.to(x.device)) / self.std.to(x.device), y
 
-    def _draw_ahead(self, order: np.ndarray, batch: int) -> dict[int, torch.Tensor]:
+    def _draw_ahead(self, order: np.ndarray, batch: int) -> dict[int, torch.Tensor | None]:
         """The drawn signs of this batch and of some that follow: many at once take half the time that a few do each.
 
         Which batches go together depends on the loader alone: a resumed epoch draws the signs of the unbroken one.
@@ -202,7 +202,10 @@ class BatchLoader(TfmdDL):
         first = batch - batch % together
         batches = range(first, min(first + together, len(self)))
         rows = [rows[self.drawn[rows] >= 0] for rows in (self._rows_of(order, i) for i in batches)]
-        signs = self._draw(np.concatenate(rows), first)
+        wanted = np.concatenate(rows)
+        if not len(wanted):
+            return dict.fromkeys(batches)
+        signs = self._draw(wanted, first)
         return dict(zip(batches, signs.split([len(part) for part in rows]), strict=True))
 
     def _draw(self, rows: np.ndarray, batch: int) -> torch.Tensor:
