@@ -18,6 +18,7 @@ from PIL import Image
 from signsclf import images
 from signsclf.errors import BadImageError, ModelError, SignsclfError
 from signsclf.modelfolder import CARD, CONFIG, ONNX, Config, parse_json, read_config, read_text, verify_sums
+from signsclf.threads import usable_cores
 
 Source = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
 """What an image may be given as; arrays are uint8 of H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA)."""
@@ -103,7 +104,7 @@ class Classifier:
         verify_sums(self.folder, [CONFIG])
         self.labels = self.config.classes
         self.size = self.config.input_size
-        self.threads = threads or _processors()
+        self.threads = threads or usable_cores()
         height, width = self.size
         self.batch_size = max(1, min(MAX_BATCH, _BATCH_VALUES // (3 * height * width)))
         self._file = self.folder / file
@@ -387,11 +388,6 @@ def _name(source: Source) -> str:
 def _check_top_k(top_k: int) -> None:
     if top_k < 1:
         raise SignsclfError(f"top_k is {top_k}, where it should be 1 or more")
-
-
-def _processors() -> int:
-    # The processors that the process may use, which in a container are fewer than there are.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _line(error: Exception) -> str:

@@ -32,6 +32,7 @@ from PIL import Image
 
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
+from signsclf.threads import usable_cores
 
 IN_MEMORY_BYTES = 2 * 1024**3
 """Without a cache, a larger array lies in an unnamed temporary file and is mapped: the system drops its pages when
@@ -168,7 +169,7 @@ def _decode(table: pd.DataFrame, size: int, pixels: np.ndarray, progress: Callab
         return stop - start
 
     done = 0
-    with ThreadPoolExecutor(1 if images.median_side(paths) < _SMALL_SIDE else os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(1 if images.median_side(paths) < _SMALL_SIDE else usable_cores()) as pool:
         for count in pool.map(work, range(0, n, _CHUNK)):
             done += count
             if progress is not None:
@@ -230,7 +231,7 @@ def _rows_intact(pixels: np.ndarray, inputs: list[str], unreadable: dict[int, st
         rows = range(start, min(start + _CHUNK, len(inputs)))
         return all(not inputs[i] if i in unreadable else digest(pixels[i]) == inputs[i] for i in rows)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return list(pool.map(work, range(0, len(inputs), _CHUNK)))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import pandas as pd
 
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
+from signsclf.threads import usable_cores
 
 if TYPE_CHECKING:
     from signsclf.data.table import Source
@@ -156,7 +156,7 @@ def check(
     first: dict[bytes, int] = {}
     repeated: dict[bytes, list[int]] = {}
     smallest = largest = None
-    for row, look in enumerate(_looks(paths, workers or min(os.cpu_count() or 1, _MOST_WORKERS))):
+    for row, look in enumerate(_looks(paths, workers or min(usable_cores(), _MOST_WORKERS))):
         if look.reason:
             unreadable.append((source.relative(paths[row]), look.reason))
         else:
