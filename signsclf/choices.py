@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+from dataclasses import dataclass
 from enum import Enum
+
+from signsclf.errors import SignsclfError
 
 
 class Layout(str, Enum):
@@ -13,6 +17,40 @@ class Layout(str, Enum):
     FOLDERS = "folders"
     TABLE = "table"
     SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source is to be read; what is None is recognised.
+
+    Attributes:
+        layout: what the source must be.
+        class_level: how many folders below the source, 1 or more, the class folders lie; means class folders.
+        zip_encoding: of names in a zip archive that are not marked as UTF-8: a codec of Python's, such as cp932.
+
+    Raises:
+        SignsclfError: the class level is below 1 or belongs to no class folders, or there is no such encoding.
+    """
+
+    layout: Layout | None = None
+    class_level: int | None = None
+    zip_encoding: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_level is not None:
+            if self.class_level < 1:
+                raise SignsclfError(f"--class-level: {self.class_level} is not 1 or more; 1 is right below SOURCE")
+            if self.layout not in (None, Layout.FOLDERS):
+                raise SignsclfError(f"--class-level is of class folders; leave out --layout {self.layout.value}")
+            object.__setattr__(self, "layout", Layout.FOLDERS)
+        if self.zip_encoding is not None:
+            try:
+                codecs.lookup(self.zip_encoding)
+                "".encode(self.zip_encoding)  # refuses codecs that are not of text, such as hex
+            except (LookupError, ValueError) as error:
+                raise SignsclfError(
+                    f"--zip-encoding: {self.zip_encoding!r} is no encoding of text; such are cp932, gbk, cp850, cp1251"
+                ) from error
 
 
 class Part(str, Enum):

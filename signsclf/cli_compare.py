@@ -9,8 +9,20 @@ from typing import Annotated
 
 import typer
 
+from signsclf.choices import Reading
 from signsclf.errors import SignsclfError
-from signsclf.options import AsJson, CacheOption, LayoutOption, Overwrite, SkipBad, Source, new_app, writable_folder
+from signsclf.options import (
+    AsJson,
+    CacheOption,
+    ClassLevel,
+    LayoutOption,
+    Overwrite,
+    SkipBad,
+    Source,
+    ZipEncoding,
+    new_app,
+    writable_folder,
+)
 from signsclf.recipe import LADDER, Recipe
 from signsclf.recipe_options import recipe_options
 from signsclf.terminal import TerminalObserver, tell
@@ -39,6 +51,8 @@ def compare_command(
     ] = None,
     as_json: AsJson = False,
     layout: LayoutOption = None,
+    class_level: ClassLevel = None,
+    zip_encoding: ZipEncoding = None,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
     cache: CacheOption = "auto",
@@ -57,7 +71,7 @@ def compare_command(
         out,
         names,
         recipe,
-        layout=layout,
+        layout=Reading(layout, class_level, zip_encoding),
         skip_bad=skip_bad,
         overwrite=overwrite,
         cache=cache,

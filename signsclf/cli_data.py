@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from signsclf.choices import Reading
 from signsclf.errors import SignsclfError, SourceError
-from signsclf.options import AsJson, LayoutOption, Source, new_app, writable_folder
+from signsclf.options import AsJson, ClassLevel, LayoutOption, Source, ZipEncoding, new_app, writable_folder
 from signsclf.terminal import Bar, TerminalObserver, tell
 
 DOWNLOAD_MB = 366
@@ -27,6 +28,8 @@ def check_command(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for class_counts.csv and .png.")] = None,
     as_json: AsJson = False,
     layout: LayoutOption = None,
+    class_level: ClassLevel = None,
+    zip_encoding: ZipEncoding = None,
 ) -> None:
     """Decode every image; list the unreadable, the tiny and the duplicates; count the classes."""
     from signsclf.data import check
@@ -35,7 +38,7 @@ def check_command(
     if out is not None:
         writable_folder(out)
     observer = TerminalObserver()
-    found = read_source(source, layout)
+    found = read_source(source, Reading(layout, class_level, zip_encoding))
     observer.source(found)
     result = check.check(found, progress=lambda done, total: observer.progress("checking", done, total))
     observer.bar.close()

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from signsclf.choices import Provider
+from signsclf.choices import Provider, Reading
 from signsclf.errors import SignsclfError
 from signsclf.options import (
     AsJson,
     CacheOption,
+    ClassLevel,
     DeviceOption,
     LayoutOption,
     ModelDir,
     SkipBad,
     Source,
     SplitOption,
+    ZipEncoding,
     new_app,
     provider_name,
     writable_folder,
@@ -52,6 +54,8 @@ def evaluate_command(
         bool, typer.Option("--audit", help="Look for wrong labels and repeated images; needs the extra audit.")
     ] = False,
     layout: LayoutOption = None,
+    class_level: ClassLevel = None,
+    zip_encoding: ZipEncoding = None,
     skip_bad: SkipBad = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the corruptions.", min=0)] = 0,
     device: DeviceOption = Provider.AUTO,
@@ -75,7 +79,14 @@ def evaluate_command(
     observer = TerminalObserver()
     provider = provider_name(device)
     judgement = evaluate(
-        model, source, part=split, layout=layout, skip_bad=skip_bad, device=provider, cache=cache, observer=observer
+        model,
+        source,
+        part=split,
+        layout=Reading(layout, class_level, zip_encoding),
+        skip_bad=skip_bad,
+        device=provider,
+        cache=cache,
+        observer=observer,
     )
     examined = None
     if report is not None or robustness or unknown is not None or audit:
@@ -121,6 +132,8 @@ def diff_command(
         typer.Option("--tolerance", help="Exit with 1 where B's accuracy is lower than A's by more.", min=0, max=1),
     ] = 0.01,
     layout: LayoutOption = None,
+    class_level: ClassLevel = None,
+    zip_encoding: ZipEncoding = None,
     skip_bad: SkipBad = False,
     device: DeviceOption = Provider.AUTO,
     cache: CacheOption = "auto",
@@ -140,7 +153,7 @@ def diff_command(
         b,
         source,
         part=split,
-        layout=layout,
+        layout=Reading(layout, class_level, zip_encoding),
         skip_bad=skip_bad,
         device=provider_name(device),
         cache=cache,

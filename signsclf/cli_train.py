@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from signsclf.choices import Layout
+from signsclf.choices import Reading
 from signsclf.cli_data import gtsrb_source
 from signsclf.errors import SignsclfError
 from signsclf.options import (
     AcceptError,
     CacheOption,
+    ClassLevel,
     DataDir,
     ForceInt8Option,
     Int8Option,
@@ -21,6 +22,7 @@ from signsclf.options import (
     Overwrite,
     SkipBad,
     Yes,
+    ZipEncoding,
     chosen_int8,
     new_app,
     writable_folder,
@@ -44,6 +46,8 @@ def train_command(
         Path | None, typer.Option("--resume", help="Go on with the interrupted run of this model folder.")
     ] = None,
     layout: LayoutOption = None,
+    class_level: ClassLevel = None,
+    zip_encoding: ZipEncoding = None,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
     accept_error: AcceptError = 0.005,
@@ -57,9 +61,10 @@ def train_command(
     from signsclf.runfolder import final_folder, partial_folder, read_record, refuse_taken
 
     observer = TerminalObserver()
+    reading = Reading(layout, class_level, zip_encoding)
     # What can be wrong is looked at before torch is imported, which takes seconds.
     if resume is not None:
-        if source or out or layout or skip_bad or recipe != Recipe():
+        if source or out or reading != Reading() or skip_bad or recipe != Recipe():
             raise SignsclfError("--resume: the run has its own SOURCE, --out and recipe; give --resume DIR alone")
         read_record(partial_folder(final_folder(resume.expanduser().absolute())))
         from signsclf import train
@@ -68,7 +73,7 @@ def train_command(
     else:
         target = out or DEFAULT_OUT
         refuse_taken(target.expanduser().absolute(), overwrite)
-        found = _read_source(source, layout, data_dir, yes)
+        found = _read_source(source, reading, data_dir, yes)
         from signsclf import train
 
         outcome = train.train(
@@ -103,13 +108,15 @@ def lr_find_command(
     source: OptionalSource = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for lr_find.png and lr_find.json.")] = Path("lr_find"),
     layout: LayoutOption = None,
+    class_level: ClassLevel = None,
+    zip_encoding: ZipEncoding = None,
     skip_bad: SkipBad = False,
     cache: CacheOption = "auto",
     data_dir: DataDir = None,
     yes: Yes = False,
 ) -> None:
     """Search for a learning rate: a plot, its numbers, and four suggestions."""
-    found = _read_source(source, layout, data_dir, yes)
+    found = _read_source(source, Reading(layout, class_level, zip_encoding), data_dir, yes)
     writable_folder(out)
     from signsclf import train
 
@@ -124,7 +131,7 @@ def lr_find_command(
     tell(f"written: {out / 'lr_find.png'}, {out / 'lr_find.json'}")
 
 
-def _read_source(source: str | None, layout: Layout | None, data_dir: Path | None, yes: bool) -> Any:
+def _read_source(source: str | None, reading: Reading, data_dir: Path | None, yes: bool) -> Any:
     from signsclf.data.table import read_source
 
-    return read_source(source or gtsrb_source(data_dir, yes), layout)
+    return read_source(source or gtsrb_source(data_dir, yes), reading)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from signsclf import images, modelfolder
-from signsclf.choices import Layout
+from signsclf.choices import Layout, Reading
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.split import Split
 from signsclf.data.table import Source, read_source
@@ -44,7 +44,7 @@ def compare(
     names: Sequence[str] | None = None,
     recipe: Recipe | None = None,
     *,
-    layout: Layout | None = None,
+    layout: Layout | Reading | None = None,
     skip_bad: bool = False,
     overwrite: bool = False,
     cache: str | Path = AUTO,
@@ -143,7 +143,7 @@ class _Climb:
         else:
             source = prepared.source
             # An interrupted run of a rung starts anew: its own split need not be this one.
-            order = Order(source.origin, source.layout, self.skip_bad, overwrite=True)
+            order = Order(source.origin, source.reading, self.skip_bad, overwrite=True)
             model = build_network(prepared, self.observer)
             if begin(order, prepared, model, folder, self.observer).stopped:
                 return None

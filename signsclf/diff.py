@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from signsclf.choices import Layout, Part
+from signsclf.choices import Layout, Part, Reading
 from signsclf.data.cache import AUTO
 from signsclf.errors import SourceError
 from signsclf.evaluate import Judgement, evaluate
@@ -76,7 +76,7 @@ def diff(
     source: str | Path,
     *,
     part: Part | None = None,
-    layout: Layout | None = None,
+    layout: Layout | Reading | None = None,
     skip_bad: bool = False,
     device: str = "cpu",
     cache: str | Path = AUTO,

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from signsclf import modelfolder
-from signsclf.choices import Layout, Part
+from signsclf.choices import Layout, Part, Reading
 from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, fingerprint
 from signsclf.data.table import Source, apply_crop, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
@@ -83,7 +83,7 @@ def evaluate(
     source: str | Path,
     *,
     part: Part | None = None,
-    layout: Layout | None = None,
+    layout: Layout | Reading | None = None,
     skip_bad: bool = False,
     device: str = "cpu",
     cache: str | Path = AUTO,

@@ -16,6 +16,20 @@ SOURCE_HELP = "A folder, a .zip, a .csv or .parquet table, or synthetic; none me
 OptionalSource = Annotated[str | None, typer.Argument(help=SOURCE_HELP, metavar="SOURCE")]
 Source = Annotated[str, typer.Argument(help="A folder, a .zip, a .csv or .parquet table, or synthetic.")]
 LayoutOption = Annotated[Layout | None, typer.Option("--layout", help="How the source lies; unset: recognised.")]
+ClassLevel = Annotated[
+    int | None,
+    typer.Option(
+        "--class-level", help="How many folders below SOURCE the class folders lie; unset: recognised.", min=1
+    ),
+]
+ZipEncoding = Annotated[
+    str | None,
+    typer.Option(
+        "--zip-encoding",
+        help="Encoding of a .zip's names that are not marked as UTF-8, such as cp932; unset: guessed.",
+        metavar="NAME",
+    ),
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and list them.")]
 CacheOption = Annotated[
     str,

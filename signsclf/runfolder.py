@@ -10,8 +10,9 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from signsclf.choices import Int8, Layout
+from signsclf.choices import Int8, Layout, Reading
 from signsclf.errors import ModelError, SignsclfError
 from signsclf.modelconfig import parse_json
 from signsclf.modelfolder import CONFIG, RECORD, RUN, may_replace, read_text, write_bytes
@@ -26,7 +27,7 @@ class Order:
 
     Attributes:
         source: absolute path of the source, or "synthetic".
-        layout: how the source is read.
+        reading: how the source is read.
         skip_bad: leave unreadable images out instead of stopping.
         accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
         overwrite: replace a model folder that is there.
@@ -34,7 +35,7 @@ class Order:
     """
 
     source: str
-    layout: Layout
+    reading: Reading
     skip_bad: bool = False
     accept_error: float = 0.005
     overwrite: bool = False
@@ -107,7 +108,9 @@ def write_record(partial: Path, record: Record) -> None:
     order = record.order
     values = {
         "source": order.source,
-        "layout": order.layout.value,
+        "layout": order.reading.layout and order.reading.layout.value,
+        "class_level": order.reading.class_level,
+        "zip_encoding": order.reading.zip_encoding,
         "skip_bad": order.skip_bad,
         "accept_error": order.accept_error,
         "overwrite": order.overwrite,
@@ -134,7 +137,7 @@ def read_record(partial: Path) -> Record:
         values = parse_json(read_text(path), str(path))
         order = Order(
             source=str(values["source"]),
-            layout=Layout(values["layout"]),
+            reading=_reading(values),
             skip_bad=bool(values["skip_bad"]),
             accept_error=float(values["accept_error"]),
             overwrite=bool(values["overwrite"]),
@@ -143,6 +146,15 @@ def read_record(partial: Path) -> Record:
         return Record(order, Recipe.from_dict(values["recipe"]), str(values["fingerprint"]))
     except (ValueError, KeyError, TypeError, SignsclfError) as error:
         raise ModelError(f"{path}: damaged ({error}); start the training anew") from error
+
+
+def _reading(values: dict[str, Any]) -> Reading:
+    layout = Layout(values["layout"]) if values["layout"] else None
+    if "class_level" not in values and layout is Layout.FOLDERS:
+        # Earlier versions recorded what was recognised, under which folders 0 to 42 still are GTSRB's classes.
+        return Reading()
+    level, encoding = values.get("class_level"), values.get("zip_encoding")
+    return Reading(layout, level and int(level), encoding and str(encoding))
 
 
 def _is_barely_begun(partial: Path) -> bool:

@@ -15,7 +15,7 @@ from fastai.data.core import DataLoaders
 from torch import nn
 
 from signsclf import modelfolder
-from signsclf.choices import Int8, Layout
+from signsclf.choices import Int8, Layout, Reading
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source, read_source
@@ -67,7 +67,7 @@ def train(
     out: str | Path,
     recipe: Recipe | None = None,
     *,
-    layout: Layout | None = None,
+    layout: Layout | Reading | None = None,
     overwrite: bool = False,
     skip_bad: bool = False,
     accept_error: float = 0.005,
@@ -81,7 +81,7 @@ def train(
         source: what `signsclf.data.table.read_source` takes or gave: a folder, a .zip, a table, or "synthetic".
         out: the model folder to write.
         recipe: what is None in it is chosen from the data; None takes the default recipe.
-        layout: forces how the source is read.
+        layout: forces how the source is read, see `signsclf.choices.Reading`.
         overwrite: replaces a model folder, or an interrupted run, that is there.
         skip_bad: leaves unreadable images out, lists them in run/skipped.csv, and goes on.
         accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
@@ -100,7 +100,7 @@ def train(
     planned = _plan(source, layout, recipe or Recipe(), observer)
     model = build_network(planned, observer)
     prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
-    order = Order(planned.source.origin, planned.source.layout, skip_bad, accept_error, overwrite, int8)
+    order = Order(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8)
     return begin(order, prepared, model, out, observer)
 
 
@@ -142,7 +142,7 @@ def search_lr(
     source: str | Path | Source,
     recipe: Recipe | None = None,
     *,
-    layout: Layout | None = None,
+    layout: Layout | Reading | None = None,
     skip_bad: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
@@ -158,7 +158,7 @@ def search_lr(
     return find_lr(learner, prepared.recipe, progress=lambda done, total: observer.progress("rates", done, total))
 
 
-def _plan(source: str | Path | Source, layout: Layout | None, recipe: Recipe, observer: Observer) -> Plan:
+def _plan(source: str | Path | Source, layout: Layout | Reading | None, recipe: Recipe, observer: Observer) -> Plan:
     found = source if isinstance(source, Source) else read_source(source, layout)
     observer.source(found)
     return plan(found, recipe)
@@ -171,7 +171,7 @@ def restore(record: Record, cache: str | Path, observer: Observer) -> Prepared:
         SourceError: the source has changed.
     """
     order = record.order
-    planned = _plan(order.source, order.layout, record.recipe, observer)
+    planned = _plan(order.source, order.reading, record.recipe, observer)
     prepared = prepare(planned, order.skip_bad, observer, cache_folder(cache))
     if prepared.fingerprint != record.fingerprint:
         raise SourceError(f"{order.source}: its images have changed since the run began; start the training anew")

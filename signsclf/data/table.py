@@ -16,13 +16,14 @@ import difflib
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from signsclf import images
+from signsclf.choices import Reading
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle
 from signsclf.data.layouts import Found, Layout, Row, find_table, read_folders, read_table
@@ -57,7 +58,8 @@ class Source:
 
     Attributes:
         root: absolute path of the folder or archive that was read, or "synthetic".
-        origin: absolute path that `read_source` was given, or "synthetic": what it reads again.
+        origin: absolute path that `read_source` was given, or "synthetic"; with ``reading`` it reads the same again.
+        reading: how `read_source` was told to read it.
         layout: what it was recognised as.
         table: one row an image; see the module's text.
         classes: labels in the order of class indices: by ClassId for GTSRB, else in natural order.
@@ -76,6 +78,7 @@ class Source:
     base: str = ""
     roi_sizes: tuple[tuple[int, int] | None, ...] = ()
     origin: str = ""
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def has_roi(self) -> bool:
@@ -90,16 +93,18 @@ class Source:
         return relative_name(path, self.root, mounted).removeprefix(self.base)
 
 
-def read_source(source: str | Path, layout: Layout | None = None) -> Source:
+def read_source(source: str | Path, reading: Reading | Layout | None = None) -> Source:
     """Reads a folder, a .zip archive (in place), a .csv or .parquet table, or "synthetic" for drawn signs.
 
     Args:
         source: relative or absolute, ``~`` is expanded. "synthetic" is the keyword, "./synthetic" a path.
-        layout: what the source must be; None recognises it.
+        reading: how the source is to be read, or what it must be; None recognises it.
 
     Raises:
         SourceError: nothing is there, no layout fits, or what is there contradicts itself.
     """
+    reading = reading if isinstance(reading, Reading) else Reading(reading)
+    layout = reading.layout
     if source == Layout.SYNTHETIC.value or layout is Layout.SYNTHETIC:
         return _synthetic(source, layout)
     path = Path(source)
@@ -123,7 +128,7 @@ def read_source(source: str | Path, layout: Layout | None = None) -> Source:
     else:
         what = "one image" if images.is_image_name(path.name) else f"a {suffix or 'plain'} file"
         raise SourceError(f"{path}: {what}; a source is a folder, a .zip, a .csv or a .parquet file")
-    return _source(tree, found, path.absolute().as_posix())
+    return _source(tree, found, path.absolute().as_posix(), reading)
 
 
 def apply_crop(source: Source, crop: bool) -> Source:
@@ -210,7 +215,7 @@ def _synthetic(source: str | Path, layout: Layout | None) -> Source:
     return Source(synthetic.KEYWORD, Layout.SYNTHETIC, table, classes, True, roi_sizes=sizes, origin=synthetic.KEYWORD)
 
 
-def _source(tree: Tree, found: Found, origin: str) -> Source:
+def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
     table = _frame(found.rows)
     labels = {split: set(part["label"]) for split, part in table.groupby("split")}
     for split in ("valid", "test"):
@@ -233,6 +238,7 @@ def _source(tree: Tree, found: Found, origin: str) -> Source:
         base=found.base,
         roi_sizes=tuple(row.size for row in found.rows),
         origin=origin,
+        reading=reading,
     )
 
 

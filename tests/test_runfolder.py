@@ -1,0 +1,44 @@
+"""A run's record gives back what it was given."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from signsclf.choices import Layout, Reading
+from signsclf.errors import SignsclfError
+from signsclf.recipe import Recipe
+from signsclf.runfolder import RECORD, Order, Record, read_record, write_record
+
+
+@pytest.mark.parametrize(
+    "reading", [Reading(), Reading(Layout.TABLE), Reading(class_level=2), Reading(zip_encoding="cp932")]
+)
+def test_how_a_source_is_read_is_kept(tmp_path, reading):
+    record = Record(Order("/images", reading), Recipe(), "f")
+    write_record(tmp_path, record)
+    assert read_record(tmp_path) == record
+
+
+@pytest.mark.parametrize(("layout", "reading"), [("folders", Reading()), ("table", Reading(Layout.TABLE))])
+def test_a_record_of_an_earlier_version(tmp_path, layout, reading):
+    write_record(tmp_path, Record(Order("/images", Reading()), Recipe(), "f"))
+    values = json.loads((tmp_path / RECORD).read_text())
+    values = {name: value for name, value in values.items() if name not in ("class_level", "zip_encoding")}
+    (tmp_path / RECORD).write_text(json.dumps({**values, "layout": layout}))
+    assert read_record(tmp_path).order.reading == reading
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"class_level": 0}, "not 1 or more"),
+        ({"class_level": 1, "layout": Layout.TABLE}, "leave out --layout table"),
+        ({"zip_encoding": "klingon"}, "'klingon' is no encoding"),
+        ({"zip_encoding": "hex"}, "'hex' is no encoding"),
+    ],
+)
+def test_readings_that_cannot_be(values, says):
+    with pytest.raises(SignsclfError, match=says):
+        Reading(**values)
