@@ -26,7 +26,8 @@ from signsclf import images
 from signsclf.choices import Reading
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle
-from signsclf.data.layouts import Found, Layout, Row, find_table, read_folders, read_table
+from signsclf.data.layouts import Found, Layout, Row, read_folders
+from signsclf.data.tables import find_table, read_table
 from signsclf.data.tree import TABLE_SUFFIXES, Tree, list_folder, list_zip, relative_name, some
 from signsclf.errors import BadImageError, SourceError
 
