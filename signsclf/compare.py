@@ -18,9 +18,10 @@ from signsclf.judging.ladder import Ladder, Rung, write_ladder
 from signsclf.observer import Observer
 from signsclf.prepare import Plan, Prepared, plan, prepare
 from signsclf.recipe import LADDER, Recipe, SplitBy
-from signsclf.runfolder import Order
+from signsclf.runfolder import Order, claimed
 from signsclf.train import begin, build_network, describe_device
 from signsclf.training import architectures
+from signsclf.training.settings import own_settings
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Comparison:
     stopped: bool
 
 
+@own_settings()
 def compare(
     source: str | Path | Source,
     out: str | Path,
@@ -70,7 +72,24 @@ def compare(
         SourceError, BadImageError: the source cannot be used.
         SignsclfError: an architecture is not known or named twice, nothing is held out, or ``out`` cannot be written.
     """
-    observer, recipe, out = observer or Observer(), recipe or Recipe(), Path(out).expanduser().absolute()
+    out = Path(out).expanduser().absolute()
+    with claimed(out):
+        return _compare(
+            source, out, names, recipe or Recipe(), layout, skip_bad, overwrite, cache, observer or Observer()
+        )
+
+
+def _compare(
+    source: str | Path | Source,
+    out: Path,
+    names: Sequence[str] | None,
+    recipe: Recipe,
+    layout: Layout | Reading | None,
+    skip_bad: bool,
+    overwrite: bool,
+    cache: str | Path,
+    observer: Observer,
+) -> Comparison:
     for name in names or ():
         architectures.find(name)
         if list(names).count(name) > 1:
@@ -145,8 +164,9 @@ class _Climb:
             # An interrupted run of a rung starts anew: its own split need not be this one.
             order = Order(source.origin, source.reading, self.skip_bad, overwrite=True)
             model = build_network(prepared, self.observer)
-            if begin(order, prepared, model, folder, self.observer).stopped:
-                return None
+            with claimed(folder):
+                if begin(order, prepared, model, folder, self.observer).stopped:
+                    return None
         return _judged(folder, prepared, kept)
 
     def ladder(self, source: Source, recipe: Recipe, rungs: tuple[Rung, ...]) -> Ladder:

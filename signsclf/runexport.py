@@ -17,13 +17,15 @@ from signsclf.finish import finish_again
 from signsclf.folds import judge_folds, sample_pixels
 from signsclf.observer import Observer
 from signsclf.recipe import Crop
-from signsclf.runfolder import make_partial, read_record, refuse_taken
+from signsclf.runfolder import claimed, make_partial, read_record, refuse_taken
 from signsclf.train import Outcome, build_loaders, finish_run, restore
 from signsclf.training.callbacks import read_checkpoint
 from signsclf.training.fit import FitResult
 from signsclf.training.loaders import planned_draws
+from signsclf.training.settings import own_settings
 
 
+@own_settings()
 def export_run(
     run: str | Path,
     out: str | Path,
@@ -102,9 +104,10 @@ def export_run(
 @contextlib.contextmanager
 def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """The .partial folder of an export, which goes with it when it fails."""
-    partial = make_partial(out, overwrite)
-    try:
-        yield partial
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with claimed(out):
+        partial = make_partial(out, overwrite)
+        try:
+            yield partial
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise

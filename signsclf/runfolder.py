@@ -5,15 +5,18 @@ No torch and no pandas: what is in the way of a run is told before either is imp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from signsclf.choices import Int8, Layout, Reading
 from signsclf.errors import ModelError, SignsclfError
+from signsclf.locks import locked
 from signsclf.modelconfig import parse_json
 from signsclf.modelfolder import CONFIG, RECORD, RUN, may_replace, read_text, write_bytes
 from signsclf.recipe import Recipe
@@ -61,6 +64,25 @@ def final_folder(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(_SUFFIX)) if path.name != _SUFFIX else path
 
 
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Keeps every other process from writing the model folder ``out`` and its .partial folder meanwhile.
+
+    Raises:
+        LockedError: another one does.
+        ModelError: nothing can be written there.
+    """
+    _refuse_unwritable(out)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out))
+        except OSError as error:
+            raise ModelError(
+                f"{out}: cannot be written ({error.strerror or error}); give --out a folder that can be"
+            ) from error
+        yield
+
+
 def refuse_taken(out: Path, overwrite: bool, resuming: bool = False) -> None:
     """Raises ModelError where something is in the way of a new model folder, before any work is done.
 
@@ -78,9 +100,7 @@ def refuse_taken(out: Path, overwrite: bool, resuming: bool = False) -> None:
             raise ModelError(f"{partial} is an interrupted run: --resume {out} goes on, --overwrite starts anew")
     elif partial.exists() and not _is_barely_begun(partial):
         raise ModelError(f"{partial} is there and is no run: move it away, or choose another --out")
-    above = next(folder for folder in partial.parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise ModelError(f"{out}: {above} cannot be written to; give --out a folder that can be")
+    _refuse_unwritable(out)
 
 
 def make_partial(out: Path, overwrite: bool) -> Path:
@@ -155,6 +175,12 @@ def _reading(values: dict[str, Any]) -> Reading:
         return Reading()
     level, encoding = values.get("class_level"), values.get("zip_encoding")
     return Reading(layout, level and int(level), encoding and str(encoding))
+
+
+def _refuse_unwritable(out: Path) -> None:
+    parent = next(folder for folder in out.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ModelError(f"{out}: {parent} cannot be written to; give --out a folder that can be")
 
 
 def _is_barely_begun(partial: Path) -> bool:

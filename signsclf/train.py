@@ -29,6 +29,7 @@ from signsclf.recipe import Device, Flip, Recipe, Trainer
 from signsclf.runfolder import (
     Order,
     Record,
+    claimed,
     final_folder,
     make_partial,
     partial_folder,
@@ -43,6 +44,7 @@ from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
 from signsclf.training.fit import Fit, FitResult, LrSearch, estimate_seconds, find_lr
 from signsclf.training.learner import build_learner
 from signsclf.training.loaders import dataloaders, mix_seed, planned_draws
+from signsclf.training.settings import own_settings
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Outcome:
     metrics: dict[str, Any] | None
 
 
+@own_settings()
 def train(
     source: str | Path | Source,
     out: str | Path,
@@ -96,21 +99,26 @@ def train(
     if not 0 <= accept_error <= 1:
         raise SignsclfError(f"--accept-error: {accept_error:g} is no share from 0 to 1")
     out = Path(out).expanduser().absolute()
-    refuse_taken(out, overwrite)
-    planned = _plan(source, layout, recipe or Recipe(), observer)
-    model = build_network(planned, observer)
-    prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
-    order = Order(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8)
-    return begin(order, prepared, model, out, observer)
+    with claimed(out):
+        refuse_taken(out, overwrite)
+        planned = _plan(source, layout, recipe or Recipe(), observer)
+        model = build_network(planned, observer)
+        prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
+        order = Order(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8)
+        return begin(order, prepared, model, out, observer)
 
 
 def begin(order: Order, prepared: Prepared, model: nn.Module, out: Path, observer: Observer) -> Outcome:
-    """The second half of `train`: makes the run's folder, trains ``model``, see `build_network`, and finishes."""
+    """The second half of `train`: makes the run's folder, trains ``model``, see `build_network`, and finishes.
+
+    The caller holds the lock on ``out``, see `signsclf.runfolder.claimed`.
+    """
     partial = make_partial(out, order.overwrite)
     _record(partial, order, prepared)
     return _run(order, prepared, model, partial, observer, None)
 
 
+@own_settings()
 def resume(
     out: str | Path, *, overwrite: bool = False, cache: str | Path = AUTO, observer: Observer | None = None
 ) -> Outcome:
@@ -128,16 +136,18 @@ def resume(
     observer = observer or Observer()
     out = final_folder(Path(out).expanduser().absolute())
     partial = partial_folder(out)
-    record = read_record(partial)
-    order = replace(record.order, overwrite=record.order.overwrite or overwrite)
-    refuse_taken(out, order.overwrite, resuming=True)
-    checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
-    observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
-    prepared = restore(record, cache, observer)
-    model = build_network(prepared, observer, fresh=checkpoint is None)
-    return _run(order, prepared, model, partial, observer, checkpoint)
+    with claimed(out):
+        record = read_record(partial)
+        order = replace(record.order, overwrite=record.order.overwrite or overwrite)
+        refuse_taken(out, order.overwrite, resuming=True)
+        checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
+        observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
+        prepared = restore(record, cache, observer)
+        model = build_network(prepared, observer, fresh=checkpoint is None)
+        return _run(order, prepared, model, partial, observer, checkpoint)
 
 
+@own_settings()
 def search_lr(
     source: str | Path | Source,
     recipe: Recipe | None = None,

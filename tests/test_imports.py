@@ -13,7 +13,7 @@ import signsclf
 ROOT = Path(signsclf.__file__).parent
 LAYERS = [
     ["signsclf", "errors", "choices", "threads", "text"],
-    ["files"],
+    ["files", "locks"],
     ["outputs"],
     ["recipe", "images", "modelconfig", "observer"],
     ["resolve"],

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,12 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.numpy import load_file
 from tinysource import CLASSES, TINY, Ran, command, draw_source, environment, flags, one_thread
 
 import signsclf
 from signsclf.data import synthetic
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
+from signsclf.locks import LockedError
 from signsclf.modelfolder import read_config, verify_sums
 from signsclf.observer import Observer
 from signsclf.recipe import Recipe
@@ -480,6 +483,67 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(stopped, model):
     _, out = stopped
     out.with_name("m.partial").joinpath("checkpoint.pt").unlink()
     assert weights(resume(out).folder) == weights(model)
+
+
+# -- the program that calls ------------------------------------------------------------------------------------------
+
+
+def test_the_callers_settings_change_no_weight_and_are_left_as_they_were(model, source, tmp_path, monkeypatch):
+    torch.manual_seed(7)
+    expected = torch.rand(2)
+    torch.manual_seed(7)
+    first = torch.rand(1)
+    torch.set_default_dtype(torch.float64)
+    monkeypatch.chdir(tmp_path)
+    try:
+        with torch.no_grad():
+            outcome = train(os.path.relpath(source), "m", RECIPE, cache="off", observer=ChangeFolder(tmp_path.parent))
+            learner = signsclf.load_learner(outcome.folder)
+            assert not torch.is_grad_enabled()
+        assert torch.get_default_dtype() is torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert outcome.folder == tmp_path / "m"
+    assert weights(outcome.folder) == weights(model)
+    assert {parameter.dtype for parameter in learner.model.parameters()} == {torch.float32}
+    assert torch.equal(torch.cat([first, torch.rand(1)]), expected)
+
+
+class ChangeFolder(Observer):
+    """Leaves the working directory while the training runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fitting(self, fit) -> None:
+        os.chdir(self.folder)
+
+
+class Twice(Observer):
+    """Starts the same training again while it runs."""
+
+    def __init__(self, *places: Path) -> None:
+        self.places, self.refused = places, []
+
+    def fitting(self, fit) -> None:
+        source, out, model = self.places
+        for call in (
+            lambda: train(source, out, RECIPE, overwrite=True),
+            lambda: resume(out),
+            lambda: export_run(model, out, overwrite=True),
+        ):
+            with pytest.raises(LockedError) as caught:
+                call()
+            self.refused.append(str(caught.value))
+
+
+def test_a_second_run_with_the_same_out_is_refused_while_the_first_one_runs(model, source, tmp_path):
+    twice = Twice(source, tmp_path / "m", model)
+    outcome = train(source, tmp_path / "m", RECIPE, observer=twice)
+    assert weights(outcome.folder) == weights(model)
+    assert len(twice.refused) == 2 * 3
+    assert all("is being written by another signsclf (process" in line for line in twice.refused)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 # -- exporting what is finished --------------------------------------------------------------------------------------

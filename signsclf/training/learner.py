@@ -36,6 +36,7 @@ from signsclf.training.architectures import (
     parameter_groups,
     read_weights,
 )
+from signsclf.training.settings import own_settings
 
 
 def choose_device(wanted: Device | None) -> Device:
@@ -154,6 +155,7 @@ def restore_model(folder: Path) -> tuple[nn.Module, modelfolder.Config]:
     return model.eval(), config
 
 
+@own_settings()
 def load_learner(folder: str | Path) -> Learner:
     """A fastai learner rebuilt from a model folder's safetensors, without a pickle, ready to predict and to train on.
 
