@@ -75,9 +75,9 @@ def _recipe(recipe: dict[str, Any], training: dict[str, Any]) -> list[str]:
 
 
 def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
-    valid, int8, crossed = (figures.get(name) for name in ("valid", "int8", "cross_validation"))
-    if crossed is not None:
-        return _cross_validated(crossed)
+    valid, int8, held_out = (figures.get(name) for name in ("valid", "int8", "holdouts"))
+    if held_out is not None:
+        return _holdouts(held_out)
     if valid is None:
         return ["Everything trained: no image was held out, so no figure can be given."]
     lines = [
@@ -109,29 +109,42 @@ def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
     return lines
 
 
-def _cross_validated(crossed: dict[str, Any]) -> list[str]:
+def _holdouts(found: dict[str, Any]) -> list[str]:
     def spread(name: str) -> str:
-        low, high = crossed[f"{name}_lowest"], crossed[f"{name}_highest"]
-        return f"{_percent(crossed[name], 2)} ({_percent(low, 2)} to {_percent(high, 2)})"
+        low, high = found[f"{name}_lowest"], found[f"{name}_highest"]
+        return f"{_percent(found[name], 2)} ({_percent(low, 2)} to {_percent(high, 2)})"
 
+    interval = ""
+    if found.get("accuracy_low") is not None:
+        low, high = _percent(found["accuracy_low"], 2), _percent(found["accuracy_high"], 2)
+        interval = f"; 95 % interval {low} to {high}, whole groups of images resampled"
+    models = "1 model" if found["models"] == 1 else f"{found['models']} models"
     return [
         (
-            f"All images trained, so these figures are the recipe's and not this file's: of {crossed['folds']} models "
-            f"made in the same way, each judged on images held out of its training (n = {crossed['n']:,} in all; "
-            "mean, lowest and highest). Their best epochs were chosen on these images; this model is its last epoch."
+            f"All images trained, so these figures are the recipe's and not this file's: of {models} made in the same "
+            f"way, each evaluated on images held out of its training ({_distinct(found)}; mean, lowest and highest of "
+            "the models). Their best epochs were chosen on these images; this model is its last epoch."
         ),
         "",
         "| | recipe |",
         "| --- | --- |",
-        f"| accuracy | {spread('accuracy')} |",
+        f"| accuracy | {spread('accuracy')}{interval} |",
         f"| macro-F1 | {spread('macro_f1')} |",
     ]
+
+
+def _distinct(found: dict[str, Any]) -> str:
+    repeated = found["n_repeated"]
+    return f"n = {found['n']:,} distinct images" + (
+        f", {repeated:,} of them held out more than once" if repeated else ""
+    )
 
 
 def _calibration(config: modelfolder.Config) -> list[str]:
     found = config.figures.get("calibration")
     if found is None:
         return ["Not known: that needs validation images of two groups or more. `accepted` is null."]
+    counted = found.get("note") or "each by a fit on the other half of the groups"
     error = "none" if found["accepted_error"] is None else _percent(found["accepted_error"], 2)
     return [
         (
@@ -142,7 +155,7 @@ def _calibration(config: modelfolder.Config) -> list[str]:
             f"- Accepted from a probability of {config.reject_threshold:.4f} up: {_percent(found['accepted'])} of the "
             f"images, of which {error} wrong (aimed at {_percent(found['accept_error'], 2)})."
         ),
-        f"- Measured on {found['n']:,} images, each by a fit on the other half of the groups.",
+        f"- Measured on {found['n']:,} images, {_escape(counted)}.",
     ]
 
 

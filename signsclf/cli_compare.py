@@ -29,7 +29,7 @@ from signsclf.terminal import TerminalObserver, tell
 
 FOR_ALL = (
     *("weights", "size", "epochs", "batch_size", "label_smoothing", "balance", "augment", "flip", "crop"),
-    *("split_by", "valid_fraction", "add_synthetic", "device", "seed"),
+    *("split_by", "valid_fraction", "fold", "add_synthetic", "device", "seed"),
 )
 """Fields of the recipe that make sense for every rung."""
 

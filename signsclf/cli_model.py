@@ -31,13 +31,15 @@ def export_command(
     overwrite: Overwrite = False,
     int8: Int8Option = False,
     force_int8: ForceInt8Option = False,
-    fold: Annotated[
+    holdout: Annotated[
         list[Path] | None,
         typer.Option(
-            "--fold", help="Model of the same recipe that judges one trained on all; repeat.", metavar="MODEL"
+            "--holdout",
+            help="Model of the same recipe with a part held out, which evaluates one trained on all; repeat.",
+            metavar="MODEL",
         ),
     ] = None,
-    source: Annotated[str | None, typer.Option("--source", help="What the folds were trained on.")] = None,
+    source: Annotated[str | None, typer.Option("--source", help="What these models were trained on.")] = None,
     accept_error: AcceptError = 0.005,
     bare: Annotated[
         bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows the images trained on.")
@@ -60,7 +62,7 @@ def export_command(
         out,
         overwrite=overwrite,
         int8=chosen_int8(int8, force_int8),
-        folds=fold or (),
+        holdouts=holdout or (),
         source=source,
         accept_error=accept_error,
         bare=bare,

@@ -191,7 +191,7 @@ def _refuse_other(folder: Path, prepared: Prepared) -> None:
     config = modelfolder.read_config(folder)
     recipe = prepared.recipe
     shipped = recipe.replace(weights=Path(recipe.weights).name).to_dict()
-    if config.fingerprint != prepared.fingerprint or config.recipe != shipped:
+    if config.fingerprint != prepared.fingerprint or {**Recipe().to_dict(), **config.recipe} != shipped:
         raise ModelError(
             f"{folder} is there already, of other images or another recipe: --overwrite replaces it, --out DIR writes "
             "elsewhere"

@@ -23,7 +23,7 @@ from signsclf.data.cache import Decoded
 from signsclf.data.split import Split
 from signsclf.errors import GateError, ModelError, SignsclfError
 from signsclf.export import PARITY_IMAGES, PARITY_TOLERANCE, fold_temperature, readers, torch_logits, write_network
-from signsclf.folds import CrossValidation
+from signsclf.holdouts import Holdouts
 from signsclf.judging import plots
 from signsclf.judging.calibrate import cross_fit, fit_temperature, reject_threshold, softmax
 from signsclf.judging.canvas import write_whole
@@ -171,14 +171,14 @@ def finish_again(
     folder: Path,
     observer: Observer,
     *,
-    judged: CrossValidation | None = None,
+    evaluated: Holdouts | None = None,
     pixels: np.ndarray | None = None,
     bare: bool = False,
 ) -> modelfolder.Config:
     """Fills ``folder`` from a finished model folder: its network written anew by the packages that are here now.
 
     Args:
-        judged: gives temperature, reject threshold and figures to a model that had no validation images.
+        evaluated: gives temperature, reject threshold and figures to a model that had no validation images.
         pixels: uint8 (N, H, W, 3) at the model's size, to compare on; None takes the stored images.
         bare: leaves out learner.pkl, which is a pickle, and all that shows or names the images trained on.
 
@@ -187,23 +187,23 @@ def finish_again(
 
     Raises:
         ModelError: the model folder is damaged, or a file cannot be written.
-        SignsclfError: it has validation images of its own, and ``judged`` is given.
+        SignsclfError: it has validation images of its own, and ``evaluated`` is given.
         GateError: the exported file does not answer as the network does, or as the old one did.
     """
     modelfolder.verify_sums(run)
     model, old = restore_model(run)
     config = dataclasses.replace(old, versions=_versions())
-    if judged is not None:
+    if evaluated is not None:
         if old.figures.get("valid"):
-            raise SignsclfError(f"--fold: {run} has validation images of its own; give one of --valid-fraction 0")
+            raise SignsclfError(f"--holdout: {run} has validation images of its own; give one of --valid-fraction 0")
         figures = {
-            "cross_validation": judged.figures,
-            "calibration": judged.calibration and judged.calibration.to_dict(),
+            "holdouts": evaluated.figures,
+            "calibration": evaluated.calibration and evaluated.calibration.to_dict(),
         }
         config = dataclasses.replace(
             config,
-            temperature=judged.temperature,
-            reject_threshold=judged.reject_threshold,
+            temperature=evaluated.temperature,
+            reject_threshold=evaluated.reject_threshold,
             figures={**old.figures, **figures},
         )
     observer.say("exporting")
@@ -236,7 +236,7 @@ def finish_again(
         )
     replayed = _pictures_of_nothing(config.input_size) if bare else pixels[:_REPLAYED]
     store_replay(folder, replayed, exported.probabilities(replayed))
-    if judged is None and not bare:
+    if evaluated is None and not bare:
         shutil.copy2(run / modelfolder.CARD, folder)
     else:
         write_card(folder, config, None)

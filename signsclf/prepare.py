@@ -88,6 +88,8 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     arch = architectures.find(recipe.arch)
     device = choose_device(recipe.device)
     own = int(table["split"].eq("valid").sum())
+    if own and recipe.fold:
+        raise SourceError(f"--fold {recipe.fold}: {source.root} has validation images of its own; leave --fold out")
     n_train = len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction)))
     facts = Facts(
         n_train=n_train,
@@ -154,7 +156,8 @@ def prepare(
     names = [source.relative(path) for path in table["path"]]
     mark = fingerprint(names, table["label"].tolist(), decoded.digests)
     if split is None:
-        split = hold_out(group_repeats(table, decoded.inputs), recipe.split_by, recipe.valid_fraction, recipe.seed)
+        grouped = group_repeats(table, decoded.inputs)
+        split = hold_out(grouped, recipe.split_by, recipe.valid_fraction, recipe.seed, recipe.fold)
     _say_split(split, recipe, observer)
     if recipe.add_synthetic:
         observer.say(f"drawn signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
@@ -201,11 +204,17 @@ def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
     how = "the source's own"
     if split.held_out_here:
         how = "by whole groups" if recipe.split_by is SplitBy.GROUP else "by single images"
+        how += f", fold {recipe.fold}" if recipe.fold else ""
         how += f", seed {recipe.seed}"
     observer.say(f"split: {train:,} train, {valid:,} valid ({how})")
     if split.groups_on_both_sides:
         observer.say(
             f"warning: {split.groups_on_both_sides:,} groups stand on both sides, so the validation figures flatter"
+        )
+    if split.in_no_fold:
+        observer.say(
+            f"{split.in_no_fold:,} images are in none of the folds: held out, they would leave a class without any to "
+            "train on"
         )
     if split.not_judged:
         shown = ", ".join(split.not_judged[:10]) + (", …" if len(split.not_judged) > 10 else "")

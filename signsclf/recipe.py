@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -122,7 +123,10 @@ class Recipe:
         flip: mirroring left to right.
         crop: whole images or the boxes that the source gives.
         split_by: what a validation split keeps whole.
-        valid_fraction: share of the training images held out when the source holds none out, 0 to 0.9.
+        valid_fraction: share of the training images held out when the source holds none out, 0 to 0.9; with ``fold``
+            it follows from that.
+        fold: ``K/N``, 1 ≤ K ≤ N ≤ 1,000 and N ≥ 2: the training images held out are the K-th of N disjoint folds, which
+            are the same for every K; see `signsclf.data.split.folds`. None holds ``valid_fraction`` out.
         add_synthetic: signs drawn by the package that are added to each class's training images, new ones every epoch,
             0 to 100,000; GTSRB's classes only. Never among those held out.
         patience: stop after so many epochs without a better macro-F1, or a lower loss at the same one; 0 never stops
@@ -153,6 +157,7 @@ class Recipe:
     crop: Crop = Crop.NONE
     split_by: SplitBy = SplitBy.GROUP
     valid_fraction: float = 0.2
+    fold: str | None = None
     add_synthetic: int | None = None
     patience: int = 0
     precision: Precision | None = None
@@ -181,6 +186,11 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
                 raise SignsclfError(f"{_flag(name)}: {value!r} is not a name")
+        if self.fold is not None:
+            _, n = parse_fold(self.fold)
+            if self.valid_fraction not in (Recipe.valid_fraction, 1 / n):
+                raise SignsclfError("--fold: it says what is held out, as --valid-fraction does; give one of them")
+            object.__setattr__(self, "valid_fraction", 1 / n)
         if self.epoch_images == 1:
             raise SignsclfError(
                 "--epoch-images: 1 is too few for a batch; give 0 for as many as there are, or at least 2"
@@ -268,6 +278,21 @@ _CHOICES: dict[str, type[Enum]] = {
 
 # What `signsclf.resolve.resolve` chooses may be left unset; the other fields have a default that holds for all data.
 _UNSET = {field.name for field in dataclasses.fields(Recipe) if field.default is None}
+
+
+def parse_fold(text: str) -> tuple[int, int]:
+    """K and N of ``K/N``.
+
+    Raises:
+        SignsclfError: it is no such text, or not 1 ≤ K ≤ N ≤ 1,000 with N ≥ 2.
+    """
+    found = re.fullmatch("([1-9][0-9]{0,3})/([1-9][0-9]{0,3})", text) if isinstance(text, str) else None
+    if found is None:
+        raise SignsclfError(f"--fold: {text!r} is not K/N, such as 1/5, the first of five folds")
+    k, n = int(found[1]), int(found[2])
+    if not (k <= n and 2 <= n <= 1000):
+        raise SignsclfError(f"--fold: {text} is no fold; give K/N with N from 2 to 1,000 and K from 1 to N")
+    return k, n
 
 
 def _flag(name: str) -> str:

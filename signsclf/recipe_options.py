@@ -37,6 +37,7 @@ HELP = {
     "crop": "Show the whole image, or the source's box.",
     "split_by": "What a held-out part keeps whole.",
     "valid_fraction": "Share held out where the source holds none out.",
+    "fold": "Hold out the K-th of N disjoint folds, in place of --valid-fraction.",
     "add_synthetic": "Drawn signs added to each class's training images: GTSRB's alone.",
     "patience": "Stop after so many epochs without a better one; 0 never.",
     "precision": "Arithmetic of training.",
@@ -84,6 +85,8 @@ def build_recipe(preset_name: str | None, chosen: dict[str, Any]) -> Recipe:
     """The preset's recipe with the chosen values in place of its own; None leaves a field as it is."""
     base = preset(preset_name) if preset_name else Recipe()
     values = {name: value for name, value in chosen.items() if value is not None}
+    if "fold" in values and "valid_fraction" in values:
+        raise SignsclfError("--fold: it says what is held out, as --valid-fraction does; give one of them")
     if "device" in values:
         values["device"] = None if values["device"].value == "auto" else values["device"].value
     if "lr" in values and values["lr"] != AUTO_LR:
@@ -97,7 +100,7 @@ def build_recipe(preset_name: str | None, chosen: dict[str, Any]) -> Recipe:
 def _option(name: str) -> inspect.Parameter:
     default = getattr(Recipe(), name)
     shown = f"  [default: {default.value if isinstance(default, Enum) else default}]" if default is not None else ""
-    metavar = "X|auto" if name == "lr" else None
+    metavar = {"lr": "X|auto", "fold": "K/N"}.get(name)
     # Without a default of its own, so that a preset can have its say.
     option = typer.Option(None, "--" + name.replace("_", "-"), help=HELP[name] + shown, metavar=metavar)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=_kind(name) | None)

@@ -14,7 +14,7 @@ from signsclf.data.cache import AUTO
 from signsclf.data.table import read_source
 from signsclf.errors import ModelError, SignsclfError
 from signsclf.finish import finish_again
-from signsclf.folds import judge_folds, sample_pixels
+from signsclf.holdouts import evaluate_holdouts, sample_pixels
 from signsclf.observer import Observer
 from signsclf.recipe import Crop
 from signsclf.runfolder import claimed, make_partial, read_record, refuse_taken
@@ -32,7 +32,7 @@ def export_run(
     *,
     overwrite: bool = False,
     int8: Int8 = Int8.NONE,
-    folds: Sequence[str | Path] = (),
+    holdouts: Sequence[str | Path] = (),
     source: str | Path | None = None,
     accept_error: float = 0.005,
     bare: bool = False,
@@ -45,16 +45,16 @@ def export_run(
 
     Args:
         int8: whether model.int8.onnx is written as well; needs a .partial folder, whose source it is calibrated on.
-        folds: models of the same recipe that held out other parts of ``source`` each: what they say of those gives a
+        holdouts: models of the same recipe that each held out a part of ``source``: evaluated on it, they give a
             finished model without validation images its temperature, reject threshold and figures.
-        source: what all of them were trained on; goes with ``folds``.
-        accept_error: see `train`; for ``folds``.
+        source: what all of them were trained on; goes with ``holdouts``.
+        accept_error: see `train`; for ``holdouts``.
         bare: leaves learner.pkl out of a finished model's export, and all that shows or names the images trained on.
         cache: see `train`.
 
     Raises:
         SignsclfError: arguments that do not go together.
-        ModelError: no such run, or no epoch of it is finished; or a fold is of another recipe.
+        ModelError: no such run, or no epoch of it is finished; or one of ``holdouts`` is of another recipe.
         SourceError: the source of a .partial folder has changed since.
         GateError: what would be exported does not answer as the network does.
     """
@@ -68,18 +68,18 @@ def export_run(
                 f"--int8: {run} is finished, and its training images, which 8 bits are calibrated on, are not in it; "
                 "give --int8 to train"
             )
-        if bool(folds) != (source is not None):
-            raise SignsclfError("--fold and --source: one does not go without the other")
-        judged, pixels = None, None
-        if folds:
-            judged = judge_folds(folds, config, source, accept_error, cache, observer)
+        if bool(holdouts) != (source is not None):
+            raise SignsclfError("--holdout and --source: one does not go without the other")
+        evaluated, pixels = None, None
+        if holdouts:
+            evaluated = evaluate_holdouts(holdouts, config, source, accept_error, cache, observer)
             pixels = sample_pixels(read_source(source), config.input_size, config.crop == Crop.ROI.value)
         with _new_folder(out, overwrite) as partial:
-            figures = finish_again(run, partial, observer, judged=judged, pixels=pixels, bare=bare).figures
+            figures = finish_again(run, partial, observer, evaluated=evaluated, pixels=pixels, bare=bare).figures
             modelfolder.publish(partial, out, overwrite)
         return Outcome(out, (figures.get("training") or {}).get("source", ""), False, figures.get("valid"))
-    if folds or bare:
-        raise SignsclfError(f"--fold and --bare: for a finished model; {run} is a run: export it first")
+    if holdouts or bare:
+        raise SignsclfError(f"--holdout and --bare: for a finished model; {run} is a run: export it first")
     record, checkpoint = read_record(run), read_checkpoint(run)
     best = checkpoint["best"]
     if best is None:

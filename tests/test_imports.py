@@ -23,7 +23,7 @@ LAYERS = [
     ["replay", "explain", "card", "export"],
     ["reload"],
     ["quantize", "evaluate"],
-    ["evalreport", "diff", "folds"],
+    ["evalreport", "diff", "holdouts"],
     ["finish"],
     ["train"],
     ["compare", "runexport"],

@@ -416,12 +416,16 @@ class TestReadyMade:
         assert not [path.name for path in files if path.suffix in (".pkl", ".pt", ".ppm")]
         assert reload(ready_made()).difference < 1e-3
 
-    def test_its_figures_are_those_of_a_cross_validation(self):
+    def test_its_figures_are_those_of_hold_outs_and_state_distinct_images(self):
         config = signsclf.load(ready_made()).config
         assert config.figures["training"]["n"] == 39_209
-        assert config.figures["cross_validation"]["folds"] >= 2
+        found = config.figures["holdouts"]
+        assert (found["n"], found["n_repeated"], found["models"]) == (13_920, 1_740, 2)
         assert config.figures["valid"] is None
-        assert config.figures["calibration"]["n"] == config.figures["cross_validation"]["n"]
+        assert config.figures["calibration"]["n"] == found["n"]
+        card = signsclf.load(ready_made()).card
+        assert "n = 13,920 distinct images, 1,740 of them held out more than once" in card
+        assert "15,660 predictions: 1,740 images, held out by both models, count twice" in card
         assert 0 < config.reject_threshold < 1
 
     def test_it_knows_drawn_signs_of_any_size(self):

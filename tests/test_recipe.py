@@ -60,7 +60,7 @@ def test_presets_survive_json_and_resolve(name):
     recipe = preset(name)
     assert Recipe.from_json(recipe.to_json()) == recipe
     resolved, _ = settled(recipe)
-    assert None not in resolved.to_dict().values()
+    assert {name for name, value in resolved.to_dict().items() if value is None} == {"fold"}
 
 
 def test_unknown_preset_names_the_known_ones():
@@ -101,6 +101,14 @@ def test_what_is_not_a_recipe_is_refused_in_one_line(text):
         ("ema_decay", 1),
         ("valid_fraction", 0.95),
         ("valid_fraction", None),
+        ("fold", "0/5"),
+        ("fold", "6/5"),
+        ("fold", "1/1"),
+        ("fold", "1/1001"),
+        ("fold", "2"),
+        ("fold", "1/5 "),
+        ("fold", "１/5"),
+        ("fold", 0.2),
         ("patience", -1),
         ("seed", -1),
         ("seed", 2**32),
@@ -127,6 +135,16 @@ def test_edges_of_the_ranges_are_within():
     Recipe(size=1024, epochs=0, freeze_epochs=1, lr="auto", valid_fraction=0)
 
 
+def test_a_fold_decides_the_share_held_out():
+    recipe = Recipe(fold="3/4")
+    assert recipe.valid_fraction == 0.25
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert recipe.replace(fold="1/4").fold == "1/4"
+    for share in (0, 0.3):
+        with pytest.raises(SignsclfError, match=r"--fold: .*--valid-fraction"):
+            Recipe(fold="3/4", valid_fraction=share)
+
+
 def test_no_epochs_at_all_is_refused():
     with pytest.raises(SignsclfError, match="trains nothing"):
         Recipe(epochs=0)
@@ -141,7 +159,7 @@ def test_text_becomes_a_choice():
 def test_resolve_sets_every_field_and_gives_a_reason_for_each(known, start):
     resolved, reasons = settled(start, known)
     before, after = start.to_dict(), resolved.to_dict()
-    assert None not in after.values()
+    assert {name for name, value in after.items() if value is None} == {"fold"}
     changed = {name for name in before if before[name] != after[name]}
     assert changed == set(reasons)
     assert all(reason.strip() for reason in reasons.values())
@@ -320,7 +338,7 @@ def test_photos_keep_the_statistics_and_first_layers_of_imagenet_and_signs_do_no
 @pytest.mark.parametrize("known", [SOLVED, BY_HAND])
 def test_a_network_without_torchs_gradients_resolves_and_resolves_again(known):
     resolved, reasons = settled(Recipe(arch="x"), known)
-    unused = {"lr", "optimizer"} if known is SOLVED else set()
+    unused = {"fold", *(("lr", "optimizer") if known is SOLVED else ())}
     assert {name for name, value in resolved.to_dict().items() if value is None} == unused
     assert set(reasons) >= {"epochs", "size", "weights", "precision"}
     # A run that is gone on with starts from the resolved recipe.

@@ -34,6 +34,7 @@ CHANGED = {
     "crop": ("roi", "roi"),
     "split_by": ("random", "random"),
     "valid_fraction": ("0.3", 0.3),
+    "fold": ("2/5", "2/5"),
     "add_synthetic": ("50", 50),
     "patience": ("4", 4),
     "precision": ("bf16", "bf16"),
@@ -132,6 +133,8 @@ def test_help_shows_each_flag_and_its_default(cli):
         (["--balance", "half"], ["--balance", "half", "sqrt"]),
         (["--device", "tpu"], ["--device", "tpu", "auto"]),
         (["--valid-fraction", "1"], ["--valid-fraction", "0.9"]),
+        (["--fold", "6/5"], ["--fold", "6/5", "K/N"]),
+        (["--fold", "1/5", "--valid-fraction", "0.2"], ["--fold", "--valid-fraction"]),
         (["--epochs", "0"], ["--epochs"]),
     ],
 )

@@ -1,14 +1,16 @@
-"""Holds validation images out: stratified by class, with every group (one physical object) whole on one side."""
+"""Holds validation images out, a share of them or one of several disjoint folds: stratified by class, with every group
+(one physical object) whole on one side."""
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from signsclf.errors import SourceError
-from signsclf.recipe import SplitBy
+from signsclf.recipe import SplitBy, parse_fold
 
 
 @dataclass(frozen=True)
@@ -21,30 +23,36 @@ class Split:
         not_judged: classes with training images but no validation image, where there is validation at all.
         groups_on_both_sides: groups with images in training and in validation: above 0 the validation figures
             flatter.
+        in_no_fold: images that none of the folds holds out, since a class would be left without training images;
+            0 where no fold was asked for.
     """
 
     table: pd.DataFrame
     held_out_here: bool
     not_judged: tuple[str, ...]
     groups_on_both_sides: int
+    in_no_fold: int = 0
 
     def rows(self, name: str) -> np.ndarray:
         """Positions of the rows of one side, ascending, int64 (n,)."""
         return np.flatnonzero((self.table["split"] == name).to_numpy())
 
 
-def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int) -> Split:
+def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int, fold: str | None = None) -> Split:
     """Fills in ``split``: rows without one are training; a part of training is held out unless the source has valid.
 
     Of each class whole groups are taken, in an order drawn from the seed, as near to ``valid_fraction`` of its images
-    as groups allow, at least one group where there are two. An image without a group is a group of its own. A class
-    with a single group stays in training whole, and a group without which a class would have no training image too.
+    as groups allow, at least one group where there are two. An image without a group is a group of its own. Classes
+    with one group are not held out; neither is a group that would leave a class without training images.
 
     Args:
         valid_fraction: share of each class's training images, 0 to 0.9; 0 holds nothing out.
+        fold: ``K/N``: holds out the K-th of `folds` in place of a share.
 
     Raises:
-        SourceError: there is no training image, or a class that is judged has none.
+        SourceError: there is no training image, or a class that is evaluated has none; or ``fold`` is given and the
+            source has a validation split of its own, or that fold is empty.
+        SignsclfError: ``fold`` is no K/N.
     """
     table = table.copy()
     split = table["split"].where(table["split"].notna(), "train").astype(object)
@@ -53,9 +61,19 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int)
     if len(pool) == 0:
         raise SourceError("source: it has no training images; give one with a training part or without splits")
     groups = table["group"].to_numpy(dtype=object)
-    if not given and valid_fraction > 0:
-        held = _choose(table["label"].to_numpy()[pool], _keys(groups[pool], by), valid_fraction, seed)
-        split.iloc[pool[held]] = "valid"
+    labels, keys = table["label"].to_numpy()[pool], _keys(groups[pool], by)
+    in_no_fold = 0
+    if fold is not None:
+        if given:
+            raise SourceError(f"--fold {fold}: the source has validation images of its own; leave --fold out")
+        k, n = parse_fold(fold)
+        number = folds(labels, keys, n, seed)
+        if not (number == k).any():
+            raise SourceError(f"--fold {fold}: no class has so many groups, so this fold is empty; give fewer folds")
+        split.iloc[pool[number == k]] = "valid"
+        in_no_fold = int((number == 0).sum())
+    elif not given and valid_fraction > 0:
+        split.iloc[pool[_choose(labels, keys, valid_fraction, seed)]] = "valid"
     table["split"] = split
     side = split.to_numpy()
     has_valid = bool((side == "valid").any())
@@ -72,6 +90,7 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int)
         held_out_here=has_valid and not given,
         not_judged=tuple(sorted(train_labels - valid_labels)) if has_valid else (),
         groups_on_both_sides=len(both),
+        in_no_fold=in_no_fold,
     )
 
 
@@ -89,37 +108,93 @@ def _keys(groups: np.ndarray, by: SplitBy) -> np.ndarray:
     return np.where(alone, [f"\0{i}" for i in range(len(groups))], groups)
 
 
+class _Groups:
+    """Groups of images, and what each holds of each class."""
+
+    def __init__(self, labels: np.ndarray, keys: np.ndarray) -> None:
+        frame = pd.DataFrame({"label": labels, "key": keys})
+        sizes = frame.groupby(["key", "label"], sort=False).size().rename("n").reset_index()
+        self.totals: dict[str, int] = sizes.groupby("key", sort=False)["n"].sum().to_dict()
+        """Images of each group."""
+        self.spans: dict[str, dict[str, int]] = {}
+        """Images of each class in each group."""
+        for key, label, n in zip(sizes["key"], sizes["label"], sizes["n"].tolist(), strict=True):
+            self.spans.setdefault(key, {})[label] = n
+        home = sizes.sort_values("n", ascending=False, kind="stable").drop_duplicates("key")
+        self.own: dict[str, list[str]] = {label: [] for label in sorted(set(labels))}
+        """Groups of each class, in order; a group that spans classes counts for its commonest one."""
+        for key, label in sorted(zip(home["key"], home["label"], strict=True)):
+            self.own[label].append(key)
+        self.images: dict[str, int] = frame["label"].value_counts().to_dict()
+        """Images of each class."""
+
+
+def folds(labels: np.ndarray, keys: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """The fold of each image, 1 to ``n``, int (N,): disjoint, whole groups, stratified by class, together all images.
+
+    In each class the numbers of images in two folds differ by the largest group at most. 0 stands for images in no
+    fold: holding their group out would leave a class without training images, as with the only group of a class.
+
+    Args:
+        labels: class of each image (N,).
+        keys: group of each image (N,), str.
+        n: folds, 2 or more.
+        seed: with ``n`` and the images all that the folds depend on.
+    """
+    rng = np.random.default_rng([seed, n, 0xF01D])
+    found = _Groups(labels, keys)
+    members: dict[str, list[str]] = {}
+    for key, span in found.spans.items():
+        for label in span:
+            members.setdefault(label, []).append(key)
+    # The only group of a class cannot be held out.
+    fixed = {keys[0] for keys in members.values() if len(keys) == 1}
+    fold: dict[str, int] = {}
+    total = [0] * n
+    for own in found.own.values():
+        # Least filled by this class first, then by all: classes of few groups do not all begin with the same fold.
+        fill = [(0, total[k], k) for k in range(n)]
+        heapq.heapify(fill)
+        for i in rng.permutation(len(own)).tolist():
+            if (key := own[i]) in fixed:
+                continue
+            of_class, of_all, k = fill[0]
+            fold[key] = k + 1
+            total[k] += found.totals[key]
+            heapq.heapreplace(fill, (of_class + found.totals[key], of_all + found.totals[key], k))
+    # Groups that span classes can bring all images of one into one fold: the smallest of them trains in every fold.
+    for keys_of_class in members.values():
+        if len({fold.get(key, 0) for key in keys_of_class}) == 1 and keys_of_class[0] in fold:
+            del fold[min(keys_of_class, key=lambda key: (found.totals[key], key))]
+    return np.array([fold.get(key, 0) for key in keys], np.int64)
+
+
 def _choose(labels: np.ndarray, keys: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Positions to hold out. A group that spans classes counts for its commonest one."""
     rng = np.random.default_rng([seed, 0x5B117])
-    frame = pd.DataFrame({"label": labels, "key": keys})
-    sizes = frame.groupby(["key", "label"], sort=False).size().rename("n").reset_index()
-    totals = sizes.groupby("key", sort=False)["n"].sum()
-    home = sizes.sort_values("n", ascending=False, kind="stable").drop_duplicates("key").set_index("key")["label"]
-    spans = {key: dict(zip(part["label"], part["n"], strict=True)) for key, part in sizes.groupby("key", sort=False)}
-    left = frame["label"].value_counts().to_dict()
-    held: list[str] = []
+    groups = _Groups(labels, keys)
+    left = dict(groups.images)
+    held: set[str] = set()
 
     def hold(key: str) -> bool:
-        if any(left[label] == n for label, n in spans[key].items()):
+        if any(left[label] == n for label, n in groups.spans[key].items()):
             return False
-        for label, n in spans[key].items():
+        for label, n in groups.spans[key].items():
             left[label] -= n
-        held.append(key)
+        held.add(key)
         return True
 
-    for label in sorted(set(labels)):
-        own = sorted(home.index[home == label])
+    for own in groups.own.values():
         if len(own) < 2:
             continue
-        target = fraction * sum(int(totals[key]) for key in own)
+        target = fraction * sum(groups.totals[key] for key in own)
         taken = 0
         order = [own[i] for i in rng.permutation(len(own))]
         for key in order:
-            n = int(totals[key])
+            n = groups.totals[key]
             if abs(taken + n - target) < abs(taken - target) and hold(key):
                 taken += n
         if not taken:
             # Every group is too much; the smallest is the least too much.
-            any(hold(key) for key in sorted(order, key=lambda key: int(totals[key])))
-    return np.flatnonzero(frame["key"].isin(held).to_numpy())
+            any(hold(key) for key in sorted(order, key=lambda key: groups.totals[key]))
+    return np.flatnonzero([key in held for key in keys])

@@ -195,3 +195,86 @@ def test_identical_images_become_one_group():
 
 def test_unreadable_images_are_not_taken_for_identical():
     assert group_repeats(table(["a", "b"]), ["", ""])["group"].isna().all()
+
+
+def in_folds(source: pd.DataFrame, n: int, seed: int = 0, by: SplitBy = SplitBy.GROUP) -> list[set[int]]:
+    """Positions that each fold holds out; none for a fold that is refused as empty."""
+    held = []
+    for k in range(1, n + 1):
+        try:
+            held.append(set(hold_out(source, by, 0.2, seed, f"{k}/{n}").rows("valid").tolist()))
+        except SourceError as error:
+            assert "this fold is empty" in str(error)
+            held.append(set())
+    return held
+
+
+class TestFolds:
+    @settings(max_examples=100, deadline=None)
+    @given(rows=rows, n=st.integers(2, 6), seed=st.integers(0, 2**32 - 1))
+    def test_they_are_disjoint_of_whole_groups_and_leave_every_class_training_images(self, rows, n, seed):
+        labels, groups = [r[0] for r in rows], [r[1] for r in rows]
+        source = table(labels, groups)
+        keys = [group or f"alone {i}" for i, group in enumerate(groups)]
+        held = in_folds(source, n, seed)
+        assert sum(map(len, held)) == len(set().union(*held))
+        for part in held:
+            assert not {keys[i] for i in part} & {keys[i] for i in range(len(keys)) if i not in part}
+            assert {labels[i] for i in range(len(labels)) if i not in part} == set(labels)
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        counts=st.lists(st.lists(st.integers(1, 20), min_size=1, max_size=12), min_size=1, max_size=4),
+        n=st.integers(2, 6),
+        seed=st.integers(0, 99),
+    )
+    def test_they_cover_all_but_classes_of_one_group_and_are_nearly_equal(self, counts, n, seed):
+        source = tracks({f"class {i}": sizes for i, sizes in enumerate(counts)})
+        held = in_folds(source, n, seed)
+        lonely = sum(sizes[0] for sizes in counts if len(sizes) == 1)
+        assert len(set().union(*held)) == len(source) - lonely
+        for i, sizes in enumerate(counts):
+            of_class = [sum(source["label"].iloc[row] == f"class {i}" for row in part) for part in held]
+            assert max(of_class) - min(of_class) <= max(sizes)
+        if any(held):
+            first = next(k for k, part in enumerate(held, 1) if part)
+            assert hold_out(source, SplitBy.GROUP, 0.2, seed, f"{first}/{n}").in_no_fold == lonely
+
+    def test_classes_of_few_groups_are_spread_over_the_folds(self):
+        held = in_folds(tracks({f"class {i}": [10, 10] for i in range(20)}), 4)
+        assert [len(part) for part in held] == [100] * 4
+
+    def test_the_partition_is_the_same_for_every_fold_and_another_by_seed_and_number(self):
+        source = tracks({"a": [3] * 40, "b": [4] * 40})
+        assert in_folds(source, 4, 7) == in_folds(source, 4, 7)
+        assert in_folds(source, 4, 7) != in_folds(source, 4, 8)
+        backwards = source.iloc[::-1].reset_index(drop=True)
+        groups = [set(source["group"].iloc[list(part)]) for part in in_folds(source, 4, 7)]
+        assert [set(backwards["group"].iloc[list(part)]) for part in in_folds(backwards, 4, 7)] == groups
+
+    def test_by_single_images_no_group_is_kept_whole(self):
+        source = tracks({"a": [30] * 2, "b": [30] * 2})
+        held = in_folds(source, 5, by=SplitBy.RANDOM)
+        assert [len(part) for part in held] == [24] * 5
+        assert hold_out(source, SplitBy.RANDOM, 0.2, 0, "1/5").groups_on_both_sides == 4
+
+    def test_the_groups_that_a_class_stands_in_are_never_all_held_out_at_once(self):
+        labels = ["a"] * 12 + ["b", "b"]
+        groups = [f"g{i}" for i in range(12)] + ["g0", "g1"]
+        for seed in range(30):
+            for k in (1, 2):
+                split = hold_out(table(labels, groups), SplitBy.GROUP, 0.2, seed, f"{k}/2")
+                assert "train" in set(split.table["split"][split.table["label"] == "b"])
+
+    def test_test_images_are_in_no_fold(self):
+        source = table(["a"] * 25, splits=["train"] * 20 + ["test"] * 5)
+        assert set().union(*in_folds(source, 5)) == set(range(20))
+
+    def test_a_source_with_a_validation_split_of_its_own_is_refused(self):
+        source = table(["a", "a", "b", "b"], splits=["train", "valid", "train", "train"])
+        with pytest.raises(SourceError, match="validation images of its own; leave --fold out"):
+            hold_out(source, SplitBy.GROUP, 0.2, 0, "1/2")
+
+    def test_a_fold_that_no_class_has_groups_for_is_refused(self):
+        with pytest.raises(SourceError, match=r"--fold 9/9.*give fewer folds"):
+            hold_out(tracks({"a": [5] * 3, "b": [5] * 2}), SplitBy.GROUP, 0.2, 0, "9/9")
