@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from signsclf import modelfolder
-from signsclf.judging.canvas import write_whole
+from signsclf.files import write_atomic
 from signsclf.judging.metrics import Report
 
 _WEAKEST = 8
@@ -14,7 +14,7 @@ _WEAKEST = 8
 
 def write_card(folder: Path, config: modelfolder.Config, report: Report | None) -> None:
     """Writes README.md from config.json's values and, for the weakest classes, the validation report."""
-    write_whole(folder / modelfolder.CARD, render(config, report).encode())
+    write_atomic(folder / modelfolder.CARD, render(config, report).encode("utf-8", "backslashreplace"))
 
 
 def render(config: modelfolder.Config, report: Report | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -12,6 +13,7 @@ import typer
 
 from signsclf.choices import Reading
 from signsclf.errors import SignsclfError, SourceError
+from signsclf.files import write_atomic
 from signsclf.options import AsJson, ClassLevel, LayoutOption, Source, ZipEncoding, new_app, writable_folder
 from signsclf.terminal import Bar, TerminalObserver, tell
 
@@ -81,7 +83,9 @@ def draw_command(
         raise SignsclfError("data draw: nothing to draw to; give a DIR, --sheet FILE.png, or both")
     if sheet is not None:
         writable_folder(sheet.absolute().parent)
-        synthetic.contact_sheet().save(sheet, "PNG")
+        data = io.BytesIO()
+        synthetic.contact_sheet().save(data, "PNG")
+        write_atomic(sheet, data.getvalue())
         typer.echo(str(sheet))
     if folder is not None:
         low, _, high = size.partition(":")

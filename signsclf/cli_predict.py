@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +13,14 @@ import typer
 
 from signsclf.choices import Format, Provider
 from signsclf.errors import SignsclfError
+from signsclf.files import open_output, write_atomic
 from signsclf.options import DeviceOption, new_app, provider_name, writable_folder
 from signsclf.terminal import Bar, tell
 
 app = new_app()
+
+# File systems take 255 bytes, of which the number, the suffix and a copy of the folder elsewhere need some.
+_NAME_BYTES = 200
 
 
 @app.command("predict")
@@ -66,7 +71,7 @@ def predict_command(
     if out is None:
         writers.write(watched(), sys.stdout, form, columns)
     else:
-        _write_file(out, form, columns, watched)
+        _write_file(out, form, columns, watched())
     bar.close()
     if failures:
         tell(
@@ -80,25 +85,23 @@ def predict_command(
 def _explain(classifier: Any, path: str, folder: Path, number: int) -> None:
     from signsclf.explain import heat_map
 
-    heat_map(classifier, path).save(folder / f"{number:06}-{Path(path).stem}.png")
+    data = io.BytesIO()
+    heat_map(classifier, path).save(data, "PNG")
+    write_atomic(folder / picture_name(number, path), data.getvalue())
 
 
-def _write_file(out: Path, form: Format, top_k: int, predictions: Callable[[], Any]) -> None:
-    """Writes to a new name first, so that the file is there whole or not at all."""
+def picture_name(number: int, path: str) -> str:
+    """What the heat map of an image is called: its number, and as much of its name as any file system takes."""
+    stem = os.fsencode(Path(path).stem)[:_NAME_BYTES].decode("utf-8", "ignore")
+    return f"{number:06}-{stem}.png"
+
+
+def _write_file(out: Path, form: Format, top_k: int, predictions: Iterable[Any]) -> None:
     from signsclf import writers
 
-    if out.is_dir():
-        raise SignsclfError(f"--out {out}: a folder; name a file")
-    new = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            if form is Format.PARQUET:
-                writers.write_parquet(predictions(), new)
-            else:
-                with new.open("w", encoding="utf-8", newline="") as sink:
-                    writers.write(predictions(), sink, form, top_k)
-            new.replace(out)
-        finally:
-            new.unlink(missing_ok=True)
-    except OSError as error:
-        raise SignsclfError(f"--out {out}: cannot be written ({error.strerror or error}); name another file") from error
+    if form is Format.PARQUET:
+        with open_output(out) as sink:
+            writers.write_parquet(predictions, sink)
+    else:
+        with open_output(out, text=True) as sink:
+            writers.write(predictions, sink, form, top_k)

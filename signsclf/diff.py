@@ -12,9 +12,9 @@ from signsclf.choices import Layout, Part, Reading
 from signsclf.data.cache import AUTO
 from signsclf.errors import SourceError
 from signsclf.evaluate import Judgement, evaluate
-from signsclf.judging.canvas import write_whole
+from signsclf.files import csv_bytes, write_atomic
 from signsclf.judging.intervals import Paired, compare_pairs, unit_numbers
-from signsclf.judging.report import cell, csv_table
+from signsclf.judging.report import cell
 from signsclf.modelfolder import read_config
 from signsclf.observer import Observer
 
@@ -151,7 +151,7 @@ def write_disagreements(difference: Difference, path: Path) -> None:
         (r.path, r.label, r.predicted_a, cell(r.probability_a), r.predicted_b, cell(r.probability_b), r.better)
         for r in difference.disagreements
     )
-    write_whole(path, csv_table(heads, rows))
+    write_atomic(path, csv_bytes([heads, *rows]))
 
 
 def _answers(judgement: Judgement, rows: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

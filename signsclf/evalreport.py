@@ -15,14 +15,15 @@ from signsclf.data.gtsrb import CLASS_NAMES, GROUPS, N_TEST, PUBLISHED, TRAINING
 from signsclf.errors import ModelError, SourceError
 from signsclf.evaluate import Judgement
 from signsclf.explain import heat_map
+from signsclf.files import csv_bytes, write_atomic
 from signsclf.judging import robustness
 from signsclf.judging.audit import Audit, Duplicate, label_issues
 from signsclf.judging.breakdown import Share
-from signsclf.judging.canvas import count, write_whole
+from signsclf.judging.canvas import count
 from signsclf.judging.findings import Findings, find
 from signsclf.judging.htmlreport import Reference, Subject, render
 from signsclf.judging.intervals import unit_numbers
-from signsclf.judging.report import cell, csv_table, write_report
+from signsclf.judging.report import cell, write_report
 from signsclf.judging.unknown import judge_unknown
 from signsclf.listing import expand
 from signsclf.observer import Observer
@@ -145,7 +146,7 @@ def write_evaluation(examined: Examined, folder: Path) -> list[Path]:
     )
     page = render(found, _subject(examined))
     for name, data in (("report.html", page.encode()), *_tables(examined)):
-        write_whole(folder / name, data)
+        write_atomic(folder / name, data)
         written.append(folder / name)
     return written
 
@@ -289,30 +290,30 @@ def _tables(examined: Examined) -> Iterator[tuple[str, bytes]]:
         for by, shares in groups
         for share in shares
     ]
-    yield "breakdown.csv", csv_table(("by", "part", "n", "right", "share", "low", "high"), rows)
+    yield "breakdown.csv", csv_bytes([("by", "part", "n", "right", "share", "low", "high"), *rows])
     wrong = found.matrix - np.diag(found.matrix.diagonal())
     places = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
     pairs = [(int(p) // len(labels), int(p) % len(labels)) for p in places]
     rows = [(labels[true], labels[called], int(wrong[true, called])) for true, called in pairs]
-    yield "confusions.csv", csv_table(("label", "predicted", "n"), rows)
+    yield "confusions.csv", csv_bytes([("label", "predicted", "n"), *rows])
     if (measured := found.robustness) is not None:
         rows = [
             (name, strength, measured.n, cell(value))
             for name, values in measured.accuracy.items()
             for strength, value in enumerate((measured.clean, *values))
         ]
-        yield "robustness.csv", csv_table(("corruption", "strength", "n", "accuracy"), rows)
+        yield "robustness.csv", csv_bytes([("corruption", "strength", "n", "accuracy"), *rows])
     if examined.unknown:
         rows = [
             (p.path, p.label or "", cell(p.probability), "" if p.accepted is None else int(p.accepted), p.error or "")
             for p in examined.unknown
         ]
-        yield "unknown.csv", csv_table(("path", "predicted", "probability", "accepted", "error"), rows)
+        yield "unknown.csv", csv_bytes([("path", "predicted", "probability", "accepted", "error"), *rows])
     if (audit := found.audit) is not None:
         rows = [
             (judgement.names[i.position], labels[judgement.targets[i.position]], labels[i.suggested], cell(i.score))
             for i in audit.issues
         ]
-        yield "label_issues.csv", csv_table(("path", "label", "suggested", "probability_of_label"), rows)
+        yield "label_issues.csv", csv_bytes([("path", "label", "suggested", "probability_of_label"), *rows])
         rows = [(d.name, d.label, d.training_name, d.training_label) for d in audit.duplicates]
-        yield "duplicates.csv", csv_table(("path", "label", "training_path", "training_label"), rows)
+        yield "duplicates.csv", csv_bytes([("path", "label", "training_path", "training_label"), *rows])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -23,10 +21,10 @@ from signsclf.data.cache import Decoded
 from signsclf.data.split import Split
 from signsclf.errors import GateError, ModelError, SignsclfError
 from signsclf.export import PARITY_IMAGES, PARITY_TOLERANCE, fold_temperature, readers, torch_logits, write_network
+from signsclf.files import csv_bytes, write_atomic
 from signsclf.holdouts import Holdouts
 from signsclf.judging import plots
 from signsclf.judging.calibrate import cross_fit, fit_temperature, reject_threshold, softmax
-from signsclf.judging.canvas import write_whole
 from signsclf.judging.metrics import Report
 from signsclf.judging.report import write_report
 from signsclf.observer import Observer
@@ -275,7 +273,7 @@ def _from_files(trained: Trained, rows: np.ndarray) -> np.ndarray:
 def _write_run(trained: Trained, run: Path, train_targets: np.ndarray) -> None:
     history = trained.result.history
     rows = [list(history[0]), *([_cell(value) for value in row.values()] for row in history)] if history else [[]]
-    write_whole(run / "history.csv", _csv(rows))
+    write_atomic(run / "history.csv", csv_bytes(rows))
     counts = np.bincount(train_targets, minlength=len(trained.classes))
     draws = [["label", "images", "planned_an_epoch", "made"]]
     draws += [
@@ -284,9 +282,9 @@ def _write_run(trained: Trained, run: Path, train_targets: np.ndarray) -> None:
             trained.classes, counts, trained.planned_draws, trained.result.draws, strict=True
         )
     ]
-    write_whole(run / "draws.csv", _csv(draws))
+    write_atomic(run / "draws.csv", csv_bytes(draws))
     if trained.skipped:
-        write_whole(run / "skipped.csv", _csv([["path", "reason"], *map(list, trained.skipped)]))
+        write_atomic(run / "skipped.csv", csv_bytes([["path", "reason"], *map(list, trained.skipped)]))
     (run / "plots").mkdir(exist_ok=True)
     if history:
         plots.training_curves(history, run / "plots" / "curves.png")
@@ -315,12 +313,6 @@ def _licence(recipe: Recipe) -> str:
         "Trained from other weights, whose licence applies as well (ImageNet's are for research in many cases); "
         "the rights to the training images are their owners'."
     )
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _cell(value: object) -> object:

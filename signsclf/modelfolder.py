@@ -6,7 +6,6 @@ values are checked before use, no name leads outside the folder, and nothing is 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from signsclf.errors import ModelError
+from signsclf.files import is_tmp_name, sha256, write_atomic
 from signsclf.modelconfig import FORMAT_VERSION, MAX_BYTES, Config, check_classes, parse_json
 
 __all__ = [
@@ -40,7 +40,6 @@ __all__ = [
     "read_tensor",
     "read_text",
     "verify_sums",
-    "write_bytes",
     "write_config",
     "write_sums",
 ]  # fmt: skip
@@ -89,7 +88,7 @@ def write_config(folder: str | Path, config: Config) -> None:
     Raises:
         ModelError: it cannot be written.
     """
-    write_bytes(Path(folder) / CONFIG, config.to_json().encode())
+    write_atomic(Path(folder) / CONFIG, config.to_json().encode(), ModelError)
 
 
 def write_sums(folder: str | Path) -> None:
@@ -102,13 +101,14 @@ def write_sums(folder: str | Path) -> None:
     """
     folder = Path(folder)
     try:
-        found = [path for path in (*folder.iterdir(), *(folder / RUN).rglob("*")) if path.is_file()]
+        paths = (*folder.iterdir(), *(folder / RUN).rglob("*"))
+        found = [path for path in paths if path.is_file() and not is_tmp_name(path.name)]
         names = sorted(path.relative_to(folder).as_posix() for path in found)
         names = [name for name in names if name not in (SUMS, *UNFINISHED)]
-        lines = [f"{_sha256(_inside(folder, name))}  {name}\n" for name in names]
+        lines = [f"{sha256(_inside(folder, name))}  {name}\n" for name in names]
     except OSError as error:
         raise ModelError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
-    write_bytes(folder / SUMS, "".join(lines).encode())
+    write_atomic(folder / SUMS, "".join(lines).encode(), ModelError)
 
 
 def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
@@ -141,7 +141,7 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
         if not path.is_file():
             raise ModelError(f"{path}: listed in {SUMS} but not there; {_ANEW}")
         try:
-            same = _sha256(path) == sums[name]
+            same = sha256(path) == sums[name]
         except OSError as error:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
         if not same:
@@ -241,26 +241,6 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
         raise ModelError(f"{path}: not UTF-8 text, so damaged; {_ANEW}") from error
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name beside it, then moved over.
-
-    Raises:
-        ModelError: it cannot be written.
-    """
-    beside = path.with_name(path.name + ".tmp")
-    try:
-        try:
-            with beside.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be written ({error.strerror or error})") from error
-
-
 def _inside(folder: Path, name: str) -> Path:
     """A listed file, unless its name or a symbolic link on the way leads outside the folder."""
     parts = PurePosixPath(name).parts
@@ -269,14 +249,6 @@ def _inside(folder: Path, name: str) -> Path:
     if not plain or not path.resolve().is_relative_to(folder.resolve()):
         raise ModelError(f"{folder}: {name!r} leads outside the model folder, or is no plain name; {_ANEW}")
     return path
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def may_replace(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from PIL import Image
 
 from signsclf import images
 from signsclf.errors import BadImageError, ModelError
-from signsclf.modelfolder import RUN, parse_json, read_text, write_bytes
+from signsclf.files import write_atomic
+from signsclf.modelfolder import RUN, parse_json, read_text
 from signsclf.predict import Classifier
 
 REPLAY = "replay"
@@ -34,11 +36,13 @@ def store_replay(folder: str | Path, pixels: np.ndarray, probabilities: np.ndarr
     try:
         below.mkdir(parents=True, exist_ok=True)
         for number, image in enumerate(pixels):
-            Image.fromarray(image).save(below / f"{number:03}.png")
+            data = io.BytesIO()
+            Image.fromarray(image).save(data, "PNG")
+            write_atomic(below / f"{number:03}.png", data.getvalue(), ModelError)
     except OSError as error:
         raise ModelError(f"{below}: cannot be written ({error.strerror or error})") from error
     text = json.dumps({"probabilities": np.asarray(probabilities, dtype=np.float64).tolist()}, allow_nan=False)
-    write_bytes(below.with_suffix(".json"), text.encode())
+    write_atomic(below.with_suffix(".json"), text.encode(), ModelError)
 
 
 def check_replay(classifier: Classifier, folder: str | Path) -> float:

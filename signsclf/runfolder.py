@@ -6,7 +6,6 @@ No torch and no pandas: what is in the way of a run is told before either is imp
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from typing import Any
 
 from signsclf.choices import Int8, Layout, Reading
 from signsclf.errors import ModelError, SignsclfError
+from signsclf.files import is_tmp_name, json_bytes, write_atomic
 from signsclf.locks import locked
 from signsclf.modelconfig import parse_json
-from signsclf.modelfolder import CONFIG, RECORD, RUN, may_replace, read_text, write_bytes
+from signsclf.modelfolder import CONFIG, RECORD, RUN, may_replace, read_text
 from signsclf.recipe import Recipe
 
 _SUFFIX = ".partial"
@@ -138,7 +138,7 @@ def write_record(partial: Path, record: Record) -> None:
         "recipe": record.recipe.to_dict(),
         "fingerprint": record.fingerprint,
     }
-    write_bytes(partial / RECORD, (json.dumps(values, indent=2) + "\n").encode())
+    write_atomic(partial / RECORD, json_bytes(values), ModelError)
 
 
 def read_record(partial: Path) -> Record:
@@ -185,4 +185,4 @@ def _refuse_unwritable(out: Path) -> None:
 
 def _is_barely_begun(partial: Path) -> bool:
     """Whether a run was killed there before its run.json was written."""
-    return partial.is_dir() and {path.name for path in partial.iterdir()} <= {RUN, RECORD + ".tmp"}
+    return partial.is_dir() and all(path.name == RUN or is_tmp_name(path.name) for path in partial.iterdir())

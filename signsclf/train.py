@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +17,9 @@ from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source, read_source
 from signsclf.errors import SignsclfError, SourceError
+from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.finish import Trained, finish
 from signsclf.judging import plots
-from signsclf.judging.canvas import write_whole
 from signsclf.observer import Observer
 from signsclf.prepare import Plan, Prepared, plan, prepare, training_rows
 from signsclf.recipe import Device, Flip, Recipe, Trainer
@@ -313,25 +310,23 @@ def write_search(search: LrSearch, folder: Path) -> None:
         "suggestions": search.suggestions,
         "diverged_early": search.diverged_early,
     }
-    write_whole(folder / "lr_find.json", (json.dumps(values, indent=1) + "\n").encode())
+    write_atomic(folder / "lr_find.json", json_bytes(values))
     found = {name: rate for name, rate in search.suggestions.items() if rate is not None}
     plots.lr_find(search.lrs, search.losses, found, folder / "lr_find.png")
 
 
 def _record(partial: Path, order: Order, prepared: Prepared) -> None:
     table = prepared.split.table
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow(["path", "label", "group", "split", "input"])
+    rows: list[tuple[str, ...]] = [("path", "label", "group", "split", "input")]
     for path, label, group, split, mark in zip(
         table["path"], table["label"], table["group"], table["split"], prepared.decoded.inputs, strict=True
     ):
         known = "" if group is None or group != group else group
-        writer.writerow([prepared.source.relative(path), label, known, split, mark])
+        rows.append((prepared.source.relative(path), label, known, split, mark))
     run = partial / modelfolder.RUN
-    write_whole(run / "split.csv", lines.getvalue().encode("utf-8", "backslashreplace"))
+    write_atomic(run / "split.csv", csv_bytes(rows))
     shipped = prepared.recipe.replace(weights=Path(prepared.recipe.weights).name)
-    write_whole(run / "recipe.json", shipped.to_json().encode())
+    write_atomic(run / "recipe.json", shipped.to_json().encode())
     # Last: with it the folder is a run.
     write_record(partial, Record(order, prepared.recipe, prepared.fingerprint))
 

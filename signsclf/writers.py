@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from signsclf.choices import Format
 from signsclf.errors import SignsclfError
@@ -30,7 +29,7 @@ def write(predictions: Iterable[Prediction], sink: TextIO, form: Format, top_k: 
         {Format.TABLE: _table, Format.JSON: _json, Format.JSONL: _jsonl}[form](predictions, sink)
 
 
-def write_parquet(predictions: Iterable[Prediction], path: Path) -> None:
+def write_parquet(predictions: Iterable[Prediction], sink: BinaryIO) -> None:
     """Writes predictions to a Parquet file, ten thousand rows a time.
 
     Raises:
@@ -53,7 +52,7 @@ def write_parquet(predictions: Iterable[Prediction], path: Path) -> None:
             ("top_k", pa.list_(pair)),
         ]
     )
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(sink, schema) as writer:
         rows: list[dict[str, Any]] = []
         for prediction in predictions:
             rows.append(_record(prediction))

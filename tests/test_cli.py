@@ -325,8 +325,8 @@ def test_predict_out_is_whole_or_not_there(cli, at_source, model, tmp_path, monk
     ran = cli("predict", "red bar", "--model", model, "--out", tmp_path / "no folder" / "x.csv")
     assert ran.code == 2
     assert "no folder" in ran.complaint
-    assert "name another file" in ran.complaint
-    assert "a folder; name a file" in cli("predict", "red bar", "--model", model, "--out", tmp_path).complaint
+    assert "name another place" in ran.complaint
+    assert "is a folder; name a file" in cli("predict", "red bar", "--model", model, "--out", tmp_path).complaint
 
 
 def test_explain_writes_a_picture_for_each_image(cli, at_source, model, tmp_path):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
 import time
 from collections import deque
@@ -18,6 +16,7 @@ import pandas as pd
 
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
+from signsclf.files import csv_bytes, write_atomic
 from signsclf.threads import usable_cores
 
 if TYPE_CHECKING:
@@ -225,20 +224,14 @@ def write_counts(result: CheckResult, folder: str | Path) -> list[Path]:
     table, picture = folder / "class_counts.csv", folder / "class_counts.png"
     totals = result.totals
     splits = list(next(iter(result.counts.values()), {}))
-    partial = table.with_name(table.name + ".partial")
+    rows = [[label, totals[label], *row.values()] for label, row in result.counts.items()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["label", "images", *splits])
-            rows.writerows([label, totals[label], *row.values()] for label, row in result.counts.items())
-        partial.replace(table)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
         raise SignsclfError(
             f"{folder}: cannot be written to ({error.strerror or error}): name another folder"
         ) from error
+    write_atomic(table, csv_bytes([["label", "images", *splits], *rows]))
     class_counts(list(totals), list(totals.values()), picture)
     return [table, picture]
 

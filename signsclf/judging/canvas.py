@@ -1,9 +1,8 @@
-"""What all pictures here share: colours, type, how labels are written, and how a file comes to be whole."""
+"""What all pictures here share: colours, type and how labels are written."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import unicodedata
 import warnings
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from signsclf.errors import SignsclfError
+from signsclf.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,32 +72,11 @@ def new_figure(width: float, height: float, **settings: Any) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure as PNG, trimmed to what is drawn on it; raises as `write_whole`."""
+    """Write the figure as PNG, trimmed to what is drawn on it; raises as `write_atomic`."""
     buffer = BytesIO()
     # Without the Software entry, which names matplotlib's version, equal pictures are equal bytes.
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.25, metadata={"Software": None})
-    write_whole(path, buffer.getvalue())
-
-
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file by way of a temporary one beside it, so that it is there whole or not at all.
-
-    Raises:
-        SignsclfError: it cannot be written.
-    """
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    except OSError as error:
-        raise SignsclfError(
-            f"{path}: cannot be written ({error.strerror or error}); name a folder that can be written to"
-        ) from error
-    finally:
-        # After a replace there is nothing left to remove; after a failure the half-written file goes.
-        with contextlib.suppress(OSError):
-            beside.unlink()
+    write_atomic(path, buffer.getvalue())
 
 
 def clean(text: str) -> str:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import itertools
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from signsclf.judging.canvas import BLUE, FAINT, clean, count, new_figure, save, short, styled, write_whole
+from signsclf.files import csv_bytes, json_bytes, write_atomic
+from signsclf.judging.canvas import BLUE, FAINT, clean, count, new_figure, save, short, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,14 +105,11 @@ def write_ladder(folder: Path, ladder: Ladder) -> list[Path]:
         SignsclfError: a file cannot be written.
     """
     paths = [folder / f"ladder.{kind}" for kind in ("csv", "json", "png", "html")]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Rung.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(rung) for rung in ladder.rungs)
-    write_whole(paths[0], _encode(text.getvalue()))
-    write_whole(paths[1], _encode(json.dumps(ladder.to_dict(), indent=2, ensure_ascii=False) + "\n"))
+    rows = [list(Rung.__dataclass_fields__), *(list(asdict(rung).values()) for rung in ladder.rungs)]
+    write_atomic(paths[0], csv_bytes(rows))
+    write_atomic(paths[1], json_bytes(ladder.to_dict()))
     plot(ladder, paths[2])
-    write_whole(paths[3], _encode(page(ladder, paths[2].read_bytes())))
+    write_atomic(paths[3], page(ladder, paths[2].read_bytes()).encode("utf-8", "backslashreplace"))
     return paths
 
 
@@ -253,7 +248,3 @@ def _cells(rung: Rung) -> tuple[str, ...]:
         str(rung.size),
         str(rung.epochs),
     )
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "backslashreplace")

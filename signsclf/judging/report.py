@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from signsclf.errors import SignsclfError
+from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.judging import plots
-from signsclf.judging.canvas import count, write_whole
+from signsclf.judging.canvas import count
 from signsclf.judging.metrics import Report, check_predictions, confusion, wilson
 
 MISTAKES_SHOWN = 24
@@ -82,16 +80,16 @@ def write_report(
         return written[-1]
 
     name, content = figures or ("metrics.json", report.to_dict())
-    write_whole(new(name), _encode(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"))
+    write_atomic(new(name), json_bytes(content))
     rows = (
         (c.label, c.n, *map(cell, (c.precision, c.recall, c.f1)), *map(cell, wilson(hit, c.n) if c.n else (None, None)))
         for c, hit in zip(report.per_class, matrix.diagonal().tolist(), strict=True)
     )
     heads = ("label", "n", "precision", "recall", "f1", "recall_low", "recall_high")
-    write_whole(new("per_class.csv"), csv_table(heads, rows))
+    write_atomic(new("per_class.csv"), csv_bytes([heads, *rows]))
     guesses = zip(paths, targets, predicted, confidence, strict=True)
     rows = ((path, classes[true], classes[guess], cell(sure)) for path, true, guess, sure in guesses)
-    write_whole(new("predictions.csv"), csv_table(("path", "label", "predicted", "probability"), rows))
+    write_atomic(new("predictions.csv"), csv_bytes([("path", "label", "predicted", "probability"), *rows]))
     plots.confusion_matrix(matrix, classes, new("confusion.png"))
     judged = f"in {count(len(targets), 'image')}"
     of = f"The {len(worst)} surest of " if len(worst) < len(wrong) else ""
@@ -112,17 +110,3 @@ def write_report(
 def cell(share: float | None) -> str:
     """A share as a CSV cell; empty for None."""
     return "" if share is None else f"{share:.6f}"
-
-
-def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """A CSV file's bytes, UTF-8, what is no text in odd file names escaped."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return _encode(text.getvalue())
-
-
-def _encode(text: str) -> bytes:
-    # A file name's bytes that are no UTF-8 are lone surrogates to Python: here \udcNN, which JSON reads back.
-    return text.encode("utf-8", "backslashreplace")

@@ -1,0 +1,182 @@
+"""Files that the program writes: whole or not at all, through links, into devices and pipes; digests, CSV and JSON.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from signsclf.errors import SignsclfError
+
+_TMP_NAME = re.compile(r"\.signsclf-[0-9a-f]{12}\.tmp")
+# On these file systems a file is as safe as it gets once it is closed.
+_CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+def write_atomic(path: str | Path, data: bytes, raises: type[SignsclfError] = SignsclfError) -> None:
+    """Write a file whole or not at all, see `open_output`.
+
+    Raises:
+        SignsclfError: it cannot be written; of the type ``raises``.
+    """
+    with open_output(path, raises=raises) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfError] = SignsclfError) -> Iterator[IO]:
+    """Open a file to be written as a stream, whole or not at all.
+
+    What is written goes to a tmp file in the same folder, which takes the file's place, with the mode of the file
+    that was there, when the context ends without an error; otherwise what was there stays, and no tmp file does.
+    A symbolic link stays, and its target is written. A device, a pipe or an open file of the process, such as
+    /dev/null or /dev/stdout, is written to directly and never replaced.
+
+    Args:
+        text: gives a text file in UTF-8 that leaves line ends as they are; lone surrogates are escaped. Into a
+            device or a pipe each line goes at once.
+
+    Raises:
+        SignsclfError: it cannot be written; of the type ``raises``, and naming ``path``. What the body of the
+            ``with`` statement raises itself passes through.
+    """
+    path = Path(path)
+
+    def failure(error: OSError | ValueError) -> SignsclfError:
+        reason = getattr(error, "strerror", None) or str(error)
+        return raises(f"{path}: cannot be written ({reason}); make room there, or name another place")
+
+    try:
+        direct = writes_directly(path)
+        target, tmp = path, None
+        if not direct:
+            target = Path(os.path.realpath(path))
+            if target.is_dir():
+                raise raises(f"{path}: cannot be written, it is a folder; name a file")
+            if target.is_symlink():
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            tmp = target.with_name(f".signsclf-{secrets.token_hex(6)}.tmp")
+        raw = _Raw(str(tmp or target), "wb" if direct else "xb", failure)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise failure(error) from error
+    try:
+        buffered = io.BufferedWriter(raw)
+        file = buffered
+        if text:
+            file = io.TextIOWrapper(buffered, "utf-8", "backslashreplace", newline="", line_buffering=direct)
+        with contextlib.closing(file):
+            yield file
+            file.flush()
+            if tmp is not None:
+                try:
+                    _sync(raw.fileno())
+                    if target.exists():
+                        tmp.chmod(stat.S_IMODE(target.stat().st_mode))
+                except OSError as error:
+                    raise failure(error) from error
+        if tmp is not None:
+            try:
+                tmp.replace(target)
+            except OSError as error:
+                raise failure(error) from error
+            _sync_folder(target.parent)
+    finally:
+        if tmp is not None:
+            with contextlib.suppress(OSError):
+                tmp.unlink()
+
+
+def writes_directly(path: str | Path) -> bool:
+    """Whether a path names a device, a pipe or an open file of a process, which is written to and not replaced."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return False
+    if stat.S_ISDIR(mode):
+        return False
+    # /dev/stdout and /proc/self/fd/1 lead to whatever file the shell has opened, which must stay the same file.
+    return not stat.S_ISREG(mode) or Path(path).absolute().parts[1:2] in (("dev",), ("proc",))
+
+
+def is_tmp_name(name: str) -> bool:
+    """Whether a file is called as `open_output` calls one that it has not finished: left behind by a killed process."""
+    return _TMP_NAME.fullmatch(name) is not None
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
+    r"""A CSV file's bytes: UTF-8, lines that end in "\n"; lone surrogates, from odd file names, are escaped.
+
+    Cells are written as they are, also those that a spreadsheet takes for a formula ("=…", "+…", "-…", "@…"):
+    paths and labels are read back by programs, and a mark before them would name another file or class.
+    """
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def json_bytes(value: Any) -> bytes:
+    """A JSON file's bytes: UTF-8, indented, a line end at the end; lone surrogates are escaped as JSON does.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON has no word for.
+    """
+    # A file name's bytes that are no UTF-8 are lone surrogates to Python: here \udcNN, which JSON reads back.
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+class _Raw(io.FileIO):
+    """A file whose failures to write name the output that the user asked for."""
+
+    def __init__(self, path: str, mode: str, failure: Any) -> None:
+        super().__init__(path, mode)
+        self._failure = failure
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise self._failure(error) from error
+
+
+def _sync(handle: int) -> None:
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut; not known to Windows, where a folder cannot be opened."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
