@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import os
 import sys
+import warnings
+
+from signsclf.terminal import no_garbage
 
 
 def main() -> None:
-    """Runs the command line."""
-    # Imports make many objects and no garbage: looking for it as often as usual takes a tenth of a prediction's time.
-    gc.set_threshold(100_000)
+    """Run the command line."""
     codes: list[int] = []
     # The first to be registered is the last to be called.
     atexit.register(_leave, codes)
-    from signsclf.cli import main as run
+    with no_garbage():
+        from signsclf.cli import asks_for_tracebacks
+        from signsclf.cli import main as run
 
+    if not asks_for_tracebacks():
+        # Other libraries' warnings are theirs to mend; a user can do nothing about them.
+        warnings.filterwarnings("ignore")
     try:
         run()
     except SystemExit as end:
-        codes.append(end.code)
+        codes.append(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
 
 
 def _leave(codes: list[int]) -> None:
-    """Ends the process as it is: Python would take apart every module and tensor first, which takes torch seconds."""
+    """End the process as it is: Python would take apart every module and tensor first, which takes torch seconds."""
     if codes:
         # The command line has flushed, and told of it where that failed.
-        with contextlib.suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
         os._exit(codes[0])
 
 

@@ -4,10 +4,10 @@ the command is asked for.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
-import warnings
 from collections.abc import Iterator, MutableMapping
 from typing import Annotated, Any
 
@@ -15,8 +15,8 @@ import typer
 from typer.core import TyperGroup
 
 from signsclf import __version__
-from signsclf.errors import SignsclfError
-from signsclf.terminal import Stopped, quiet_pipe, stop_on_signals, tell
+from signsclf.errors import SignsclfError, traceback_file
+from signsclf.terminal import Bar, Stopped, echo, open_streams, quiet_pipe, stop_on_signals, tell
 
 MODULES = {
     "train": "cli_train",
@@ -87,7 +87,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"signsclf {__version__}")
+        echo(f"signsclf {__version__}")
         raise typer.Exit
 
 
@@ -100,13 +100,9 @@ def root(
 
 
 def main() -> None:
-    """The console script: exit codes 0 done, 1 found trouble, 2 wrong use, 130 and 143 stopped by a signal."""
-    debug = "--debug" in sys.argv[1:] or bool(os.environ.get("SIGNSCLF_DEBUG"))
-    if not debug:
-        # Other libraries' warnings are theirs to mend; a user can do nothing about them.
-        warnings.filterwarnings("ignore")
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+    """Run the command line; exit codes: 0 done, 1 found trouble, 2 wrong use, 128 + n stopped by signal n."""
+    debug = asks_for_tracebacks()
+    open_streams()
     stop_on_signals()
     try:
         # Typer gives back the code of an Exit; the commands themselves give back nothing.
@@ -119,26 +115,51 @@ def main() -> None:
         if debug:
             raise
         code = _explain_failure(error)
+    finally:
+        Bar.close_shown()
     raise SystemExit(code)
 
 
+def asks_for_tracebacks() -> bool:
+    """Whether ``--debug`` is among the arguments, or $SIGNSCLF_DEBUG is set."""
+    return "--debug" in sys.argv[1:] or bool(os.environ.get("SIGNSCLF_DEBUG"))
+
+
 def _explain_failure(error: Exception) -> int:
-    """Tells in one line of what went wrong, and gives the exit code for it."""
+    """Tell in one line of what went wrong, and give the exit code for it."""
     code = 1
     if isinstance(error, SignsclfError):
         line, code = str(error), error.exit_code
     elif type(error).__name__ == "NoArgsIsHelpError":
-        tell(error.format_message())
+        for line in error.format_message().split("\n"):
+            tell(line)
         return 2
     elif isinstance(error, _ClickException):
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "signsclf"
         line, code = f"{error.format_message().rstrip('.')}; see `{command} --help`", 2
-    elif isinstance(error, MemoryError):
-        line = "out of memory; try a smaller --batch-size or --size"
+    elif _is_out_of_memory(error):
+        command = next((word for word in sys.argv[1:] if word in MODULES), "")
+        smaller = command in ("train", "lr-find", "compare")
+        line = "out of memory; " + (
+            "try a smaller --batch-size or --size" if smaller else "end other programs, or take a machine with more"
+        )
     elif isinstance(error, OSError):
         line = f"{error.filename or 'standard output'}: {error.strerror or error}"
     else:
-        line = f"unexpected {type(error).__name__}: {error}; run again with --debug, and report it"
+        saved = traceback_file(error)
+        kept = f"its traceback is in {saved}" if saved else "run again with --debug for its traceback"
+        line = f"unexpected {type(error).__name__}: {error}; {kept}, and report it"
     tell(f"signsclf: {' '.join(line.split())}")
     return code
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether main or GPU memory ran out, by any of the names that Python, torch and its allocators have for it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    # torch.OutOfMemoryError, without importing torch.
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ from signsclf.options import (
 )
 from signsclf.recipe import LADDER, Recipe
 from signsclf.recipe_options import recipe_options
-from signsclf.terminal import TerminalObserver, tell
+from signsclf.terminal import TerminalObserver, echo, echo_json, tell
 
 FOR_ALL = (
     *("weights", "size", "epochs", "batch_size", "label_smoothing", "balance", "augment", "flip", "crop"),
@@ -77,8 +76,11 @@ def compare_command(
         cache=cache,
         observer=observer,
     )
-    observer.bar.close()
-    typer.echo(json.dumps(done.ladder.to_dict(), ensure_ascii=False) if as_json else "\n".join(text_table(done.ladder)))
+    if as_json:
+        echo_json(done.ladder.to_dict())
+    else:
+        for line in text_table(done.ladder):
+            echo(line)
     for path in done.written:
         tell(f"written: {path}")
     if done.stopped:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,7 +14,8 @@ from signsclf.choices import Reading
 from signsclf.errors import SignsclfError, SourceError
 from signsclf.files import write_atomic
 from signsclf.options import AsJson, ClassLevel, LayoutOption, Source, ZipEncoding, new_app, writable_folder
-from signsclf.terminal import Bar, TerminalObserver, tell
+from signsclf.terminal import Bar, TerminalObserver, echo, echo_json, tell
+from signsclf.text import visible
 
 DOWNLOAD_MB = 366
 
@@ -43,12 +43,11 @@ def check_command(
     found = read_source(source, Reading(layout, class_level, zip_encoding))
     observer.source(found)
     result = check.check(found, progress=lambda done, total: observer.progress("checking", done, total))
-    observer.bar.close()
     if out is not None:
         for path in check.write_counts(result, out):
             tell(f"written: {path}")
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), ensure_ascii=False))
+        echo_json(result.to_dict())
     else:
         _print_check(result, check.bars(result))
     if not result.ok:
@@ -65,7 +64,7 @@ def download_command(
     if what != "gtsrb":
         raise SignsclfError(f"data download: {what!r} is not known; gtsrb is")
     _download(folder, url)
-    typer.echo(str(folder))
+    echo(str(folder))
 
 
 @data_app.command("draw")
@@ -86,15 +85,14 @@ def draw_command(
         data = io.BytesIO()
         synthetic.contact_sheet().save(data, "PNG")
         write_atomic(sheet, data.getvalue())
-        typer.echo(str(sheet))
+        echo(str(sheet))
     if folder is not None:
         low, _, high = size.partition(":")
         if not (low.isdigit() and high.isdigit()):
             raise SignsclfError(f"--size: {size!r} is not LOW:HIGH in pixels, such as 24:96")
         bar = Bar()
         synthetic.write(folder, per_class, (int(low), int(high)), seed, lambda done, n: bar("drawing", done, n))
-        bar.close()
-        typer.echo(str(folder))
+        echo(str(folder))
 
 
 def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
@@ -115,7 +113,7 @@ def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
         "or train on drawn signs with `signsclf train synthetic`"
     )
     asked = not yes and sys.stdin.isatty() and sys.stderr.isatty()
-    if not yes and not (asked and typer.confirm(f"Download GTSRB ({DOWNLOAD_MB} MB) to {folder}?", err=True)):
+    if not yes and not (asked and typer.confirm(f"Download GTSRB ({DOWNLOAD_MB} MB) to {visible(folder)}?", err=True)):
         raise SourceError(ways)
     try:
         _download(folder, None)
@@ -130,19 +128,18 @@ def _download(folder: Path, url: str | None) -> None:
 
     bar = Bar("bytes")
     download_gtsrb(folder, url or BASE_URL, lambda done, total: bar("downloading", done, total))
-    bar.close()
 
 
 def _print_check(result: Any, bars: list[str]) -> None:
     for line in bars:
-        typer.echo(line)
+        echo(line)
     for path, reason in result.unreadable:
-        typer.echo(f"unreadable: {path}: {reason}")
+        echo(f"unreadable: {path}: {reason}")
     for path, width, height in result.tiny:
-        typer.echo(f"tiny: {path}: {width}×{height}")
+        echo(f"tiny: {path}: {width}×{height}")
     for found in result.duplicates:
-        typer.echo(f"duplicates ({found.kind.value}): {', '.join(found.paths)}")
-    typer.echo(
+        echo(f"duplicates ({found.kind.value}): {', '.join(found.paths)}")
+    echo(
         f"{result.n:,} images: {len(result.unreadable):,} unreadable, {len(result.tiny):,} tiny, "
         f"{len(result.duplicates):,} sets of duplicates"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +24,7 @@ from signsclf.options import (
     provider_name,
     writable_folder,
 )
-from signsclf.terminal import TerminalObserver, tell
+from signsclf.terminal import TerminalObserver, echo, echo_json, tell
 
 if TYPE_CHECKING:
     from signsclf.diff import Difference
@@ -105,9 +104,8 @@ def evaluate_command(
         if report is not None:
             for path in evalreport.write_evaluation(examined, report):
                 tell(f"written: {path}")
-    observer.bar.close()
     if as_json:
-        typer.echo(json.dumps((examined or judgement).to_dict(), ensure_ascii=False))
+        echo_json((examined or judgement).to_dict())
         return
     _tell_judgement(judgement)
     if examined is not None:
@@ -159,12 +157,11 @@ def diff_command(
         cache=cache,
         observer=observer,
     )
-    observer.bar.close()
     if out is not None:
         write_disagreements(found, out)
         tell(f"written: {out}")
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), ensure_ascii=False))
+        echo_json(found.to_dict())
     else:
         _tell_difference(found, a, b)
     failures = []
@@ -181,44 +178,44 @@ def diff_command(
 def _tell_judgement(judgement: Judgement) -> None:
     from signsclf.judging.metrics import headline
 
-    typer.echo(f"{judgement.part}: {headline(judgement.report.to_dict())}")
+    echo(f"{judgement.part}: {headline(judgement.report.to_dict())}")
     if not judgement.has_record:
-        typer.echo("seen in training: not known, the model folder has no run/split.csv")
+        echo("seen in training: not known, the model folder has no run/split.csv")
     elif judgement.seen_in_training:
         names = ", ".join(judgement.seen_in_training[:5])
         more = ", …" if len(judgement.seen_in_training) > 5 else ""
-        typer.echo(f"seen in training: {len(judgement.seen_in_training):,} of these images ({names}{more})")
+        echo(f"seen in training: {len(judgement.seen_in_training):,} of these images ({names}{more})")
     weakest = sorted((c for c in judgement.report.per_class if c.n and c.f1 < 1), key=lambda c: c.f1)[:5]
     for figures in weakest:
-        typer.echo(f"  weak: {figures.label}, F1 {100 * figures.f1:.1f} %, n = {figures.n}")
+        echo(f"  weak: {figures.label}, F1 {100 * figures.f1:.1f} %, n = {figures.n}")
     if judgement.unreadable:
-        typer.echo(f"left out: {len(judgement.unreadable):,} unreadable images")
+        echo(f"left out: {len(judgement.unreadable):,} unreadable images")
 
 
 def _tell_findings(found: Findings, n_unreadable: int) -> None:
     if (kept := found.without_known) is not None:
         low, high = kept.interval
-        typer.echo(
+        echo(
             f"{kept.note}: accuracy {100 * kept.value:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}, "
             f"n = {kept.n:,})"
         )
     before, after = found.confidence.before, found.confidence.after
     how = ", cross-fitted" if found.confidence.cross_fitted else ""
-    typer.echo(f"calibration error: {100 * before.ece:.2f} % without temperature, {100 * after.ece:.2f} % with{how}")
+    echo(f"calibration error: {100 * before.ece:.2f} % without temperature, {100 * after.ece:.2f} % with{how}")
     if (measured := found.robustness) is not None:
         means = {name: sum(values) / len(values) for name, values in measured.accuracy.items()}
         worst = min(means, key=means.get)
-        typer.echo(
+        echo(
             f"corrupted: mean accuracy {100 * measured.mean:.1f} % against {100 * measured.clean:.1f} % "
             f"(n = {measured.n:,}); hardest is {worst}, {100 * means[worst]:.1f} %"
         )
     if (unknown := found.unknown) is not None:
         accepted = "" if unknown.accepted is None else f"{unknown.accepted:,} of {unknown.n:,} accepted, "
-        typer.echo(f"other pictures: {accepted}AUROC {100 * unknown.auroc:.1f} %")
+        echo(f"other pictures: {accepted}AUROC {100 * unknown.auroc:.1f} %")
         if n_unreadable:
-            typer.echo(f"  left out: {n_unreadable:,} of them that cannot be read")
+            echo(f"  left out: {n_unreadable:,} of them that cannot be read")
     if (audit := found.audit) is not None:
-        typer.echo(
+        echo(
             f"labels: {len(audit.issues):,} of {audit.n:,} suspected, {len(audit.duplicates):,} images are in training "
             "too"
         )
@@ -227,23 +224,21 @@ def _tell_findings(found: Findings, n_unreadable: int) -> None:
 def _tell_difference(found: Difference, a: Path, b: Path) -> None:
     pair = found.paired
     for name, folder, accuracy in (("A", a, pair.accuracy_a), ("B", b, pair.accuracy_b)):
-        typer.echo(f"{name}: {100 * accuracy:.2f} %  {folder}")
-    typer.echo(
+        echo(f"{name}: {100 * accuracy:.2f} %  {folder}")
+    echo(
         f"B less A: {100 * pair.difference:+.2f} points (95 % interval {100 * pair.difference_low:+.2f} to "
         f"{100 * pair.difference_high:+.2f}, n = {pair.n:,})"
     )
     if pair.by_units is not None:
         low, high = pair.by_units
-        typer.echo(f"  with whole tracks resampled: {100 * low:+.2f} to {100 * high:+.2f}")
-    typer.echo(
-        f"McNemar's exact test: p = {pair.p_value:.3g} ({pair.n_only_b:,} right in B alone, {pair.n_only_a:,} in A)"
-    )
+        echo(f"  with whole tracks resampled: {100 * low:+.2f} to {100 * high:+.2f}")
+    echo(f"McNemar's exact test: p = {pair.p_value:.3g} ({pair.n_only_b:,} right in B alone, {pair.n_only_a:,} in A)")
     if found.n_left_out:
-        typer.echo(f"left out: {found.n_left_out:,} images that one of them was trained on or did not judge")
+        echo(f"left out: {found.n_left_out:,} images that one of them was trained on or did not judge")
     if not found.has_records:
-        typer.echo("seen in training: not known of both, a model folder has no run/split.csv")
-    typer.echo(f"they differ on {len(found.disagreements):,} images")
+        echo("seen in training: not known of both, a model folder has no run/split.csv")
+    echo(f"they differ on {len(found.disagreements):,} images")
     for row in found.disagreements[:_SHOWN]:
-        typer.echo(f"  {row.path}: {row.label}; A {row.predicted_a}, B {row.predicted_b}")
+        echo(f"  {row.path}: {row.label}; A {row.predicted_a}, B {row.predicted_b}")
     if len(found.disagreements) > _SHOWN:
-        typer.echo("  …  (--out FILE.csv has them all)")
+        echo("  …  (--out FILE.csv has them all)")

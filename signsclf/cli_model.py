@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from signsclf.options import (
     chosen_int8,
     new_app,
 )
-from signsclf.terminal import TerminalObserver, shown_path, tell
+from signsclf.terminal import TerminalObserver, echo, echo_json, shown_path, tell
 
 app = new_app()
 
@@ -69,10 +68,9 @@ def export_command(
         cache=cache,
         observer=observer,
     )
-    observer.bar.close()
     if outcome.metrics:
-        typer.echo(headline(outcome.metrics))
-    typer.echo(f"model: {shown_path(outcome.folder)}")
+        echo(headline(outcome.metrics))
+    echo(f"model: {shown_path(outcome.folder)}")
 
 
 @app.command("reload")
@@ -101,14 +99,14 @@ def reload_command(
         tell("warning: learner.pkl is a pickle, and opening it can run code; do so only with files that you trust")
         result["learner_difference"] = reload_learner(model)
     if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
+        echo_json(result)
         return
-    typer.echo(found.card.rstrip())
-    typer.echo("")
-    typer.echo(f"checksums: in order; replayed images differ by {found.difference:.1e}")
+    for line in [*found.card.rstrip().split("\n"), ""]:
+        echo(line)
+    echo(f"checksums: in order; replayed images differ by {found.difference:.1e}")
     if learner:
-        typer.echo(f"learner.pkl: opened; replayed images differ by {result['learner_difference']:.1e}")
-    typer.echo(
+        echo(f"learner.pkl: opened; replayed images differ by {result['learner_difference']:.1e}")
+    echo(
         f"size: {found.bytes / 1e6:.1f} MB; speed here: {found.milliseconds:.1f} ms an image, "
         f"{found.images_per_second:,.0f} images/s in batches"
     )

@@ -15,7 +15,7 @@ from signsclf.choices import Format, Provider
 from signsclf.errors import SignsclfError
 from signsclf.files import open_output, write_atomic
 from signsclf.options import DeviceOption, new_app, provider_name, writable_folder
-from signsclf.terminal import Bar, tell
+from signsclf.terminal import Bar, byte_input, machine_output, no_garbage, tell
 
 app = new_app()
 
@@ -37,9 +37,10 @@ def predict_command(
     device: DeviceOption = Provider.AUTO,
 ) -> None:
     """Predict the classes of images, with the exported model."""
-    from signsclf import writers
-    from signsclf.listing import expand
-    from signsclf.predict import Classifier, find_model, stream
+    with no_garbage():
+        from signsclf import writers
+        from signsclf.listing import expand, listed_names
+        from signsclf.predict import Classifier, find_model, stream
 
     form = form or (Format.JSON if as_json else Format.TABLE)
     if form is Format.PARQUET and out is None:
@@ -57,7 +58,7 @@ def predict_command(
 
     def watched() -> Any:
         nonlocal failures
-        paths = expand(image, recursive, sys.stdin if "-" in image else None)
+        paths = expand(image, recursive, listed_names(byte_input()) if "-" in image else None)
         for number, prediction in enumerate(stream(classifier, paths, top_k=top_k), 1):
             failures += prediction.error is not None
             if shows_bar and number % 16 == 0:
@@ -65,14 +66,16 @@ def predict_command(
             if explain is not None and prediction.error is None:
                 _explain(classifier, prediction.path, explain, number)
             yield prediction
+            if out is None:
+                # Here it is written; the next one may be long in coming.
+                sys.stdout.flush()
 
     if explain is not None:
         writable_folder(explain)
     if out is None:
-        writers.write(watched(), sys.stdout, form, columns)
+        writers.write(watched(), sys.stdout if form is Format.TABLE else machine_output(), form, columns)
     else:
         _write_file(out, form, columns, watched())
-    bar.close()
     if failures:
         tell(
             "one image could not be read; its row says why"

@@ -29,7 +29,7 @@ from signsclf.options import (
 )
 from signsclf.recipe import Recipe
 from signsclf.recipe_options import recipe_options
-from signsclf.terminal import TerminalObserver, quoted, shown_path, tell
+from signsclf.terminal import TerminalObserver, echo, quoted, shown_path, tell
 
 DEFAULT_OUT = Path("models/default")
 
@@ -94,8 +94,8 @@ def train_command(
         tell(f"stopped; go on with: signsclf train --resume {folder}")
         raise typer.Exit(128 + (observer.signal or 2))
     if outcome.metrics:
-        typer.echo(headline(outcome.metrics))
-    typer.echo(f"model: {folder}")
+        echo(headline(outcome.metrics))
+    echo(f"model: {folder}")
     origin = source or shown_path(Path(outcome.source))
     tell(f"evaluate it: signsclf evaluate {folder} {quoted(origin)}")
     tell(f"predict with it: signsclf predict --model {folder} image.png")
@@ -122,10 +122,9 @@ def lr_find_command(
 
     observer = TerminalObserver()
     search = train.search_lr(found, recipe, skip_bad=skip_bad, cache=cache, observer=observer)
-    observer.bar.close()
     train.write_search(search, out)
     for name, rate in search.suggestions.items():
-        typer.echo(f"{name:8} {'none: the curve is too short' if rate is None else f'{rate:.2e}'}")
+        echo(f"{name:8} {'none: the curve is too short' if rate is None else f'{rate:.2e}'}")
     if search.diverged_early:
         tell(f"the loss diverged after {len(search.lrs)} rates; trust the suggestions less")
     tell(f"written: {out / 'lr_find.png'}, {out / 'lr_find.json'}")

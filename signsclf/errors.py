@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
 
 class SignsclfError(Exception):
     """Base of every error that signsclf raises on purpose.
@@ -37,3 +42,27 @@ class DownloadError(SignsclfError):
     """A download failed, or what came is not what was asked for."""
 
     exit_code = 1
+
+
+@contextlib.contextmanager
+def traceback_kept(path: Path) -> Iterator[None]:
+    """Write the traceback of an unexpected error to a file, in an existing folder, and let the error go on.
+
+    `traceback_file` then finds the file. Errors that a user can mend say all that matters themselves: no file is
+    written for a `SignsclfError`.
+    """
+    try:
+        yield
+    except SignsclfError:
+        raise
+    except Exception as error:
+        # A full disk may be what went wrong, and must not hide it.
+        with contextlib.suppress(OSError):
+            path.write_text("".join(traceback.format_exception(error)), "utf-8", "backslashreplace")
+            error.signsclf_traceback = path
+        raise
+
+
+def traceback_file(error: BaseException) -> Path | None:
+    """Where `traceback_kept` wrote an error's traceback; None where it did not."""
+    return getattr(error, "signsclf_traceback", None)

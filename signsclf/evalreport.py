@@ -19,7 +19,6 @@ from signsclf.files import csv_bytes, write_atomic
 from signsclf.judging import robustness
 from signsclf.judging.audit import Audit, Duplicate, label_issues
 from signsclf.judging.breakdown import Share
-from signsclf.judging.canvas import count
 from signsclf.judging.findings import Findings, find
 from signsclf.judging.htmlreport import Reference, Subject, render
 from signsclf.judging.intervals import unit_numbers
@@ -28,6 +27,7 @@ from signsclf.judging.unknown import judge_unknown
 from signsclf.listing import expand
 from signsclf.observer import Observer
 from signsclf.predict import Classifier, Prediction, open_image, stream
+from signsclf.text import count
 
 UNKNOWN_SHOWN = 12
 _PARTS = {"train": "training images", "valid": "validation images", "test": "test images", "all": "all images"}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import heapq
 import json
+import locale
 import os
 import re
 import tempfile
@@ -14,26 +16,28 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from signsclf import images
-from signsclf.errors import BadImageError
+from signsclf.errors import BadImageError, SignsclfError
 
+_LIST_BLOCK = 65_536
+_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+_LONGEST_NAME = 1_000_000
 _RUN = 4_000  # names sorted in memory at a time
 _PAGE = 100  # names of a sorted run read back at a time
 
 
-def expand(arguments: Iterable[str], recursive: bool = False, lines: Iterable[str] | None = None) -> Iterator[str]:
+def expand(arguments: Iterable[str], recursive: bool = False, listed: Iterable[str] | None = None) -> Iterator[str]:
     """Image paths, one after another, in memory that does not grow with the number of files.
 
     Args:
         arguments: files as they are; folders, zip archives and folders in them for the images there, in
             natural order and without hidden ones; patterns with ``*``, ``?``, ``[…]`` or ``**``; "-" for
-            ``lines``. One that leads to no image is given as it is, for the reader to say what is wrong.
+            ``listed``. One that leads to no image is given as it is, for the reader to say what is wrong.
         recursive: also the images in folders below.
-        lines: further arguments, one a line, such as standard input.
+        listed: further arguments, such as `listed_names` of standard input.
     """
     for argument in arguments:
-        if argument == "-" and lines is not None:
-            named = (line.rstrip("\r\n") for line in lines)
-            yield from expand((name for name in named if name and name != "-"), recursive)
+        if argument == "-" and listed is not None:
+            yield from expand(listed, recursive)
             continue
         found = False
         for path in _one(argument, recursive):
@@ -41,6 +45,71 @@ def expand(arguments: Iterable[str], recursive: bool = False, lines: Iterable[st
             yield path
         if not found:
             yield argument
+
+
+def listed_names(source: BinaryIO) -> Iterator[str]:
+    """File names from a list, one a line, or with NUL after each as ``find -print0`` writes them; each as it comes.
+
+    Names are bytes, as they are on disk, and need not be text. A mark of UTF-8 at the start is skipped, and UTF-16, as
+    Windows editors and shells write it, is read.
+
+    Args:
+        source: its ``read(n)`` gives what is there, 1 to n bytes; at the end, none.
+
+    Raises:
+        SignsclfError: it is an image, damaged UTF-16, or has a line of over a million letters.
+    """
+    data = source.read(_LIST_BLOCK)
+    # An encoding shows in the first bytes, of which a pipe may bring one at a time.
+    while len(data) < 3 and b"\n" not in data:
+        more = source.read(_LIST_BLOCK)
+        if not more:
+            break
+        data += more
+    if data.startswith(_IMAGE_STARTS):
+        raise SignsclfError("standard input: an image, where - reads a list of file names; give the name of its file")
+    encoding, errors = _list_encoding(data)
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    end, rest = "", ""
+    while True:
+        try:
+            rest += decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise SignsclfError("standard input: a damaged list in UTF-16; save it as UTF-8") from error
+        end = end or next((sign for sign in rest if sign in "\n\0"), "")
+        names = rest.split(end) if end else [rest]
+        rest = names.pop() if data else ""
+        for name in names:
+            name = name.removesuffix("\r") if end == "\n" else name
+            if name and name != "-":
+                yield _as_named_on_disk(name)
+        if not data:
+            return
+        if len(rest) > _LONGEST_NAME:
+            raise SignsclfError("standard input: a line of over a million letters; give a list of files, one a line")
+        data = source.read(_LIST_BLOCK)
+
+
+def _list_encoding(start: bytes) -> tuple[str, str]:
+    """The codec of a list and how it treats errors, from the first bytes."""
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16", "strict"
+    if len(start) > 1 and 0 in start[:2]:
+        return "utf-16-be" if start[0] == 0 else "utf-16-le", "strict"
+    return "utf-8-sig", "surrogateescape"
+
+
+def _as_named_on_disk(name: str) -> str:
+    """A name read as UTF-8 or UTF-16 as Python names the file."""
+    if name.isascii():
+        return name
+    data = name.encode("utf-8", "surrogateescape")
+    if os.name == "nt":
+        # Names are text there; a list that is no UTF-8 is in the encoding of the machine.
+        return (
+            name if data == name.encode("utf-8", "replace") else data.decode(locale.getpreferredencoding(), "replace")
+        )
+    return os.fsdecode(data)
 
 
 def natural_key(name: str) -> tuple[Any, ...]:
@@ -53,12 +122,13 @@ def natural_key(name: str) -> tuple[Any, ...]:
 
 def _one(argument: str, recursive: bool) -> Iterator[str]:
     path = Path(argument)
-    if path.is_file():
+    # Other than Path's, these never raise, whatever the name.
+    if os.path.isfile(argument):  # noqa: PTH113
         if path.suffix.lower() == ".zip":
             yield from _archive(argument, "", recursive)
         else:
             yield argument
-    elif path.is_dir():
+    elif os.path.isdir(argument):  # noqa: PTH112
         yield from _folder(path, recursive)
     elif inside := images.split_archive(argument):
         yield from _archive(*inside, recursive)

@@ -1,18 +1,22 @@
-"""How the command line shows long work: a bar on a terminal, plain lines elsewhere; always on standard error."""
+"""The process as its user meets it: standard streams, signals, progress bars. Nothing else in the package prints."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import gc
+import json
 import os
 import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeVar
 
 from signsclf.observer import Observer
+from signsclf.text import decoded, visible
 
 if TYPE_CHECKING:
     from signsclf.data.table import Source
@@ -26,14 +30,83 @@ T = TypeVar("T")
 
 
 def tell(line: str) -> None:
-    """A line on standard error. That nobody reads it any more is no reason to stop working."""
+    """Write a line to standard error. That nobody reads it any more is no reason to stop working."""
+    Bar.close_shown()
     with contextlib.suppress(OSError):
-        sys.stderr.write(line + "\n")
+        sys.stderr.write(visible(line) + "\n")
         sys.stderr.flush()
 
 
+def echo(line: str = "") -> None:
+    """Write a line for people to standard output."""
+    Bar.close_shown()
+    sys.stdout.write(visible(line) + "\n")
+    sys.stdout.flush()
+
+
+def echo_json(value: Any) -> None:
+    """Write one JSON value to standard output, in UTF-8."""
+    print(decoded(json.dumps(value, ensure_ascii=False)), file=machine_output(), flush=True)
+
+
+def machine_output() -> TextIO:
+    """Standard output for what programs read: UTF-8 with plain line feeds, whatever the locale and the platform."""
+    Bar.close_shown()
+    _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace", newline="\n")
+    return sys.stdout
+
+
+def byte_input() -> BinaryIO:
+    """Standard input as bytes, whose ``read(n)`` returns what is there instead of waiting for n."""
+    buffered = sys.stdin.buffer
+    # A program that shares the pipe may have made it such that nothing yet looks like the end.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.set_blocking(buffered.fileno(), True)
+    return getattr(buffered, "raw", buffered)
+
+
+def open_streams() -> None:
+    """Replace standard streams that the process was started without, and let no letter fail to be written.
+
+    Services and windowed programs start without them. Output to one that is missing is lost, as to the null device.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        # Files opened later must not get the numbers 0 to 2: what libraries write to standard error would be in them.
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
+    for stream in (sys.stdout, sys.stderr):
+        _reconfigure(stream, errors="backslashreplace")
+
+
+def _reconfigure(stream: TextIO, **settings: str) -> None:
+    # A notebook's streams, and those of a program that runs the command line, need not be of the usual kind.
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(**settings)
+
+
+@contextlib.contextmanager
+def no_garbage() -> Iterator[None]:
+    """Import within: modules are many objects and no garbage, and looking for it takes a tenth of a prediction."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        # What is imported stays, so no later collection need look at it.
+        gc.freeze()
+        gc.enable()
+
+
 class Bar:
-    """A progress bar of one task, made at its first news, drawn on a terminal only."""
+    """A progress bar of one task, made at its first news, on a terminal only. One bar at most is shown at a time.
+
+    Whatever is told or echoed takes the bar away first, and so does `close_shown` at the end of the command.
+    """
+
+    _shown: Bar | None = None
 
     def __init__(self, unit: str = "images") -> None:
         self.unit = unit
@@ -41,50 +114,64 @@ class Bar:
         self._progress = None
 
     def __call__(self, task: str, done: int, total: int | None) -> None:
-        """Shows that ``done`` of ``total`` are done; a total of None is not known."""
+        """Show that ``done`` of ``total`` are done; a total of None is not known."""
         if not sys.stderr.isatty():
             return
-        if task != self._task:
-            self.close()
-            self._open(task, total)
+        self._open(task, total)
         extra = f"{done / max(time.monotonic() - self._began, 1e-9):,.0f} {self.unit}/s"
         self._progress.update(self._id, completed=done, total=total, extra=extra)
         if total is not None and done >= total:
-            self.close()
+            self.close_shown()
 
     def show(self, task: str, done: int, total: int, extra: str) -> None:
         """Like calling it, with the text at the right chosen by the caller."""
-        if task != self._task:
-            self.close()
-            self._open(task, total)
+        if not sys.stderr.isatty():
+            return
+        self._open(task, total)
         self._progress.update(self._id, completed=done, total=total, extra=extra)
 
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-        self._progress, self._task = None, ""
+    @staticmethod
+    def close_shown() -> None:
+        """Take away the bar that is shown, if any, and give the terminal its cursor back."""
+        bar, Bar._shown = Bar._shown, None
+        if bar is None:
+            return
+        progress, bar._progress, bar._task = bar._progress, None, ""
+        # A terminal that is gone cannot be tidied.
+        with contextlib.suppress(OSError):
+            try:
+                progress.stop()
+            except BaseException:  # a signal while the bar is taken away
+                progress.console.show_cursor(True)
+                raise
 
     def _open(self, task: str, total: int | None) -> None:
+        if Bar._shown is self and task == self._task:
+            return
+        self.close_shown()
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[extra]}"),
+            TextColumn("{task.fields[extra]}", markup=False),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
-        self._progress.start()
         self._task, self._began = task, time.monotonic()
-        self._id = self._progress.add_task(task, total=total, extra="")
+        self._id = self._progress.add_task(visible(task), total=total, extra="")
+        # First, so that a signal from here on finds the bar to take away.
+        Bar._shown = self
+        self._progress.start()
 
 
 class TerminalObserver(Observer):
-    """Tells of a run on standard error, and lets SIGINT and SIGTERM end a training in good order.
+    """Tells of a run on standard error, and lets SIGINT, SIGTERM and SIGHUP end a training in good order.
 
     Attributes:
         signal: the signal that asked for the end, or None.
@@ -96,7 +183,6 @@ class TerminalObserver(Observer):
         self._fit: Fit | DirectFit | None = None
 
     def say(self, line: str) -> None:
-        self.bar.close()
         tell(line)
 
     def progress(self, task: str, done: int, total: int) -> None:
@@ -134,7 +220,7 @@ class TerminalObserver(Observer):
     def fitting(self, fit: Fit | DirectFit | None) -> None:
         self._fit = fit
         if fit is None:
-            self.bar.close()
+            Bar.close_shown()
             return
         _on_signals(self._stop)
 
@@ -151,7 +237,7 @@ class TerminalObserver(Observer):
                 f"epoch {row['epoch']}/{event.n_epochs} ({row['phase']})  train loss {row['train_loss']:.4f}{judged}"
                 f"  {row['seconds']:.1f} s, {duration(event.seconds_left)} left"
             )
-        elif sys.stderr.isatty():
+        else:
             left = duration(event.seconds_left)
             extra = f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  {left} left"
             self.bar.show(f"epoch {event.epoch}/{event.n_epochs}", event.batch, event.n_batches, extra)
@@ -174,7 +260,7 @@ class Stopped(BaseException):
 
 
 def stop_on_signals() -> None:
-    """Makes SIGINT and SIGTERM unwind the stack, so that temporary files go."""
+    """Make SIGINT, SIGTERM and SIGHUP unwind the stack, so that temporary files go."""
 
     def unwind(number: int, _: object) -> None:
         raise Stopped(number)
@@ -186,6 +272,10 @@ def _on_signals(handler: Callable[[int, object], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # SIGINT too where a script's shell had it ignored for a job in the background: `kill -INT` is meant.
         signal.signal(number, handler)
+    # A terminal that is closed, or ssh that breaks; Windows has no such signal, and nohup means it to be ignored.
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signal.signal(hangup, handler)
 
 
 def duration(seconds: float) -> str:
@@ -199,15 +289,24 @@ def duration(seconds: float) -> str:
 
 
 def quiet_pipe(work: Callable[[], T]) -> T | None:
-    """Runs ``work``; a reader that closed the pipe early, as head does, is no failure."""
+    """Run ``work``; a reader that closes the pipe early, as head does, is no failure."""
     try:
         result = work()
         sys.stdout.flush()
         return result
-    except BrokenPipeError:
+    except OSError as error:
+        if not _is_closed_pipe(error):
+            raise
         # Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return None
+
+
+def _is_closed_pipe(error: OSError) -> bool:
+    # Windows says "invalid argument" of a closed pipe; where a file is at fault, its name is there too.
+    on_windows = sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError) or on_windows
 
 
 def shown_path(folder: Path) -> str:

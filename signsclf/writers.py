@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from signsclf.choices import Format
 from signsclf.errors import SignsclfError
+from signsclf.text import file_text, visible
 
 if TYPE_CHECKING:
     from signsclf.predict import Prediction
@@ -68,7 +69,7 @@ def _record(prediction: Prediction) -> dict[str, Any]:
     # File names need not be text; what is written is.
     for name in ("path", "error"):
         if record[name] is not None:
-            record[name] = record[name].encode("utf-8", "backslashreplace").decode()
+            record[name] = file_text(record[name]).encode("utf-8", "backslashreplace").decode()
     return record
 
 
@@ -97,12 +98,11 @@ def _csv(predictions: Iterable[Prediction], sink: TextIO, top_k: int) -> None:
 
 def _table(predictions: Iterable[Prediction], sink: TextIO) -> None:
     for prediction in predictions:
-        record = _record(prediction)
-        name = record["path"]
+        name = visible(prediction.path)
         if prediction.error is not None:
-            sink.write(f"{name}\n    unreadable: {record['error']}\n")
+            sink.write(f"{name}\n    unreadable: {visible(prediction.error)}\n")
             continue
         doubt = "   not accepted: below the model's threshold" if prediction.accepted is False else ""
         sink.write(f"{name}{doubt}\n")
         for label, probability in prediction.top_k:
-            sink.write(f"  {100 * probability:6.2f} %  {label}\n")
+            sink.write(f"  {100 * probability:6.2f} %  {visible(label)}\n")

@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -43,14 +43,16 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Runs the console script in this process: ``cli("predict", path)``."""
     from signsclf.cli import main
 
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
     monkeypatch.setenv("COLUMNS", "200")
     for name in ("SIGNSCLF_MODEL", "SIGNSCLF_DATA_DIR", "SIGNSCLF_DEBUG"):
         monkeypatch.delenv(name, raising=False)
 
-    def run(*arguments: object, stdin: str = "") -> Ran:
+    def run(*arguments: object, stdin: str | bytes = "") -> Ran:
         monkeypatch.setattr(sys, "argv", ["signsclf", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", StringIO(stdin))
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(given), encoding="utf-8"))
         capsys.readouterr()
         with warnings.catch_warnings(), pytest.raises(SystemExit) as stop:
             main()

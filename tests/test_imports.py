@@ -168,3 +168,11 @@ def test_matplotlib_is_imported_in_functions_only_and_pyplot_nowhere():
         tree = ast.walk(ast.parse(path.read_text("utf-8")))
         names = [ast.unparse(node) for node in tree if isinstance(node, ast.Import | ast.ImportFrom)]
         assert not any("pyplot" in line for line in names), name
+
+
+def test_only_the_terminal_module_prints():
+    for name, path in MODULES.items():
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+        words = {ast.unparse(call) for call in calls}
+        printing = words & {"print", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}
+        assert not printing or name == "terminal", f"{name}: {printing}: unescaped text must not reach a terminal"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import random
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from signsclf import listing
-from signsclf.listing import expand, natural_key
+from signsclf.listing import expand, listed_names, natural_key
 
 
 @pytest.fixture
@@ -27,8 +28,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def listed(*arguments: str, recursive: bool = False, lines: list[str] | None = None) -> list[str]:
-    return [path.replace(os.sep, "/") for path in expand(arguments, recursive, lines)]
+def listed(*arguments: str, recursive: bool = False, lines: bytes | None = None) -> list[str]:
+    names = None if lines is None else listed_names(io.BytesIO(lines))
+    return [path.replace(os.sep, "/") for path in expand(arguments, recursive, names)]
 
 
 def test_folders_in_natural_order_without_hidden_and_other_files(tree: Path):
@@ -62,7 +64,7 @@ def test_archives_are_folders(tree: Path):
 
 
 def test_lines_stand_where_the_dash_is(tree: Path):
-    lines = ["d/sub\r\n", "\n", "none.png\n", "-\n", "d/9.png"]
+    lines = b"d/sub\r\n\nnone.png\n-\nd/9.png"
     assert listed("A.zip/9.png", "-", "d/10.png", lines=lines) == [
         "A.zip/9.png", "d/sub/2.ppm", "none.png", "d/9.png", "d/10.png",
     ]  # fmt: skip
@@ -75,9 +77,9 @@ def test_lines_are_read_as_they_are_needed(tree: Path):
     def lines():
         for i in range(1_000_000):
             read.append(i)
-            yield f"{i}.png\n"
+            yield f"{i}.png"
 
-    paths = expand(["-"], lines=lines())
+    paths = expand(["-"], listed=lines())
     assert [next(paths) for _ in range(3)] == ["0.png", "1.png", "2.png"]
     assert len(read) == 3
 

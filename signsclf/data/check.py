@@ -17,6 +17,7 @@ import pandas as pd
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
 from signsclf.files import csv_bytes, write_atomic
+from signsclf.text import columns, fitted, visible
 from signsclf.threads import usable_cores
 
 if TYPE_CHECKING:
@@ -190,19 +191,18 @@ def bars(result: CheckResult, width: int = 80) -> list[str]:
     """Images of each class as bars of text, a line a class in the order of the classes.
 
     Args:
-        width: characters of the longest line; never fewer than some 30.
+        width: columns of the longest line; never fewer than some 30.
     """
     totals = result.totals
     most = max(totals.values(), default=0)
     for_number = len(f"{most:,}")
-    for_name = min(max(map(len, totals), default=0), max(10, width // 3))
+    for_name = min(max((columns(visible(label)) for label in totals), default=1), max(10, width // 3))
     for_bar = max(10, width - for_name - for_number - 2)
     lines = []
     for label, count in totals.items():
-        name = label if len(label) <= for_name else label[: for_name - 1] + "…"
         # A class that has images has a bar, however short.
         bar = "█" * max(count > 0, round(for_bar * count / max(most, 1)))
-        lines.append(f"{name:<{for_name}} {count:>{for_number},} {bar}".rstrip())
+        lines.append(f"{fitted(label, for_name)} {count:>{for_number},} {bar}".rstrip())
     return lines
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from signsclf.judging.canvas import count
 from signsclf.judging.metrics import Report, wilson
+from signsclf.text import count
 
 SIZE_BINS = 5
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import unicodedata
 import warnings
 from collections.abc import Iterator
 from io import BytesIO
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which colour-blind readers tell apart.
 BLUE, VERMILLION, GREEN, PURPLE, AMBER, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 INK, FAINT = "#222222", "#6E6E6E"
-LABEL_LENGTH = 44
 
 _STYLE: dict[str, Any] = {
     "font.size": 10,
@@ -77,20 +75,3 @@ def save(figure: Figure, path: str | Path) -> None:
     # Without the Software entry, which names matplotlib's version, equal pictures are equal bytes.
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.25, metadata={"Software": None})
     write_atomic(path, buffer.getvalue())
-
-
-def clean(text: str) -> str:
-    """Text on one line that any font takes: no control characters, no lone surrogates from odd file names."""
-    text = str(text).encode("utf-8", "replace").decode("utf-8")
-    return "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
-
-
-def short(text: str, length: int = LABEL_LENGTH) -> str:
-    """`clean` text of at most that many letters, the last an … where some were cut."""
-    text = clean(text)
-    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
-
-
-def count(n: int, singular: str, plural: str | None = None) -> str:
-    """Such as "1 image" or "1,234 images"."""
-    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"

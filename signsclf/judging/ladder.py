@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signsclf.files import csv_bytes, json_bytes, write_atomic
-from signsclf.judging.canvas import BLUE, FAINT, clean, count, new_figure, save, short, styled
+from signsclf.judging.canvas import BLUE, FAINT, new_figure, save, styled
+from signsclf.text import count, short, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,7 +78,7 @@ class Ladder:
     def caption(self) -> str:
         """One line of what all rungs share."""
         images = f"{self.n_train:,} to train on, {self.n_valid:,} held out {self.split}"
-        return f"{clean(self.source)}: {count(self.n_classes, 'class', 'classes')}, {images}; {self.device}"
+        return f"{visible(self.source)}: {count(self.n_classes, 'class', 'classes')}, {images}; {self.device}"
 
 
 _HEADER = ("model", "accuracy", "95 % interval", "macro-F1", "seconds", "MB", "parameters", "px", "epochs")
@@ -199,7 +200,7 @@ def page(ladder: Ladder, picture: bytes) -> str:
     """The table and the picture (PNG) as one HTML page that needs nothing else."""
     rows = []
     for rung in ladder.rungs:
-        cells = [escape(clean(cell)) for cell in _cells(rung)]
+        cells = [escape(visible(cell)) for cell in _cells(rung)]
         if rung.error is None:
             rows.append("".join(f"<td>{cell}</td>" for cell in cells))
         else:

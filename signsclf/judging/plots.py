@@ -14,22 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from signsclf.judging.canvas import (
-    AMBER,
-    BLUE,
-    FAINT,
-    GREEN,
-    INK,
-    PURPLE,
-    SKY,
-    VERMILLION,
-    count,
-    new_figure,
-    save,
-    short,
-    styled,
-)
+from signsclf.judging.canvas import AMBER, BLUE, FAINT, GREEN, INK, PURPLE, SKY, VERMILLION, new_figure, save, styled
 from signsclf.judging.sheets import batch, worst_mistakes
+from signsclf.text import count, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ import numpy as np
 from signsclf.errors import SignsclfError
 from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.judging import plots
-from signsclf.judging.canvas import count
 from signsclf.judging.metrics import Report, check_predictions, confusion, wilson
+from signsclf.text import count
 
 MISTAKES_SHOWN = 24
 

@@ -10,18 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from signsclf.judging.canvas import (
-    BLUE,
-    FAINT,
-    GREEN,
-    INK,
-    VERMILLION,
-    clean,
-    count,
-    new_figure,
-    save,
-    styled,
-)
+from signsclf.judging.canvas import BLUE, FAINT, GREEN, INK, VERMILLION, new_figure, save, styled
+from signsclf.text import count, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +64,7 @@ def worst_mistakes(
         ]
         if names is not None:
             # The end of a path tells images apart, so that is what is kept.
-            name = clean(names[i])
+            name = visible(names[i])
             lines.append((name if len(name) <= 36 else "…" + name[-35:], FAINT, 7, 1))
         _caption(axes, lines)
     save(figure, path)
@@ -130,7 +120,7 @@ def _caption(axes: Axes, parts: Sequence[tuple[str, str, float, int]]) -> None:
     below = 4.0
     for text, colour, size, most in parts:
         width = int((_SIDE + _GAP) * 72 / (0.55 * size))
-        for line in textwrap.wrap(clean(text), width, max_lines=most, placeholder=" …"):
+        for line in textwrap.wrap(visible(text), width, max_lines=most, placeholder=" …"):
             axes.annotate(
                 line,
                 (0, 0),

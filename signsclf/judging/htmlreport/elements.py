@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from signsclf.judging.canvas import clean
+from signsclf.text import visible
 
 PICTURE_SIDE = 96
 
@@ -109,7 +109,7 @@ def page(title: str, body: Iterable[str], footer: str) -> str:
 
 def text(value: object) -> str:
     """Plain text as HTML: whatever a label or file name holds, it is shown and never obeyed."""
-    return html.escape(clean(str(value)))
+    return html.escape(visible(str(value)))
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from signsclf.judging.breakdown import Share
-from signsclf.judging.canvas import count
 from signsclf.judging.findings import Findings
 from signsclf.judging.htmlreport import svg
 from signsclf.judging.htmlreport.elements import card, cards, interval, named, paragraph, percent, picture, table, text
 from signsclf.judging.htmlreport.subject import Subject
 from signsclf.judging.plots import MAX_MATRIX_CLASSES, SHOWN_MATRIX_CLASSES, most_confused
+from signsclf.text import count
 
 MISTAKES_SHOWN = 24
 UNSURE_SHOWN = 12

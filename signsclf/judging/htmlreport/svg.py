@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from signsclf.judging.canvas import short
 from signsclf.judging.htmlreport.elements import text
+from signsclf.text import short
 
 _FONT = 11
 _STARTS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98)

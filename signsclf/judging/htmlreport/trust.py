@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from signsclf.judging.breakdown import Share
-from signsclf.judging.canvas import count
 from signsclf.judging.findings import Findings
 from signsclf.judging.htmlreport import svg
 from signsclf.judging.htmlreport.elements import (
@@ -24,6 +23,7 @@ from signsclf.judging.htmlreport.elements import (
 from signsclf.judging.htmlreport.subject import Subject
 from signsclf.judging.metrics import ECE_BINS
 from signsclf.judging.robustness import STRENGTHS, corrupt
+from signsclf.text import count
 
 ISSUES_SHOWN = 24
 _CURVE_POINTS = 240

@@ -1,0 +1,108 @@
+"""Text for people: made safe for a terminal, measured in its columns, shortened and counted."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+
+LABEL_LENGTH = 44
+
+# Joiners spell words of Persian and Indic scripts and combine pictographs; between Latin letters they only hide.
+_JOINER = re.compile("(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
+# Format characters that are seen: Arabic, Syriac and Kaithi number and verse signs.
+_SEEN_FORMATS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
+_UNDECODED = re.compile("[\udc80-\udcff]+")  # what Python makes of bytes that the locale cannot decode
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def visible(text: object) -> str:
+    r"""Replace by an escape such as ``\x1b`` whatever a terminal obeys or does not show.
+
+    These are control characters (C0, C1, DEL), line and paragraph separators, marks of writing direction and other
+    invisible format characters, and lone surrogates, which stand for bytes of file names that are no text. The result
+    is one line, can be encoded as UTF-8, and printing it cannot move, recolour or retitle anything.
+    """
+    text = str(text)
+    if text.isascii() and text.isprintable():
+        return text
+    text = decoded(text)
+    joiners = {found.start() for found in _JOINER.finditer(text)}
+    return "".join(
+        letter if i in joiners or letter in _SEEN_FORMATS or not _is_hidden(letter) else _escape(letter)
+        for i, letter in enumerate(text)
+    )
+
+
+def decoded(text: str) -> str:
+    """Read as UTF-8 what bytes of file names a text holds that the locale could not decode; others stay as they are."""
+
+    def read(found: re.Match[str]) -> str:
+        return bytes(ord(letter) - 0xDC00 for letter in found[0]).decode("utf-8", "surrogateescape")
+
+    return _UNDECODED.sub(read, text)
+
+
+def file_text(name: str) -> str:
+    r"""Read the name of a file as the UTF-8 that it is on disk, whatever the locale took its bytes for.
+
+    Under ``LC_ALL=C`` Python has lone surrogates for the bytes of ``ü.png``, under Latin-1 two letters. Names that are
+    no UTF-8 stay as they are. The result is for people and for labels; to open the file, use the name itself.
+    """
+    if name.isascii():
+        return name
+    try:
+        return os.fsencode(name).decode("utf-8")
+    except UnicodeError:
+        return name
+
+
+def short(text: object, length: int = LABEL_LENGTH) -> str:
+    """Shorten `visible` text to at most that many letters, the last an … where some were cut."""
+    text = visible(text)
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def columns(text: str) -> int:
+    """Count the columns that a terminal gives to `visible` text: 2 for wide letters, 0 for marks on other letters."""
+    return sum(map(_columns, text))
+
+
+def fitted(text: object, width: int) -> str:
+    """Cut `visible` text at ``width`` columns of a terminal, with an … in place of what is cut, or fill it with spaces.
+
+    Args:
+        width: 1 or more.
+    """
+    text = visible(text)
+    if columns(text) > width:
+        room, kept = width - 1, []
+        for letter in text:
+            room -= _columns(letter)
+            if room < 0:
+                break
+            kept.append(letter)
+        text = "".join(kept) + "…"
+    return text + " " * (width - columns(text))
+
+
+def count(n: int, singular: str, plural: str | None = None) -> str:
+    """Such as "1 image" or "1,234 images"."""
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
+
+
+def _is_hidden(letter: str) -> bool:
+    return unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escape(letter: str) -> str:
+    number = ord(letter)
+    if letter in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[letter]
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def _columns(letter: str) -> int:
+    if letter == "\u200d" or unicodedata.category(letter) in ("Mn", "Me", "Cf") or "\u1160" <= letter <= "\u11ff":
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in ("W", "F") else 1
