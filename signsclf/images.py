@@ -5,39 +5,51 @@ NumPy and Pillow only, so that a program which merely predicts loads nothing els
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
 import struct
 import threading
+import weakref
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-from signsclf.errors import BadImageError
+from signsclf import tiff
+from signsclf.depth import to_8_bits
+from signsclf.errors import BadImageError, SignsclfError
+from signsclf.imagekinds import HEAD, SUFFIXES, describe_kind, image_class, is_image_name, kind_of
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".pnm", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+__all__ = ["SUFFIXES", "is_image_name"]
+
 MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded: at three bytes a pixel this is 300 MB."""
+"""Larger images are refused before they are decoded, unless `limit_pixels` says otherwise: at four bytes a pixel, as
+Pillow keeps them, this is 400 MB for each thread that decodes."""
 MAX_BYTES = 256 * 1024 * 1024
-"""Larger files, and larger members of a zip archive, are refused before they are read."""
+"""Larger files, and larger members of a zip archive, are refused before they are read; a higher limit of pixels raises
+this one in proportion."""
+PIXELS_VARIABLE = "SIGNSCLF_MAX_PIXELS"
 
-RESIZING = "squash, bilinear"
-"""How `resize` goes from one size to another, in words that change with it."""
+RESIZING = "squash, bilinear; deep samples by their largest value"
+"""How `decode` and `resize` make a file's pixels what a network sees, in words that change with it."""
+
+BOUNDED_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+"""Methods of zip archives that are read. Python unpacks the others (bzip2, LZMA) without a bound: 4 KB of bzip2 can
+become gigabytes in one step."""
 
 READERS: dict[str, Callable[[str], bytes]] = {}
-"""Scheme (the text before ``:``) to a function that gives such a path's encoded bytes: for drawn signs."""
+"""Scheme (the text before ``:``) to a function that gives such a path's encoded bytes: for synthetic signs."""
 
-# Named one by one, the commonest first: left to itself Pillow also tries kinds that start other programs (EPS
-# runs Ghostscript), and loads all its plugins to do so.
-_FORMATS = ("PNG", "JPEG", "PPM", "BMP", "GIF", "TIFF", "WEBP")
 _CRLF_HEADER = re.compile(rb"P([56])\s+([0-9]{1,9})\s+([0-9]{1,9})\s+255\r\n")
+_MAXVAL = re.compile(rb"P[25](?:\s+|#[^\n]*\n)+[0-9]+(?:\s+|#[^\n]*\n)+[0-9]+(?:\s+|#[^\n]*\n)+([0-9]{1,5})\s")
+_XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([2-8])')
 _EXIF_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,12 +60,10 @@ _EXIF_TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Opened once a thread: a ZipFile is not meant for several, and its directory is slow to read for every image.
-_archives = threading.local()
+_archives: OrderedDict[str, tuple[tuple[int, ...], zipfile.ZipFile]] = OrderedDict()
+_archives_lock = threading.Lock()
 _ARCHIVES_KEPT = 4
 _SIZES_SAMPLED = 400
-# Python unpacks the others (bzip2, LZMA) without a bound: 4 KB of bzip2 can become gigabytes in one step.
-_BOUNDED_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 # What files, and zipfile for damaged archives and members, are seen to raise.
 _READ_ERRORS = (
     OSError,
@@ -67,9 +77,46 @@ _READ_ERRORS = (
 )
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file's name ends like that of an image that is read (upper case counts)."""
-    return Path(name).suffix.lower() in SUFFIXES
+def max_pixels() -> int:
+    """How many pixels an image may have: what ``$SIGNSCLF_MAX_PIXELS`` says, else `MAX_PIXELS`.
+
+    Raises:
+        SignsclfError: the variable is no whole number of 1 or more.
+    """
+    text = os.environ.get(PIXELS_VARIABLE)
+    if not text:
+        return MAX_PIXELS
+    try:
+        limit = int(text)
+    except ValueError:
+        limit = 0
+    if limit < 1:
+        raise SignsclfError(f"${PIXELS_VARIABLE} is {text!r}, where it should be a number of pixels, 1 or more")
+    return limit
+
+
+def limit_pixels(limit: int) -> None:
+    """Sets how many pixels an image may have, for this process and for those that it starts from now on.
+
+    Raises:
+        SignsclfError: it is not 1 or more.
+    """
+    if limit < 1:
+        raise SignsclfError(f"the limit of pixels is {limit}, where it should be 1 or more")
+    os.environ[PIXELS_VARIABLE] = str(limit)
+
+
+def refuse_pixels(width: int, height: int) -> None:
+    """Checks an image's size against `max_pixels`, before memory is taken for it.
+
+    Raises:
+        BadImageError: it has too many pixels.
+    """
+    most = max_pixels()
+    if width * height > most:
+        raise BadImageError(
+            f"too many pixels ({width}×{height}, at most {most:,}); --max-pixels or ${PIXELS_VARIABLE} raises the limit"
+        )
 
 
 def has_scheme(path: str) -> bool:
@@ -82,36 +129,60 @@ def split_archive(path: str) -> tuple[str, str] | None:
     """``A.zip/member`` as (``A.zip``, ``member``) where ``A.zip`` is a file; None for any other path."""
     for found in re.finditer(r"\.zip(?=/)", path, re.IGNORECASE):
         archive = path[: found.end()]
-        if Path(archive).is_file():
+        if os.path.isfile(archive):  # noqa: PTH113 - False, where Path's raises for names that are too long
             return archive, path[found.end() + 1 :]
     return None
 
 
 def open_archive(archive: str) -> zipfile.ZipFile:
-    """This thread's open handle of a zip archive; a fresh one when the file has been replaced since.
+    """This process's handle of a zip archive, for all threads; a fresh one when the file has been replaced since.
 
     Raises:
         BadImageError: the archive cannot be opened.
     """
-    handles: OrderedDict[str, tuple[tuple[int, ...], zipfile.ZipFile]]
-    handles = _archives.__dict__.setdefault("handles", OrderedDict())
+    # One for all: the directory of a million members takes half a gigabyte. Reading is safe in threads, since
+    # zipfile holds a lock while it moves in the file.
+    with _archives_lock:
+        try:
+            stat = os.stat(archive)  # noqa: PTH116 - once for every image read
+            # With the process's number: after a fork both sides would move one shared file position.
+            stamp = (os.getpid(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            stamped = _archives.get(archive)
+            if stamped and stamped[0] == stamp:
+                _archives.move_to_end(archive)
+                return stamped[1]
+            handle = _opened(archive)
+        except _READ_ERRORS as error:
+            raise BadImageError(f"{archive}: not a zip archive that can be read ({error})") from error
+        _archives[archive] = (stamp, handle)
+        _archives.move_to_end(archive)
+        if len(_archives) > _ARCHIVES_KEPT:
+            # Forgotten, not closed: whoever still holds it reads on, and the last to let go closes it.
+            _archives.popitem(last=False)
+        return handle
+
+
+def _opened(archive: str) -> zipfile.ZipFile:
+    file = Path(archive).open("rb")  # noqa: SIM115 - closed with the archive
     try:
-        stat = os.stat(archive)  # noqa: PTH116 - once for every image read
-        # With the process's number: after a fork both sides would move one shared file position.
-        stamp = (os.getpid(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-        stamped = handles.get(archive)
-        if stamped and stamped[0] == stamp:
-            handles.move_to_end(archive)
-            return stamped[1]
-        handle = zipfile.ZipFile(archive)
-    except _READ_ERRORS as error:
-        raise BadImageError(f"{archive}: not a zip archive that can be read ({error})") from error
-    handles[archive] = (stamp, handle)
-    handles.move_to_end(archive)
-    if len(handles) > _ARCHIVES_KEPT:
-        # Forgotten, not closed: whoever still holds it reads on, and the last to let go closes it.
-        handles.popitem(last=False)
+        # Given a file and not a name: zipfile counts the users of its own files without a lock.
+        handle = zipfile.ZipFile(file)
+    except BaseException:
+        file.close()
+        raise
+    weakref.finalize(handle, file.close)
     return handle
+
+
+def _forget_archives() -> None:
+    """In a forked process, where another thread may have held the lock."""
+    global _archives_lock
+    _archives_lock = threading.Lock()
+    _archives.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_archives)
 
 
 def read(path: str | Path) -> bytes:
@@ -140,9 +211,11 @@ def size(path: str | Path) -> tuple[int, int]:
     path = str(path)
     try:
         file, _ = _open(path)
-        with file, Image.open(file, formats=_FORMATS) as image:
-            return image.size
-    except BadImageError:
+        with file, _own_limit():
+            return _open_header(file)[1]
+    except BadImageError as error:
+        raise _named(path, error) from error
+    except SignsclfError:
         raise
     except Exception as error:  # As in `decode`.
         raise _unreadable(path, error) from error
@@ -163,29 +236,123 @@ def median_side(paths: list[str]) -> float:
 
 
 def decode(data: bytes, name: str = "image") -> Image.Image:
-    """Encoded bytes as a whole RGB image, turned as its EXIF orientation says, alpha laid on white.
+    """Encoded bytes as a whole RGB image, turned as its EXIF orientation says, alpha laid on white; see `to_rgb`.
+
+    The kind of image is told by the content, whatever the file's name. Of animations, and of files with several
+    images, this is the first one. Threads may decode at once; Pillow's own limit of pixels has no say here.
 
     Args:
         data: the bytes of an image file of a kind that Pillow reads.
         name: what to call the image in an error.
 
     Raises:
-        BadImageError: no image, a truncated one, or one of over `MAX_PIXELS` pixels.
+        BadImageError: no image, a truncated one, one of over `max_pixels` pixels, or one whose pixels cannot be
+            brought to 8 bits rightly.
     """
-    if not data:
-        raise BadImageError(f"{name}: the file is empty")
     try:
-        image = Image.open(io.BytesIO(_line_ends_restored(data)), formats=_FORMATS)
-        width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise BadImageError(f"{name}: {width}×{height} pixels are too many (at most {MAX_PIXELS:,})")
-        image.load()
-        return to_rgb(image)
-    except BadImageError:
+        with _own_limit():
+            return _decode(_line_ends_restored(data))
+    except BadImageError as error:
+        raise _named(name, error) from error
+    except SignsclfError:
         raise
     # Pillow's plugins raise many kinds of error for damaged files, struct.error and SyntaxError among them.
     except Exception as error:
         raise _unreadable(name, error, "damaged or truncated") from error
+
+
+def _decode(data: bytes) -> Image.Image:
+    found, _ = _open_header(io.BytesIO(data))
+    if isinstance(found, tiff.Header):
+        return _rgb(tiff.decode(data, found), found.orientation)
+    declared = None
+    if found.format == "PNG":
+        significant = _png_significant_bits(data)
+        declared = 2**significant - 1 if significant else None
+        if (whole := _whole_png_samples(found, data, declared)) is not None:
+            return _rgb(whole, _orientation(found))
+    elif found.format == "PPM" and found.mode == "I" and (head := _MAXVAL.match(data)) and int(head[1]) < 65535:
+        found.load()
+        # Pillow has brought such values to the whole range of 16 bits.
+        return _rgb(Image.fromarray((np.asarray(found) >> 8).astype(np.uint8)), 1)
+    found.load()
+    return _rgb(found, _orientation(found), declared)
+
+
+def _open_header(file: IO[bytes]) -> tuple[Any, tuple[int, int]]:
+    """A file as Pillow's image, not yet decoded, or as the header of a TIFF; and its size in pixels, found bearable."""
+    head = file.read(1024)
+    if not head:
+        raise BadImageError("not an image that can be read: the file is empty")
+    kind = kind_of(head[:HEAD])
+    opened = image_class(kind) if kind else None
+    if opened is None:
+        described = describe_kind(head)
+        raise BadImageError(f"not an image that can be read{f': {described}' if described else ''}")
+    file.seek(0)
+    if kind == "TIFF":
+        found = tiff.read_header(file)
+    else:
+        if kind == "WEBP":
+            # Some releases of Pillow take memory for the whole canvas when they open it.
+            refuse_pixels(*_webp_canvas(head))
+        found = opened(file)
+    refuse_pixels(*found.size)
+    return found, found.size
+
+
+def _webp_canvas(head: bytes) -> tuple[int, int]:
+    """Width and height that a WebP file's header says; 0, 0 where it is too short to say."""
+    chunk = head[12:16]
+    if chunk == b"VP8X" and len(head) >= 30:
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if chunk == b"VP8L" and len(head) >= 25:
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if chunk == b"VP8 " and len(head) >= 30:
+        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    return 0, 0
+
+
+def _png_significant_bits(data: bytes) -> int | None:
+    """The most bits of a sample that a PNG's sBIT chunk calls significant; None where it has no such chunk."""
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"sBIT":
+            return max(data[at + 8 : at + 8 + min(length, 4)], default=0) or None
+        if kind in (b"PLTE", b"IDAT"):
+            return None
+        at += 12 + length
+    return None
+
+
+def _whole_png_samples(image: Any, data: bytes, declared: int | None) -> Image.Image | None:
+    """A PNG of 16 bits and several bands whose values are all low, brought to 8 bits; None for all others.
+
+    Pillow drops the low byte of such samples, which here holds the picture.
+    """
+    args = image.tile[0][3] if image.tile else None
+    rawmode = args[0] if isinstance(args, tuple) else args
+    if rawmode not in ("RGB;16B", "RGBA;16B", "LA;16B"):
+        return None
+    image.load()
+    if image.getextrema()[0][1] > 15 or max(high for _, high in image.getextrema()) > 15:
+        return None
+    low = type(image)(io.BytesIO(data))
+    # Of samples in the other order of bytes Pillow keeps the other byte. Grey with alpha is four bytes a pixel.
+    swapped = "RGBA" if rawmode == "LA;16B" else rawmode.replace("16B", "16L")
+    if rawmode == "LA;16B":
+        low._mode = "RGBA"
+    first = low.tile[0]
+    low.tile = [(first[0], first[1], first[2], swapped)]
+    low.load()
+    small = np.asarray(low).astype(np.uint16)
+    if rawmode == "LA;16B":
+        values = small[..., 0::2] << 8 | small[..., 1::2]
+    else:
+        values = np.asarray(image).astype(np.uint16) << 8 | small
+    return Image.fromarray(to_8_bits(values, declared))
 
 
 def _line_ends_restored(data: bytes) -> bytes:
@@ -209,17 +376,35 @@ def _line_ends_restored(data: bytes) -> bytes:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image as upright 8-bit RGB: EXIF orientation applied, alpha laid on white, deep grey scaled.
 
-    16-bit grey loses its low byte (65535 becomes 255). 32-bit integers are taken for 16-bit grey, or for
-    8-bit where none is over 255; floats for 0 to 1, or for 0 to 255 where one is over 1. The rest is clipped.
+    Grey of 16 or 32 bits and floats are scaled by the largest value in the image, as `signsclf.depth.to_8_bits` says:
+    16 bits lose their low byte (65535 becomes 255), unless all values fit into 8, 10 or 12 bits, which are then the
+    scale. So a 16-bit image whose brightest pixel is under a sixteenth of the range comes out brightened.
+
+    Raises:
+        BadImageError: deep values fit no usual scale.
     """
-    kind = image.format
-    image = _upright(image)
+    return _rgb(image, _orientation(image))
+
+
+def _rgb(image: Image.Image, orientation: int, declared: int | None = None) -> Image.Image:
+    if orientation in _EXIF_TURNS:
+        transparency = image.info.get("transparency")
+        image = image.transpose(_EXIF_TURNS[orientation])
+        if transparency is not None:
+            image.info["transparency"] = transparency
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_8_bits(image, kind)
+        image = Image.fromarray(to_8_bits(np.asarray(image), declared))
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.new("RGB", rgba.size, "white")
         image.paste(rgba, mask=rgba)
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        profiles = [ImageCms.createProfile(space) for space in ("LAB", "sRGB")]
+        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -237,7 +422,10 @@ def resize(image: Image.Image, size: tuple[int, int], roi: tuple[int, int, int, 
         # Pillow would fill what lies outside with black.
         if not (0 <= x1 <= x2 < image.width and 0 <= y1 <= y2 < image.height):
             raise BadImageError(f"the roi {x1},{y1},{x2},{y2} leaves the image of {image.width}×{image.height} pixels")
-        image = image.crop((x1, y1, x2 + 1, y2 + 1))
+        # Not by crop(), which minds Pillow's own limit of pixels.
+        part = Image.new("RGB", (x2 + 1 - x1, y2 + 1 - y1))
+        part.paste(image, (-x1, -y1))
+        image = part
     height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -275,7 +463,7 @@ def _open(path: str) -> tuple[IO[bytes], int]:
         _refuse_bytes(path, info.file_size)
         if info.flag_bits & 1:
             raise BadImageError(f"{path}: encrypted, so it cannot be read: unpack the archive first")
-        if info.compress_type not in _BOUNDED_METHODS:
+        if info.compress_type not in BOUNDED_METHODS:
             raise BadImageError(f"{path}: compressed by a method that is not read: zip it with deflate")
         # Read with no bound, zipfile unpacks up to 2 GB before it looks at the size that it was told.
         return handle.open(info), info.file_size + 1
@@ -285,38 +473,62 @@ def _open(path: str) -> tuple[IO[bytes], int]:
     return Path(path).open("rb"), (length or MAX_BYTES) + 1
 
 
+def _named(name: str, error: BadImageError) -> BadImageError:
+    text = str(error)
+    return error if text.startswith(f"{name}: ") else BadImageError(f"{name}: {text}")
+
+
 def _unreadable(name: str, error: Exception, what: str = "cannot be read") -> BadImageError:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return BadImageError(f"{name}: not an image that can be read")
-    if isinstance(error, Image.DecompressionBombError):
-        return BadImageError(f"{name}: too many pixels (at most {MAX_PIXELS:,})")
+    if isinstance(error, MemoryError):
+        return BadImageError(f"{name}: too large for the memory that is free")
     return BadImageError(f"{name}: {what} ({getattr(error, 'strerror', None) or error})")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turn = _EXIF_TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # A damaged EXIF block, for which Pillow raises many kinds of error, harms no pixel.
-        turn = None
-    return image if turn is None else image.transpose(turn)
+def _orientation(image: Image.Image) -> int:
+    """As in EXIF, 1 for upright: from the image's EXIF block, else from its XMP, else from the tags of a TIFF."""
+    info = image.info
+    exif = info.get("exif")
+    if exif is None and "Raw profile type exif" in info:
+        with contextlib.suppress(ValueError, TypeError):
+            exif = bytes.fromhex("".join(info["Raw profile type exif"].split("\n")[3:]))
+    turn = tiff.exif_orientation(exif) if isinstance(exif, bytes) else 1
+    if turn == 1:
+        xmp = info.get("xmp", info.get("XML:com.adobe.xmp", ""))
+        xmp = xmp.decode("utf-8", "ignore") if isinstance(xmp, bytes) else str(xmp)
+        found = _XMP_ORIENTATION.search(xmp)
+        turn = int(found[1]) if found else getattr(image, "tag_v2", {}).get(274, 1)
+    return turn
 
 
-def _to_8_bits(image: Image.Image, kind: str | None) -> Image.Image:
-    values = np.array(image)  # A copy, then changed in place: large images fit into memory once.
-    if image.mode == "F":
-        np.nan_to_num(values, copy=False)
-        if values.max() <= 1:
-            values *= 255
-        np.rint(values, out=values)
-        np.clip(values, 0, 255, out=values)
+_limits = threading.local()
+_pillows_check = Image._decompression_bomb_check
+
+
+def _check_pixels(*args: Any, **options: Any) -> None:
+    """Pillow's check of sizes, which for images that are decoded here is by their own limit.
+
+    Pillow's limit is one for the whole process and belongs to the program that imports this package.
+    """
+    if getattr(_limits, "own", False):
+        refuse_pixels(*args[0])
     else:
-        np.clip(values, 0, 65535, out=values)
-        # Pillow gives 16-bit PGM as 32-bit integers, and older releases PNG too.
-        if image.mode != "I" or kind in ("PNG", "PPM") or values.max() > 255:
-            values >>= 8
-    return Image.fromarray(values.astype(np.uint8))
+        _pillows_check(*args, **options)
+
+
+Image._decompression_bomb_check = _check_pixels
+
+
+@contextlib.contextmanager
+def _own_limit() -> Iterator[None]:
+    before = getattr(_limits, "own", False)
+    _limits.own = True
+    try:
+        yield
+    finally:
+        _limits.own = before
 
 
 def _refuse_bytes(path: str, size: int) -> None:
-    if size > MAX_BYTES:
-        raise BadImageError(f"{path}: {size:,} bytes are too many (at most {MAX_BYTES:,})")
+    most = max(MAX_BYTES, MAX_BYTES * max_pixels() // MAX_PIXELS)
+    if size > most:
+        raise BadImageError(f"{path}: {size:,} bytes are too many (at most {most:,})")

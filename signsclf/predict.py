@@ -299,7 +299,8 @@ def open_image(source: Source) -> Image.Image:
             return images.decode(images.read(name), name)
         except BadImageError:
             # Here since nothing in it was found to be an image.
-            kind = "folder" if Path(name).is_dir() else "archive" if name.lower().endswith(".zip") else None
+            is_folder = os.path.isdir(name)  # noqa: PTH112 - False, where Path's raises for names that are too long
+            kind = "folder" if is_folder else "archive" if name.lower().endswith(".zip") else None
             if kind is None:
                 raise
             raise BadImageError(
@@ -308,17 +309,19 @@ def open_image(source: Source) -> Image.Image:
     if isinstance(source, bytes | bytearray | memoryview):
         return images.decode(bytes(source))
     if isinstance(source, Image.Image):
-        width, height = source.size
-        if not 0 < width * height <= images.MAX_PIXELS:
-            raise BadImageError(f"image: {width}×{height} pixels (1 to {images.MAX_PIXELS:,} are possible)")
         try:
+            if 0 in source.size:
+                raise BadImageError("no pixels")
+            images.refuse_pixels(*source.size)
             source.load()  # one that was just opened is decoded only now
             return images.to_rgb(source)
+        except BadImageError as error:
+            raise BadImageError(f"image: {error}") from error
         except Exception as error:  # of many kinds, as in `images.decode`
             raise BadImageError(f"image: damaged or truncated ({_line(error)})") from error
     if isinstance(source, np.ndarray):
         shaped = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
-        if source.dtype != np.uint8 or not shaped or not 0 < source.size <= 4 * images.MAX_PIXELS:
+        if source.dtype != np.uint8 or not shaped or not 0 < source.size <= 4 * images.max_pixels():
             raise BadImageError(
                 "image: an array should be uint8 of H×W, H×W×3 or H×W×4 with values from 0 to 255, "
                 f"and is {source.dtype} of {'×'.join(map(str, source.shape))}"

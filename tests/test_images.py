@@ -167,10 +167,74 @@ def test_grey_and_one_bit_become_rgb() -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-@pytest.mark.parametrize("values", [[0, 257, 32768, 65535], [0, 1, 100, 255]], ids=["bright", "dark"])
-def test_16_bit_grey_keeps_its_high_byte_however_dark_the_picture(kind: str, values: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 257, 32768, 65535], [0, 1, 128, 255]),
+        ([0, 15, 4096, 8191], [0, 0, 16, 31]),
+        ([0, 16, 1024, 4095], [0, 1, 64, 255]),
+        ([0, 4, 512, 1023], [0, 1, 128, 255]),
+        ([0, 1, 100, 255], [0, 1, 100, 255]),
+        ([0, 0, 0, 0], [0, 0, 0, 0]),
+    ],
+    ids=["bright", "dark", "12 bits", "10 bits", "8 bits", "black"],
+)
+def test_16_bit_grey_is_on_the_scale_of_the_least_depth_that_holds_it(
+    kind: str, values: list[int], expected: list[int]
+) -> None:
     grey = Image.fromarray(np.array([values], np.uint16))
-    assert decoded(grey, kind)[0, :, 0].tolist() == [value >> 8 for value in values]
+    assert decoded(grey, kind)[0].tolist() == [[value] * 3 for value in expected]
+    assert np.array_equal(np.asarray(images.to_rgb(grey)), decoded(grey, kind))
+
+
+def with_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
+    """A PNG with one chunk more behind its header."""
+    chunk = struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    return data[:33] + chunk + data[33:]
+
+
+def test_a_depth_that_the_file_declares_counts_where_it_is_more() -> None:
+    dark = np.array([[0, 100, 200]], np.uint16)
+    png = encoded(Image.fromarray(dark))
+    assert np.asarray(images.decode(with_chunk(png, b"sBIT", b"\x0a")))[0, :, 0].tolist() == [0, 25, 50]
+    # The whole range is what every 16-bit PNG may hold.
+    assert np.asarray(images.decode(with_chunk(png, b"sBIT", b"\x10")))[0, :, 0].tolist() == [0, 100, 200]
+    assert decoded(Image.fromarray(dark), "TIFF", tiffinfo={281: 4095})[0, :, 0].tolist() == [0, 6, 12]
+    assert decoded(Image.fromarray(dark), "TIFF", tiffinfo={281: 65535})[0, :, 0].tolist() == [0, 100, 200]
+
+
+def deep_png(values: np.ndarray, interlaced: bool = False) -> bytes:
+    """A 16-bit PNG of uint16 (H, W, bands); 2 bands are grey with alpha."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    height, width, bands = values.shape
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    rows = b""
+    for x, y, dx, dy in passes if interlaced else [(0, 0, 1, 1)]:
+        part = values[y::dy, x::dx].astype(">u2")
+        if part.size:
+            lines = part.reshape(len(part), -1).view(np.uint8)
+            # Every second row by its difference from the one above it.
+            for number, line in enumerate(lines):
+                filtered = line - lines[number - 1] if number % 2 else line
+                rows += bytes([2 * (number % 2)]) + filtered.astype(np.uint8).tobytes()
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[bands]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, int(interlaced))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("factor", "ids"), [(1, "8"), (4, "10"), (16, "12"), (257, "16")])
+def test_16_bit_colour_is_scaled_like_grey(factor: int, ids: str, interlaced: bool) -> None:
+    pixels = picture()
+    pixels[0, 0] = 255
+    assert np.array_equal(images.decode(deep_png(pixels.astype(np.uint16) * factor, interlaced)), pixels)
+    opaque = np.concatenate([pixels, np.full_like(pixels[..., :1], 255)], axis=2).astype(np.uint16) * factor
+    assert np.array_equal(images.decode(deep_png(opaque, interlaced)), pixels)
+    grey = opaque[..., 2:]
+    assert np.array_equal(images.decode(deep_png(grey, interlaced)), pixels[..., 2:].repeat(3, 2))
 
 
 def test_16_bit_pgm_scales_by_its_own_maximum() -> None:
@@ -184,22 +248,49 @@ def test_16_bit_big_endian_tiff_is_not_byte_swapped() -> None:
     assert np.asarray(images.to_rgb(big))[0, :, 0].tolist() == [0, 0x12, 0xFF]
 
 
-def test_32_bit_integers_are_8_or_16_bit_grey_by_their_largest() -> None:
-    small, large = np.array([[0, 200]], np.int32), np.array([[-5, 70000]], np.int32)
-    assert decoded(Image.fromarray(small), "TIFF")[0, :, 0].tolist() == [0, 200]
-    assert decoded(Image.fromarray(large), "TIFF")[0, :, 0].tolist() == [0, 255]
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 200], [0, 200]),
+        ([0, 1023], [0, 255]),
+        ([0, 65535], [0, 255]),
+        ([2**30, 2**31 - 1], [128, 255]),
+        ([0, 70000], "integers up to 70,000"),
+        ([-5, 200], "integers below 0"),
+    ],
+)
+def test_32_bit_integers_are_scaled_or_refused(values: list[int], expected: list[int] | str) -> None:
+    data = encoded(Image.fromarray(np.array([values], np.int32)), "TIFF")
+    if isinstance(expected, list):
+        assert np.asarray(images.decode(data))[0, :, 0].tolist() == expected
+    else:
+        with pytest.raises(BadImageError, match=f"deep.tif: {expected}.*; save it as"):
+            images.decode(data, "deep.tif")
 
 
-def test_float_tiff_is_read_on_either_scale() -> None:
-    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    for values in (grey.astype(np.float32), grey.astype(np.float32) / 255):
-        assert np.array_equal(decoded(Image.fromarray(values), "TIFF")[:, :, 0], grey)
-    assert decoded(Image.fromarray(np.array([[0.999, 0.5]], np.float32)), "TIFF")[0, :, 0].tolist() == [
-        255,
-        128,
-    ]
-    odd = np.array([[np.nan, -1, 300, np.inf]], np.float32)
-    assert decoded(Image.fromarray(odd), "TIFF")[0, :, 0].tolist() == [0, 0, 255, 255]
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 0.5, 0.999, 1], [0, 128, 255, 255]),
+        ([np.nan, 0.2, 0.4, 0.6], [0, 51, 102, 153]),
+        ([0, 1.4, 200.6, 254.9], [0, 1, 201, 255]),
+        ([0, 1, 2, 3], [0, 1, 2, 3]),
+        ([0, 16, 512, 4095], [0, 1, 32, 255]),
+        ([0, 256.5, 32768.5, 65535], [0, 1, 128, 255]),
+        ([0, 0.5, 1, 1.5], "floats up to 1.5"),
+        ([0, 0.5, 1, 300.5], "floats up to 300.5"),
+        ([-0.5, 0, 0.5, 1], "floats from -0.5 to 1"),
+        ([0, 0.5, 1, np.inf], "floats from 0 to inf"),
+        ([0, 0.5, 1, 1e9], "floats up to 1e\\+09"),
+    ],
+)
+def test_floats_are_scaled_or_refused(values: list[float], expected: list[int] | str) -> None:
+    image = Image.fromarray(np.array([values], np.float32))
+    if isinstance(expected, list):
+        assert decoded(image, "TIFF")[0, :, 0].tolist() == expected
+        return
+    with pytest.raises(BadImageError, match=f"deep.tif: {expected}"):
+        images.decode(encoded(image, "TIFF"), "deep.tif")
 
 
 def test_cmyk_jpeg_has_the_colours_of_the_rgb_one() -> None:
@@ -262,7 +353,7 @@ def test_a_flipped_bit_in_a_png_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "the file is empty"),
+        (b"", "not an image that can be read: the file is empty"),
         (b"just words, no picture", "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
         (b"P5 0 0 255\n", "not an image|damaged"),
@@ -525,15 +616,16 @@ def test_more_archives_than_are_kept_open(tmp_path: Path) -> None:
     first = images.open_archive(paths[0])
     for _ in range(2):
         assert [images.read(f"{path}/a.png")[0] for path in paths] == list(range(10))
-    assert len(vars(images._archives)["handles"]) <= images._ARCHIVES_KEPT
+    assert len(images._archives) <= images._ARCHIVES_KEPT
     assert first.read("a.png") == b"\0", "closed while its user still held it"
 
 
 def test_threads_that_read_one_archive_at_once_get_each_its_own_member(tmp_path: Path) -> None:
     members = {f"{i}.png": np.random.default_rng(i).bytes(3000) for i in range(300)}
     path = zipped(tmp_path / "a.zip", members)
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(images.open_archive, path).result() is not images.open_archive(path)
+    with ThreadPoolExecutor(8) as pool:
+        handles = set(pool.map(images.open_archive, [path] * 100))
+    assert len(handles) == 1, "a directory in memory for every thread"
     names = list(members) * 4
     switched = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

@@ -15,6 +15,8 @@ LAYERS = [
     ["signsclf", "errors", "choices", "threads", "text"],
     ["files", "locks"],
     ["outputs"],
+    ["imagekinds", "depth"],
+    ["tiff"],
     ["recipe", "images", "modelconfig", "observer"],
     ["resolve"],
     ["data.*", "judging.*", "modelfolder"],
@@ -48,6 +50,9 @@ LIGHT = {
         f"cli_{name}": {"numpy", "PIL", "onnxruntime", "rich"}
         for name in ("compare", "data", "judge", "model", "predict", "train")
     },
+    "imagekinds": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
+    "depth": {"PIL", "onnxruntime", "typer", "rich"},
+    "tiff": {"onnxruntime", "typer", "rich"},
     "images": {"onnxruntime", "typer", "rich"},
     "modelconfig": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
     "modelfolder": {"PIL", "onnxruntime", "typer", "rich"},
