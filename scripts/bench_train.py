@@ -29,8 +29,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--one", nargs=3, metavar=("CONTENDER", "NETWORK", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", nargs=3, metavar=("CONTENDER", "NETWORK", "FOLDER"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
+    if asked.worker:
+        work(*asked.worker)
+        return
     if asked.one:
         print(json.dumps(run_alone(*asked.one)))
         return
@@ -177,7 +181,7 @@ def bare_epoch(network: str, folder: Path) -> Callable[[], float]:
     """The optimizer's step alone, in our arithmetic, on one batch that never changes. Gives images/s of ten steps."""
     import torch
 
-    from signsclf.training.arithmetic import kept_memory
+    from signsclf.training.arithmetic import keep_memory
     from signsclf.training.learner import choose_device, has_bf16
 
     model, batch_size, size = build(network, 43)
@@ -188,18 +192,19 @@ def bare_epoch(network: str, folder: Path) -> Callable[[], float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
 
+    # The allocator is kept from giving memory back here too, which makes this step a third faster at 32 px.
+    keep_memory()
+
     def epoch() -> float:
-        # The allocator is kept from giving memory back here too, which makes this step a third faster at 32 px.
-        with kept_memory():
-            began = time.perf_counter()
-            for _ in range(10):
-                with torch.autocast(device.value, dtype, enabled=dtype is not torch.float32):
-                    loss = torch.nn.functional.cross_entropy(model(x), y)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-            loss.item()
-            return 10 * batch_size / (time.perf_counter() - began)
+        began = time.perf_counter()
+        for _ in range(10):
+            with torch.autocast(device.value, dtype, enabled=dtype is not torch.float32):
+                loss = torch.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        loss.item()
+        return 10 * batch_size / (time.perf_counter() - began)
 
     return epoch
 
@@ -208,24 +213,67 @@ CONTENDERS = {"signsclf": signsclf_epoch, "fastai": fastai_epoch, "bare": bare_e
 
 
 def side_by_side(network: str, folder: Path, rounds: int) -> dict[str, float]:
-    """Rates and ratios of the three in this process, in turn, and the peak memory of each in its own."""
-    epochs = {name: make(network, folder) for name, make in CONTENDERS.items()}
-    rates: dict[str, list[float]] = {name: [] for name in epochs}
+    """Rates and ratios of the three in turn, each in a process set up as its own program would be, and peak memory."""
+    workers = {name: Worker(name, network, folder) for name in CONTENDERS}
+    rates: dict[str, list[float]] = {name: [] for name in workers}
     for number in range(rounds + 1):
-        for name, epoch in epochs.items():
-            rate = epoch()
+        for name, worker in workers.items():
+            rate = worker.epoch()
             print(f"{network} round {number}: {name} {rate:,.0f} images/s", file=sys.stderr)
             # The first round builds kernels and fills caches.
             if number:
                 rates[name].append(rate)
+    for worker in workers.values():
+        worker.end()
     result = {f"{name}_images_per_second": statistics.median(values) for name, values in rates.items()}
     for other, name in (("fastai", "ours_vs_fastai"), ("bare", "ours_vs_bare_step")):
         pairs = zip(rates["signsclf"], rates[other], strict=True)
         ratios = sorted(ours / theirs for ours, theirs in pairs)
         result |= {name: statistics.median(ratios), f"{name}_low": ratios[0], f"{name}_high": ratios[-1]}
-    for name in epochs:
+    for name in workers:
         result[f"{name}_peak_mb"] = alone(name, network, folder)["peak_mb"]
     return result
+
+
+class Worker:
+    """A contender in a process of its own, which runs an epoch when it is asked to."""
+
+    def __init__(self, contender: str, network: str, folder: Path) -> None:
+        command = [sys.executable, __file__, "--worker", contender, network, str(folder)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def epoch(self) -> float:
+        """The images/s of one more epoch."""
+        self._process.stdin.write("epoch\n")
+        self._process.stdin.flush()
+        while line := self._process.stdout.readline():
+            if line.startswith("rate "):
+                return float(line.split()[1])
+        raise SystemExit(f"{self._process.args}: ended early")
+
+    def end(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def work(contender: str, network: str, folder: str) -> None:
+    """Runs an epoch for every line of standard input and prints its images/s."""
+    epoch = prepared(contender, network, folder)
+    for _ in sys.stdin:
+        print(f"rate {epoch()}", flush=True)
+
+
+def prepared(contender: str, network: str, folder: str) -> Callable[[], float]:
+    """A contender's epoch, in a process that is set up as the contender's own program would set it up."""
+    if contender == "signsclf":
+        from signsclf.threads import share_cores
+
+        share_cores()
+        from signsclf.training.arithmetic import keep_memory
+
+        keep_memory()
+    return CONTENDERS[contender](network, Path(folder))
 
 
 def growth(folder: Path, scratch: Path) -> dict[str, float]:
@@ -258,7 +306,7 @@ def alone(contender: str, network: str, folder: Path) -> dict[str, float]:
 
 def run_alone(contender: str, network: str, folder: str) -> dict[str, float]:
     """The rate of a second epoch, and how much memory this process has come to (Linux; MB)."""
-    epoch = CONTENDERS[contender](network, Path(folder))
+    epoch = prepared(contender, network, folder)
     epoch()
     rate = epoch()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())

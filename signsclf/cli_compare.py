@@ -63,7 +63,9 @@ def compare_command(
     writable_folder(out)
     from signsclf.compare import compare
     from signsclf.judging.ladder import text_table
+    from signsclf.training.arithmetic import keep_memory
 
+    keep_memory()
     observer = TerminalObserver()
     done = compare(
         source,

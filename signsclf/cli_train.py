@@ -67,15 +67,13 @@ def train_command(
         if source or out or reading != Reading() or skip_bad or recipe != Recipe():
             raise SignsclfError("--resume: the run has its own SOURCE, --out and recipe; give --resume DIR alone")
         read_record(partial_folder(final_folder(resume.expanduser().absolute())))
-        from signsclf import train
-
+        train = _trainer()
         outcome = train.resume(resume, overwrite=overwrite, cache=cache, observer=observer)
     else:
         target = out or DEFAULT_OUT
         refuse_taken(target.expanduser().absolute(), overwrite)
         found = _read_source(source, reading, data_dir, yes)
-        from signsclf import train
-
+        train = _trainer()
         outcome = train.train(
             found,
             target,
@@ -118,8 +116,7 @@ def lr_find_command(
     """Search for a learning rate: a plot, its numbers, and four suggestions."""
     found = _read_source(source, Reading(layout, class_level, zip_encoding), data_dir, yes)
     writable_folder(out)
-    from signsclf import train
-
+    train = _trainer()
     observer = TerminalObserver()
     search = train.search_lr(found, recipe, skip_bad=skip_bad, cache=cache, observer=observer)
     train.write_search(search, out)
@@ -134,3 +131,12 @@ def _read_source(source: str | None, reading: Reading, data_dir: Path | None, ye
     from signsclf.data.table import read_source
 
     return read_source(source or gtsrb_source(data_dir, yes), reading)
+
+
+def _trainer() -> Any:
+    """The module that trains, in a process that may be set up for it."""
+    from signsclf import train
+    from signsclf.training.arithmetic import keep_memory
+
+    keep_memory()
+    return train

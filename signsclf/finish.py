@@ -135,6 +135,12 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
         observer.say(f"judging model.onnx on the {len(valid_rows):,} validation images")
         probabilities = _in_parts(exported.probabilities, trained.decoded.pixels, valid_rows)
         report = Report.from_probabilities(probabilities, targets[valid_rows], classes)
+        commonest = np.bincount(targets[valid_rows]).argmax()
+        if report.accuracy <= np.mean(targets[valid_rows] == commonest):
+            observer.say(
+                f"warning: {100 * report.accuracy:.1f} % is no better than always answering {classes[commonest]!r}: "
+                "the model has learned nothing; try a lower --lr, more --epochs, or look at the labels"
+            )
         _write_judgement(trained, report, probabilities, targets, valid_rows, run)
     figures = {
         "training": {
@@ -143,6 +149,7 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
             "epochs": len(trained.result.history),
             "best_epoch": trained.result.best_epoch if len(valid_rows) else None,
             "lr": trained.result.lr,
+            "weights": architectures.weights_source(arch, recipe.weights),
             "seconds": round(trained.result.seconds, 1),
             "source": trained.source_name,
             "skipped": len(trained.skipped),

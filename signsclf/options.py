@@ -79,11 +79,10 @@ def provider_name(device: Provider) -> str:
     """Where an exported model will run: "cuda" or "cpu"; says so where that is not what was asked for."""
     if device is Provider.CPU:
         return device.value
-    from signsclf.runtime import cuda_trouble, has_gpu_package
+    import onnxruntime
 
-    trouble = cuda_trouble()
-    if trouble is None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return Provider.CUDA.value
-    if device is Provider.CUDA or has_gpu_package():
-        tell(f"note: running on the CPU: {trouble}")
+    if device is Provider.CUDA:
+        tell("note: CUDA needs the extra gpu (pip install 'signsclf[gpu]'); running on the processor")
     return Provider.CPU.value

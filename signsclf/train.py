@@ -38,9 +38,10 @@ from signsclf.training import architectures
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.callbacks import read_checkpoint
 from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
-from signsclf.training.fit import Fit, FitResult, LrSearch, estimate_seconds, find_lr
+from signsclf.training.fit import Fit, FitResult, LrSearch, find_lr, phases
 from signsclf.training.learner import build_learner
 from signsclf.training.loaders import dataloaders, mix_seed, planned_draws
+from signsclf.training.pace import estimate
 from signsclf.training.settings import own_settings
 
 
@@ -203,7 +204,10 @@ def _run(
     (run / "plots").mkdir(parents=True, exist_ok=True)
     plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png")
     observer.fitting(fit)
-    result = fit.run(on_search=lambda search: write_search(search, run))
+    result = fit.run(
+        on_search=lambda search: write_search(search, run),
+        progress=lambda done, total: observer.progress("rates", done, total),
+    )
     observer.fitting(None)
     if result.stopped:
         return Outcome(partial, order.source, True, None)
@@ -224,8 +228,9 @@ def _fitter(
         kind = LeastSquares if trainer is Trainer.LEAST_SQUARES else NumpyFit
         return kind(loaders, model, recipe, observer.progressed), 0.0
     learner = build_learner(loaders, model, prepared.arch, recipe)
-    seconds = 0.0 if checkpoint else estimate_seconds(learner, model, recipe)
-    return Fit(learner, model, recipe, partial, observer.progressed, checkpoint), seconds
+    pace = estimate(learner, model, recipe, len(phases(recipe)))
+    fit = Fit(learner, model, recipe, partial, observer.progressed, checkpoint, pace)
+    return fit, fit.seconds_left
 
 
 def finish_run(
@@ -283,6 +288,10 @@ def build_loaders(prepared: Prepared) -> DataLoaders:
         index = {name: i for i, name in enumerate(classes)}
         mirror = np.array([index.get(class_names_mirror().get(name, ""), -1) for name in classes])
     labels, train_rows, drawn = training_rows(prepared)
+    render = None
+    if drawn is not None:
+        # Photographs never meet the renderer, not even its import.
+        from signsclf.training.drawn import draw_batch as render
     return dataloaders(
         prepared.decoded.pixels,
         labels,
@@ -297,6 +306,7 @@ def build_loaders(prepared: Prepared) -> DataLoaders:
         device=recipe.device.value,
         seed=recipe.seed,
         drawn=drawn,
+        render=render,
         epoch_images=recipe.epoch_images,
     )
 

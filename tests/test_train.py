@@ -613,3 +613,16 @@ def test_signs_are_added_to_those_of_gtsrb_only(source, tmp_path):
     with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are drawn"):
         train("synthetic", tmp_path / "model", RECIPE.replace(add_synthetic=3))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_photographs_never_meet_the_renderer(source, tmp_path, monkeypatch):
+    # Its import fails, as all that it does would.
+    monkeypatch.setitem(sys.modules, "signsclf.training.drawn", None)
+    outcome = train(source, tmp_path / "photos", RECIPE.replace(epochs=1))
+    assert outcome.metrics["n"] > 0
+
+
+def test_a_model_that_has_learned_nothing_is_told_of(source, tmp_path):
+    told = Told()
+    train(source, tmp_path / "model", RECIPE.replace(epochs=1, lr=1e-8, seed=2), observer=told)
+    assert any(line.startswith("warning:") and "no better than always answering" in line for line in told.lines)

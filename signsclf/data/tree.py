@@ -102,7 +102,7 @@ def list_folder(root: Path) -> Tree:
     return Tree(top, False, dict(sorted(files.items())), frozenset(folders), notes)
 
 
-def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
+def list_zip(archive: str | Path) -> Tree:
     """All members of a zip archive but hidden ones and those whose names lead outside it.
 
     Raises:

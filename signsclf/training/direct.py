@@ -13,9 +13,10 @@ from fastai.callback.schedule import combined_cos
 from fastai.data.core import DataLoaders
 from torch import nn
 
+from signsclf.errors import SignsclfError
 from signsclf.recipe import Recipe
 from signsclf.training import numpy_mlp
-from signsclf.training.callbacks import BatchDone, EpochDone, Listener, epoch_score, judged
+from signsclf.training.callbacks import BatchDone, EpochDone, Listener, diverged, divergence, epoch_score, judged
 from signsclf.training.fit import FitResult, LrSearch
 
 _TELL_SECONDS = 0.25
@@ -46,8 +47,17 @@ class DirectFit(ABC):
         """Asks the run to return after the current batch."""
         self.stop_requested = True
 
-    def run(self, on_search: Callable[[LrSearch], None] | None = None) -> FitResult:
-        """Trains to the end, or until `stop`; ``on_search`` is `Fit.run`'s and never called: there is no search."""
+    def run(
+        self,
+        on_search: Callable[[LrSearch], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FitResult:
+        """Trains to the end, or until `stop`; the arguments are `Fit.run`'s and never called: there is no search.
+
+        Raises:
+            DivergedError: the loss left all bounds.
+            SignsclfError: least squares found no solution.
+        """
         self.began = time.monotonic()
         lr = self._fit()
         finished = not self.stop_requested
@@ -135,7 +145,13 @@ class LeastSquares(DirectFit):
         xx.div_(n).addr_(x_mean, x_mean, alpha=-1)
         xy.div_(n).addr_(x_mean, y_mean, alpha=-1)
         xx.diagonal().add_(max(self.recipe.weight_decay, 1e-9))
-        weight = torch.cholesky_solve(xy, torch.linalg.cholesky(xx))
+        try:
+            weight = torch.cholesky_solve(xy, torch.linalg.cholesky(xx))
+        except torch.linalg.LinAlgError as error:
+            raise SignsclfError(
+                f"--arch {self.recipe.arch}: least squares has no single solution on these images; "
+                "give a --weight-decay of 0.01 or more"
+            ) from error
         with torch.no_grad():
             self.model.fc.weight.copy_(weight.T)
             self.model.fc.bias.copy_(y_mean - x_mean @ weight)
@@ -165,6 +181,10 @@ class NumpyFit(DirectFit):
                 gradients = numpy_mlp.backward(parameters, x, hidden, softmax, targets)
                 numpy_mlp.update(parameters, gradients, velocities, lr, weight_decay=recipe.weight_decay)
                 losses.append(loss)
+                if diverged(loss, self.loaders.c, False):
+                    raise divergence(loss, epoch + 1, recipe.lr)
+            if diverged(float(np.mean(losses)) if losses else 0.0, self.loaders.c, True):
+                raise divergence(float(np.mean(losses)), epoch + 1, recipe.lr)
             if self.stop_requested and len(losses) < n_batches:
                 break
             self._judge(lr, float(np.mean(losses)), began, recipe.epochs)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,10 @@ from fastai.learner import Learner, Recorder
 from torch import nn
 
 from signsclf.recipe import AUTO_LR, Recipe
-from signsclf.training.arithmetic import Autocast, flushed_denormals, kept_memory, precision_callbacks
+from signsclf.training.arithmetic import flushed_denormals, precision_callbacks
 from signsclf.training.callbacks import Average, Course, Listener, restore_optimizer
 from signsclf.training.loaders import mix_seed
+from signsclf.training.pace import SEARCH_STEPS, Pace
 
 # Phases 0 and 1 train; the search draws its own batches.
 _SEARCH_PHASE = 1_000
@@ -70,14 +69,22 @@ class FitResult:
 
 
 def find_lr(
-    learner: Learner, recipe: Recipe, n_rates: int = 100, progress: Callable[[int, int], None] | None = None
+    learner: Learner,
+    recipe: Recipe,
+    n_rates: int = SEARCH_STEPS,
+    progress: Callable[[int, int], None] | None = None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> LrSearch:
-    """Trains on rising rates from 1e-7 to 10, then puts the weights back as they were."""
+    """Trains on rising rates from 1e-7 to 10, then puts the weights back as they were.
+
+    Args:
+        stopped: asked after every step; the search ends once it says so.
+    """
     torch.manual_seed(mix_seed(recipe.seed, _SEARCH_PHASE))
     loader = learner.dls.train
     loader.phase, loader.epoch = _SEARCH_PHASE, 0
     draws = loader.draws.copy()
-    guard = _StopAtNonFinite(n_rates, progress)
+    guard = _EndOfSearch(n_rates, progress, stopped)
     path = learner.path
     with tempfile.TemporaryDirectory() as folder, learner.no_logging(), precision_callbacks(recipe) as precision:
         learner.path = Path(folder)
@@ -118,35 +125,11 @@ def suggest(lrs: list[float], losses: list[float], n_rates: int) -> dict[str, fl
     return suggestions
 
 
-def estimate_seconds(learner: Learner, model: nn.Module, recipe: Recipe) -> float:
-    """Seconds that training will take, from one timed step on a copy of the network."""
-    loader = learner.dls.train
-    device = learner.dls.device
-    twin = copy.deepcopy(model).to(device).train()
-    for parameter in twin.parameters():
-        parameter.requires_grad_(True)
-    # Evenly over all rows: those of drawn signs, which take longer, are the last ones.
-    rows = loader.rows[np.linspace(0, len(loader.rows) - 1, min(loader.bs, len(loader.rows))).astype(int)]
-    autocast = Autocast(device.type, recipe.precision)
-
-    def step(backward: bool) -> float:
-        began = time.monotonic()
-        x, y = loader.read(rows)
-        with autocast.context(twin):
-            loss = nn.functional.cross_entropy(twin(x).float(), y)
-        if backward:
-            loss.backward()
-        loss.item()
-        return time.monotonic() - began
-
-    draws = loader.draws.copy()
-    step(True)
-    full = min(step(True), step(True))
-    forward = step(False)
-    loader.draws = draws
-    valid = len(learner.dls.valid.rows) / max(1, len(rows)) * forward
-    n = len(loader)
-    return (recipe.freeze_epochs * forward + recipe.epochs * full) * n + (recipe.epochs + recipe.freeze_epochs) * valid
+def phases(recipe: Recipe) -> tuple[int, ...]:
+    """Epochs of each phase: of the head alone first, where there are any, then of all layers."""
+    if recipe.freeze_epochs and recipe.weights != "none":
+        return recipe.freeze_epochs, recipe.epochs
+    return (recipe.freeze_epochs + recipe.epochs,)
 
 
 class Fit:
@@ -159,6 +142,7 @@ class Fit:
         folder: where checkpoint.pt goes; None writes none.
         listener: told of progress.
         checkpoint: of the run to go on with, see `signsclf.training.callbacks.read_checkpoint`.
+        pace: what the steps are estimated to take; None learns it from the first ones.
     """
 
     def __init__(
@@ -169,10 +153,11 @@ class Fit:
         folder: Path | None = None,
         listener: Listener | None = None,
         checkpoint: dict[str, Any] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.learner, self.recipe, self.checkpoint = learner, recipe, checkpoint
-        self.frozen = recipe.freeze_epochs > 0 and recipe.weights != "none"
-        epochs = (recipe.freeze_epochs, recipe.epochs) if self.frozen else (recipe.freeze_epochs + recipe.epochs,)
+        epochs = phases(recipe)
+        self.frozen = len(epochs) == 2
         self.average = Average(recipe.ema_decay) if recipe.ema_decay else None
         self.course = Course(
             model,
@@ -182,31 +167,48 @@ class Fit:
             folder=folder,
             patience=recipe.patience,
             listener=listener,
+            pace=pace,
         )
         if checkpoint is not None:
             self.course.restore(checkpoint)
             learner.dls.train.draws = checkpoint["draws"].numpy().copy()
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds that the run will take, by its pace."""
+        course = self.course
+        n_batches = len(self.learner.dls.train)
+        left = course.pace.left(course.n_epochs, n_batches, course.phase, course.start_epoch, course.start_batch)
+        searches = course.lr is None and self.recipe.lr == AUTO_LR
+        return left + (SEARCH_STEPS * course.pace.steps[-1] if searches else 0.0)
+
     def stop(self) -> None:
         """Asks the run to write a checkpoint after the current batch and return."""
         self.course.stop_requested = True
 
-    def run(self, on_search: Callable[[LrSearch], None] | None = None) -> FitResult:
+    def run(
+        self,
+        on_search: Callable[[LrSearch], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FitResult:
         """Trains to the end, or until `stop`.
 
         Args:
             on_search: given the learning-rate search, where the recipe asks for one.
+            progress: told of that search: rates tried, rates in all.
 
         Raises:
             ModelError: a checkpoint could not be written.
+            DivergedError: the loss left all bounds.
         """
         course, learner = self.course, self.learner
         if course.lr is None:
-            course.lr = self._search(on_search) if self.recipe.lr == AUTO_LR else float(self.recipe.lr)
+            lr = self._search(on_search, progress) if self.recipe.lr == AUTO_LR else float(self.recipe.lr)
+            # A search that was cut short is made anew when the run is resumed.
+            course.lr, course.stopped = (None, True) if course.stop_requested else (lr, False)
         with (
             precision_callbacks(self.recipe) as precision,
             flushed_denormals(),
-            kept_memory(),
             learner.no_logging(),
             learner.removed_cbs(learner._grab_cbs(Recorder)),
         ):
@@ -255,25 +257,27 @@ class Fit:
             cbs=callbacks,
         )
 
-    def _search(self, on_search: Callable[[LrSearch], None] | None) -> float:
-        search = find_lr(self.learner, self.recipe)
-        if on_search is not None:
+    def _search(
+        self, on_search: Callable[[LrSearch], None] | None, progress: Callable[[int, int], None] | None
+    ) -> float:
+        search = find_lr(self.learner, self.recipe, progress=progress, stopped=lambda: self.course.stop_requested)
+        if on_search is not None and not self.course.stop_requested:
             on_search(search)
         return search.suggestions["valley"] or search.suggestions["minimum"] or 1e-3
 
 
-class _StopAtNonFinite(Callback):
-    """Ends the search when a loss is no number any more: fastai compares on, which is never true of NaN."""
+class _EndOfSearch(Callback):
+    """Ends the search on request, and when the loss is NaN: fastai compares losses, which is never true of NaN."""
 
     order = 61
 
-    def __init__(self, n_rates: int, progress: Callable[[int, int], None] | None) -> None:
-        self.n_rates, self.progress = n_rates, progress
+    def __init__(self, n_rates: int, progress: Callable[[int, int], None] | None, stopped: Callable[[], bool]) -> None:
+        self.n_rates, self.progress, self.stopped = n_rates, progress, stopped
 
     def after_batch(self) -> None:
         if not self.training:
             return
         if self.progress is not None:
             self.progress(min(self.train_iter, self.n_rates), self.n_rates)
-        if not torch.isfinite(self.loss):
+        if self.stopped() or not torch.isfinite(self.loss):
             raise CancelFitException()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -13,11 +13,14 @@ from fastai.data.core import DataLoaders, Datasets, TfmdDL
 
 from signsclf.recipe import Balance
 from signsclf.training.augment import BatchAugment
-from signsclf.training.drawn import draw_batch
 
 _SIGNS_AT_ONCE = 128
 _SHARE_OF_ROOM = 0.25
 """Images that take more of a GPU's free memory than this stay where they are: the training wants the rest."""
+
+
+Render = Callable[[np.ndarray, int, int, torch.device], torch.Tensor]
+"""Gives new images of classes: from ClassIds, int (N,), their side in pixels and a seed to float (N, 3, side, side)."""
 
 
 def class_weights(counts: np.ndarray, balance: Balance) -> np.ndarray:
@@ -47,7 +50,7 @@ def class_weights(counts: np.ndarray, balance: Balance) -> np.ndarray:
 
 def mix_seed(*numbers: int) -> int:
     """One 63-bit seed from several numbers: seed, phase, epoch, batch."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 def draw_epoch(weights: np.ndarray, seed: int, n: int | None = None) -> np.ndarray:
@@ -128,6 +131,7 @@ class BatchLoader(TfmdDL):
         store: Store | None = None,
         targets: np.ndarray | None = None,
         drawn: np.ndarray | None = None,
+        render: Render | None = None,
         rows: np.ndarray | None = None,
         weights: np.ndarray | None = None,
         augment: BatchAugment | None = None,
@@ -140,7 +144,9 @@ class BatchLoader(TfmdDL):
         kwargs["num_workers"] = 0
         super().__init__(dataset, bs=bs, **kwargs)
         self.store, self.targets, self.drawn, self.rows, self.weights = store, targets, drawn, rows, weights
-        self.augment, self.seed = augment, seed
+        self.render, self.augment, self.seed = render, augment, seed
+        # Apple's GPUs lack float64, and operators that augmentation needs: their batches are made on the CPU.
+        self.making = self.device if self.device.type == "cuda" else torch.device("cpu")
         self.mean = torch.tensor(mean).view(1, 3, 1, 1)
         self.std = torch.tensor(std).view(1, 3, 1, 1)
         self.phase = self.epoch = self.first_batch = 0
@@ -181,16 +187,17 @@ class BatchLoader(TfmdDL):
         is_drawn = np.zeros(len(rows), bool) if self.drawn is None else self.drawn[rows] >= 0
         # Sorted reads keep a mapped file's pages together; the batch's order does not matter to its gradient.
         kept, new = np.sort(rows[~is_drawn]), rows[is_drawn]
-        x = self.store.take(kept, self.device).permute(0, 3, 1, 2).float().div_(255)
+        x = self.store.take(kept, self.making).permute(0, 3, 1, 2).float().div_(255)
         if len(new):
             x = torch.cat([x, self._draw(new, batch) if signs is None else signs])
         targets = self.targets[np.concatenate([kept, new])]
-        y = torch.from_numpy(targets).to(self.device)
+        y = torch.from_numpy(targets).to(self.making)
         if self.is_training:
             self.draws += np.bincount(targets, minlength=len(self.draws))
             if self.augment is not None:
                 x, y = self.augment(x, y, mix_seed(self.seed, self.phase, self.epoch, batch))
-        return (x - self.mean.to(x.device)) / self.std.to(x.device), y
+        x = (x - self.mean.to(x.device)) / self.std.to(x.device)
+        return x.to(self.device), y.to(self.device)
 
     def _draw_ahead(self, order: np.ndarray, batch: int) -> dict[int, torch.Tensor | None]:
         """The drawn signs of this batch and of some that follow: many at once take half the time that a few do each.
@@ -212,7 +219,7 @@ class BatchLoader(TfmdDL):
         """New signs of these rows' classes, float (N, 3, H, W) in 0 to 1."""
         # Other numbers than those of the augmentation, whose seed ends with the batch.
         seed = mix_seed(self.seed, self.phase, self.epoch, batch, 1)
-        return draw_batch(self.drawn[rows], self.store.pixels.shape[1], seed, self.device)
+        return self.render(self.drawn[rows], self.store.pixels.shape[1], seed, self.making)
 
     def augmented_batch(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The first ``n`` images of the first epoch as training sees them: uint8 (n, H, W, 3), and their labels."""
@@ -239,6 +246,7 @@ def dataloaders(
     device: str = "cpu",
     seed: int = 0,
     drawn: np.ndarray | None = None,
+    render: Render | None = None,
     epoch_images: int = 0,
 ) -> DataLoaders:
     """The DataBlock of decoded images, and its two loaders.
@@ -251,6 +259,7 @@ def dataloaders(
         mean, std: of the channels, in 0 to 1.
         drawn: for each row the benchmark's ClassId where it is to be a drawn sign, new at every reading, -1 where it is
             read from ``pixels``; rows beyond those of ``pixels`` are drawn signs; int64 (n or more,). None draws none.
+        render: gives the images of drawn signs; goes with ``drawn``.
         epoch_images: training images that an epoch draws; 0: as many as there are.
     """
     index = {name: i for i, name in enumerate(classes)}
@@ -280,6 +289,7 @@ def dataloaders(
         rows=train_rows,
         weights=weights,
         drawn=drawn,
+        render=render,
         augment=augment,
         n=epoch_images or len(train_rows),
         drop_last=(epoch_images or len(train_rows)) > batch_size,

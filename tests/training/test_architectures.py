@@ -13,6 +13,7 @@ from torch import nn
 
 from signsclf import images
 from signsclf.errors import ModelError, SignsclfError
+from signsclf.export import fold_temperature
 from signsclf.modelfolder import Config, write_config
 from signsclf.training import architectures
 from signsclf.training.architectures import (
@@ -24,6 +25,7 @@ from signsclf.training.architectures import (
     load_weights,
     parameter_groups,
     read_weights,
+    weights_source,
 )
 from signsclf.training.networks import signnet
 
@@ -142,7 +144,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor], but: str = 
     return all(torch.equal(one[name], two[name]) for name in names)
 
 
-def write_model_folder(folder: Path, model: nn.Module, classes: tuple[str, ...]) -> Path:
+def write_model_folder(folder: Path, model: nn.Module, classes: tuple[str, ...], temperature: float = 1.0) -> Path:
     folder.mkdir()
     save_file(model.state_dict(), folder / "model.safetensors")
     write_config(
@@ -154,6 +156,7 @@ def write_model_folder(folder: Path, model: nn.Module, classes: tuple[str, ...])
             mean=architectures.IMAGENET_MEAN,
             std=architectures.IMAGENET_STD,
             recipe={},
+            temperature=temperature,
         ),
     )
     return folder
@@ -353,3 +356,63 @@ def test_before_any_training_a_photo_of_a_panda_is_a_panda():
         best = model(((pixels / 255 - mean) / std).permute(0, 3, 1, 2)).argmax(1)
     giant_panda = 388
     assert (best == giant_panda).float().mean() >= 0.75
+
+
+# -- weights that others saved ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module.", "_orig_mod.module.", "module._orig_mod.", "model.", "model._orig_mod.module."]
+)
+@pytest.mark.parametrize("container", [None, "state_dict", "model_state_dict", "nested"])
+def test_weights_of_wrapped_and_compiled_models_are_read(trained, tmp_path, prefix, container):
+    state = {prefix + name: tensor for name, tensor in trained.state_dict().items()}
+    saved = {None: state, "nested": {"model": {"state_dict": state}, "epoch": 3}}.get(container, {container: state})
+    torch.save(saved, tmp_path / "w.pth")
+    model = fresh()
+    load_weights(model, find("signnet"), 5, str(tmp_path / "w.pth"))
+    assert same(model.state_dict(), trained.state_dict())
+
+
+def test_weights_of_a_model_that_was_compiled_in_part_are_read(trained, tmp_path):
+    state = {name.replace(".", "._orig_mod.", 1): tensor for name, tensor in trained.state_dict().items()}
+    torch.save(state, tmp_path / "w.pth")
+    model = fresh()
+    load_weights(model, find("signnet"), 5, str(tmp_path / "w.pth"))
+    assert same(model.state_dict(), trained.state_dict())
+
+
+def test_a_whole_model_is_refused_in_words_of_our_own(trained, tmp_path):
+    torch.save(trained, tmp_path / "whole.pth")
+    torch.jit.save(torch.jit.trace(trained.eval(), torch.zeros(1, 3, 32, 32)), tmp_path / "script.pth")
+    for name in ("whole.pth", "script.pth"):
+        with pytest.raises(ModelError) as caught:
+            read_weights(tmp_path / name)
+        message = str(caught.value)
+        assert "\n" not in message and "\x1b" not in message and "weights_only" not in message
+    with pytest.raises(ModelError, match=r"save the model's state_dict\(\)"):
+        read_weights(tmp_path / "whole.pth")
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_the_temperature_of_a_model_folder_is_undone_where_training_starts_from_it(trained, tmp_path, temperature):
+    """A folder's weights give logits over its temperature; training goes on from the logits that were fitted."""
+    folded = fresh()
+    folded.load_state_dict(trained.state_dict())
+    fold_temperature(folded, 5, temperature)
+    folder = write_model_folder(tmp_path / "model", folded, tuple("abcde"), temperature=temperature)
+    model = fresh()
+    load_weights(model, find("signnet"), 5, str(folder), tuple("abcde"))
+    x = torch.rand(4, 3, 32, 32)
+    with torch.inference_mode():
+        expected, found = trained.eval()(x), model.eval()(x)
+        assert torch.allclose(folded.eval()(x), expected / temperature, atol=1e-5)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_what_imagenet_means_is_told_with_its_source():
+    assert "ResNet34_Weights" in weights_source(find("resnet34"), "imagenet")
+    assert "https://" in weights_source(find("resnet34"), "imagenet")
+    assert weights_source(find("mobilenetv3_large_100"), "imagenet").startswith("timm mobilenetv3_large_100.")
+    assert "sha256" in weights_source(find("tf_efficientnet_lite0"), "imagenet")
+    assert weights_source(find("resnet34"), "none") is None

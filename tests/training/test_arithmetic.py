@@ -4,7 +4,7 @@ from drawnshapes import learner, network, recipe
 from torch import nn
 
 from signsclf.recipe import Precision
-from signsclf.training.arithmetic import Autocast
+from signsclf.training.arithmetic import Autocast, flushed_denormals
 from signsclf.training.fit import Fit, find_lr
 
 
@@ -78,3 +78,17 @@ def test_a_training_that_fails_leaves_no_arithmetic_behind():
         with pytest.raises(ArithmeticError):
             run()
         assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_denormals_are_flushed_for_a_while_and_the_callers_setting_comes_back(before: bool):
+    def flushes() -> bool:
+        return not (torch.full((1,), 2e-38) / 4).item()
+
+    torch.set_flush_denormal(before)
+    try:
+        with flushed_denormals():
+            assert flushes()
+        assert flushes() is before
+    finally:
+        torch.set_flush_denormal(False)

@@ -6,6 +6,7 @@ import torch
 from drawnshapes import CLASSES, SIZE, loaders, recipe
 from sklearn.linear_model import Ridge
 
+from signsclf.errors import DivergedError
 from signsclf.training.callbacks import BatchDone, EpochDone
 from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
 from signsclf.training.networks import linear, perceptron
@@ -64,13 +65,19 @@ def test_the_network_in_numpy_learns():
 
 
 def test_the_best_weights_are_kept_apart_from_those_that_train_on():
-    fit = train(epochs=12, lr=0.3)
+    fit = train(epochs=12, lr=0.1)
     result = fit.run()
+    assert result.best_epoch < 12
     fit.model.load_state_dict(result.state)
     logits = torch.cat([fit.model(x) for x, _ in fit.loaders.valid])
     targets = torch.cat([y for _, y in fit.loaders.valid])
     accuracy = (logits.argmax(1) == targets).double().mean().item()
     assert accuracy == pytest.approx(result.history[result.best_epoch - 1]["accuracy"])
+
+
+def test_a_training_that_diverges_stops_and_names_a_lower_rate():
+    with pytest.raises(DivergedError, match=r"diverged.*at --lr 0.3; start anew with --lr 0.03"):
+        train(epochs=12, lr=0.3).run()
 
 
 def test_the_same_training_twice_is_the_same():

@@ -13,10 +13,10 @@ import torch
 from drawnshapes import learner, network, recipe
 from torch import nn
 
-from signsclf.errors import ModelError
+from signsclf.errors import DivergedError, ModelError
 from signsclf.training import callbacks
 from signsclf.training.callbacks import BatchDone, EpochDone, read_checkpoint, write_checkpoint
-from signsclf.training.fit import Fit, FitResult, estimate_seconds, find_lr, suggest
+from signsclf.training.fit import Fit, FitResult, find_lr, suggest
 
 TIMES = {"seconds"}
 
@@ -98,7 +98,8 @@ def test_history_and_listener_tell_the_same_story(trained):
     batches = [event for event in told if isinstance(event, BatchDone)]
     assert {(b.epoch, b.batch) for b in batches} >= {(epoch, 5) for epoch in range(1, 9)}
     assert all(b.n_batches == 5 and b.n_epochs == 8 and b.images_per_second > 0 for b in batches)
-    assert batches[-1].seconds_left == 0
+    # The validation is still to come.
+    assert 0 < batches[-1].seconds_left < epochs[-2].seconds_left
 
 
 def test_every_draw_is_counted(trained):
@@ -179,16 +180,68 @@ def test_half_precision_trains_and_is_kept_whole():
     assert torch.allclose(result.state["fc.weight"], exact.state["fc.weight"], atol=0.1)
 
 
-def test_the_estimate_is_of_the_right_size_and_changes_nothing():
-    of = recipe(epochs=1)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_training_that_diverges_stops_and_names_a_lower_rate(optimizer: str, tmp_path: Path):
+    of = recipe(lr=100.0, epochs=8, optimizer=optimizer)
+    with pytest.raises(DivergedError, match=r"the loss is .* in epoch \d at --lr ") as caught:
+        begin(of, tmp_path).run()
+    assert str(caught.value).endswith("start anew with --lr 10 --overwrite")
+    if (tmp_path / "checkpoint.pt").exists():
+        state = read_checkpoint(tmp_path)
+        assert all(tensor.isfinite().all() for tensor in state["model"].values())
+
+
+def test_a_loss_that_is_no_number_stops_within_its_epoch():
+    of = recipe(epochs=2)
     model = network()
-    built = learner(of, model)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    seconds = estimate_seconds(built, model, of)
-    assert 0.001 < seconds < 60
-    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-    assert built.dls.train.draws.sum() == 0
-    assert_same(Fit(built, model, of).run(), begin(of).run())
+    fit = Fit(learner(of, model, n_valid=0), model, of)
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    with pytest.raises(DivergedError, match="the loss is nan in epoch 1"):
+        fit.run()
+
+
+def test_a_search_stops_on_request_and_the_run_can_be_resumed(tmp_path: Path):
+    of = recipe(lr="auto")
+    model = network()
+    fit = Fit(learner(of, model), model, of, tmp_path)
+    told = []
+
+    def progress(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 7:
+            fit.stop()
+
+    result = fit.run(progress=progress)
+    assert result.stopped
+    assert result.lr is None
+    assert told[-1] == (7, 100)
+    assert result.history == []
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_training_turns_nothing_into_float64():
+    """Apple's GPUs have no float64: nothing that a step computes may be turned into it.
+
+    fastai's schedules are a few numbers of float64 on the CPU whatever the device.
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class NoFloat64(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            given, made = (
+                {leaf.dtype for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)} for tree in (args, result)
+            )
+            assert torch.float64 not in made or not given - {torch.float64}, function
+            return result
+
+    of = recipe(weights="imagenet", freeze_epochs=1, epochs=1, ema_decay=0.5, optimizer="adam")
+    model = network()
+    fit = Fit(learner(of, model), model, of)
+    with NoFloat64():
+        fit.run()
 
 
 # -- broken and resumed ----------------------------------------------------------------------------------------------

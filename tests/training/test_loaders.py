@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from signsclf.recipe import Augment, Balance, Flip
 from signsclf.training import loaders as training_loaders
 from signsclf.training.augment import STRENGTHS, BatchAugment
+from signsclf.training.drawn import draw_batch
 from signsclf.training.loaders import class_weights, dataloaders, draw_epoch, mix_seed, planned_draws
 
 COUNTS = {"a": 60, "b": 15, "c": 5}
@@ -279,7 +280,16 @@ def with_drawn(seed: int = 0, n_real: int = 12):
         std=(1.0, 1.0, 1.0),
         seed=seed,
         drawn=drawn,
+        render=draw_batch,
     )
+
+
+def test_without_a_sign_to_render_the_renderer_is_not_asked(monkeypatch: pytest.MonkeyPatch):
+    loader = with_drawn().train
+    monkeypatch.setattr(loader, "rows", np.arange(12))
+    monkeypatch.setattr(loader, "weights", np.ones(12))
+    monkeypatch.setattr(loader, "render", None)
+    assert sum(len(x) for x, _ in loader) > 0
 
 
 def test_drawn_signs_are_new_every_epoch_and_the_same_in_the_same_batch():

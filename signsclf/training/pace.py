@@ -1,0 +1,138 @@
+"""How long a training takes: estimated from warm steps on its own batches, corrected by the steps that it makes."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from fastai.learner import Learner
+from torch import nn
+
+from signsclf.recipe import Recipe
+from signsclf.training.arithmetic import Autocast, flushed_denormals
+
+SEARCH_STEPS = 100
+"""Steps of a learning-rate search."""
+# Phases 0 and 1 train, and 1,000 is the learning-rate search's: samples of its own, so that nothing repeats here.
+_PHASE = 2_000
+_WARM_STEPS, _WARM_SECONDS = 2, 1.0
+_MOST_STEPS, _MOST_SECONDS, _FEWEST_STEPS = 20, 3.0, 2
+_RECENT = 64
+_PAUSE = 10.0
+
+
+def typical(seconds: Sequence[float]) -> float:
+    """The mean of step times, without pauses: those of over ten times the median.
+
+    Not the median: rendering signs for several batches at once makes every few steps longer on purpose.
+    """
+    values = np.asarray(seconds)
+    return float(values[values <= _PAUSE * np.median(values)].mean())
+
+
+class Pace:
+    """Seconds of a training's steps and validations.
+
+    Args:
+        steps: seconds of a step in each phase.
+        valid: seconds of a validation.
+    """
+
+    def __init__(self, steps: Sequence[float], valid: float) -> None:
+        self.steps, self.valid = list(steps), valid
+        self._recent: deque[float] = deque(maxlen=_RECENT)
+        self._phase = -1
+
+    def step(self, phase: int, seconds: float) -> None:
+        """Takes in how long a step took. Later phases are taken to differ from their estimate by the same factor."""
+        if phase != self._phase:
+            self._recent.clear()
+            self._phase, self._estimated = phase, list(self.steps)
+        self._recent.append(seconds)
+        factor = typical(self._recent) / max(self._estimated[phase], 1e-9)
+        self.steps[phase:] = [factor * estimated for estimated in self._estimated[phase:]]
+
+    def validation(self, seconds: float) -> None:
+        """Takes in how long a validation took."""
+        self.valid = seconds
+
+    def left(self, epochs: Sequence[int], n_batches: int, phase: int = 0, epoch: int = 0, batch: int = 0) -> float:
+        """Seconds from a position to the end.
+
+        Args:
+            epochs: of each phase.
+            n_batches: of an epoch.
+            phase, epoch, batch: what comes next.
+        """
+        total = -batch * self.steps[phase] if phase < len(epochs) else 0.0
+        for number in range(phase, len(epochs)):
+            n = epochs[number] - (epoch if number == phase else 0)
+            total += n * (n_batches * self.steps[number] + self.valid)
+        return max(0.0, total)
+
+
+def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int) -> Pace:
+    """Times warm steps of a copy of the network on batches as training will have them; takes some three seconds.
+
+    Args:
+        model: the whole network, which stays as it is.
+        n_phases: 2 where the head trains alone first.
+    """
+    loader, device = learner.dls.train, learner.dls.device
+    twin = copy.deepcopy(model).to(device).train()
+    parameters = list(twin.parameters())
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = learner.opt_func([parameters], lr=1e-6, wd=recipe.weight_decay)
+    autocast = Autocast(device.type, recipe.precision)
+
+    def pass_through(x: torch.Tensor, y: torch.Tensor, backward: bool) -> float:
+        began = time.monotonic()
+        with torch.set_grad_enabled(backward):
+            with autocast.context(twin):
+                output = twin(x)
+            loss = nn.functional.cross_entropy(output.float(), y)
+        if backward:
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        loss.item()
+        return time.monotonic() - began
+
+    draws = loader.draws.copy()
+    loading: list[float] = []
+    whole: list[float] = []
+    forward: list[float] = []
+    began = time.monotonic()
+    warm = 0
+    with flushed_denormals(), torch.random.fork_rng(devices=[]):
+        while not _enough(len(whole), time.monotonic() - began):
+            loader.phase, loader.epoch = _PHASE, loader.epoch + 1
+            asked = time.monotonic()
+            for x, y in loader:
+                loaded = time.monotonic() - asked
+                step = pass_through(x, y, True)
+                if warm < _WARM_STEPS and time.monotonic() - began < _WARM_SECONDS:
+                    # The first ones compile kernels, map memory and read pixels from the disk.
+                    warm += 1
+                else:
+                    loading.append(loaded)
+                    whole.append(step)
+                    forward.append(pass_through(x, y, False))
+                if _enough(len(whole), time.monotonic() - began):
+                    break
+                asked = time.monotonic()
+    loader.draws = draws
+    loader.phase = loader.epoch = 0
+    load, full, half = (typical(seconds) for seconds in (loading, whole, forward))
+    valid = len(learner.dls.valid.rows) / loader.bs * half
+    steps = [load + half, load + full] if n_phases == 2 else [load + full]
+    return Pace(steps, valid)
+
+
+def _enough(steps: int, seconds: float) -> bool:
+    return steps >= _MOST_STEPS or (seconds > _MOST_SECONDS and steps >= _FEWEST_STEPS)
