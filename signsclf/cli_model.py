@@ -49,7 +49,7 @@ def export_command(
     from signsclf.modelfolder import RECORD, read_config
     from signsclf.runfolder import refuse_taken
 
-    refuse_taken(out.expanduser().absolute(), overwrite)
+    refuse_taken(out.absolute(), overwrite)
     if not (run / RECORD).is_file():
         read_config(run)
     from signsclf.judging.metrics import headline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,7 @@ def predict_command(
     """Predict the classes of images, with the exported model."""
     with no_garbage():
         from signsclf import writers
+        from signsclf.imagekinds import skipped_text
         from signsclf.listing import expand, listed_names
         from signsclf.predict import Classifier, find_model, stream
 
@@ -52,13 +54,14 @@ def predict_command(
         tell("note: this model expects images cropped to the object's box")
     columns = min(top_k, len(classifier.labels))
     failures = 0
+    skipped: Counter[str] = Counter()
     bar = Bar()
     # On a terminal the rows themselves show how far it is.
     shows_bar = out is not None or not sys.stdout.isatty()
 
     def watched() -> Any:
         nonlocal failures
-        paths = expand(image, recursive, listed_names(byte_input()) if "-" in image else None)
+        paths = expand(image, recursive, listed_names(byte_input()) if "-" in image else None, skipped)
         for number, prediction in enumerate(stream(classifier, paths, top_k=top_k), 1):
             failures += prediction.error is not None
             if shows_bar and number % 16 == 0:
@@ -76,6 +79,8 @@ def predict_command(
         writers.write(watched(), sys.stdout if form is Format.TABLE else machine_output(), form, columns)
     else:
         _write_file(out, form, columns, watched())
+    if skipped:
+        tell(f"left out: {skipped_text(skipped.elements())}")
     if failures:
         tell(
             "one image could not be read; its row says why"

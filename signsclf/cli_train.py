@@ -66,12 +66,12 @@ def train_command(
     if resume is not None:
         if source or out or reading != Reading() or skip_bad or recipe != Recipe():
             raise SignsclfError("--resume: the run has its own SOURCE, --out and recipe; give --resume DIR alone")
-        read_record(partial_folder(final_folder(resume.expanduser().absolute())))
+        read_record(partial_folder(final_folder(resume.absolute())))
         train = _trainer()
         outcome = train.resume(resume, overwrite=overwrite, cache=cache, observer=observer)
     else:
         target = out or DEFAULT_OUT
-        refuse_taken(target.expanduser().absolute(), overwrite)
+        refuse_taken(target.absolute(), overwrite)
         found = _read_source(source, reading, data_dir, yes)
         train = _trainer()
         outcome = train.train(

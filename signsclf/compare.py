@@ -16,6 +16,7 @@ from signsclf.data.table import Source, read_source
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
 from signsclf.judging.ladder import Ladder, Rung, write_ladder
 from signsclf.observer import Observer
+from signsclf.paths import user_path
 from signsclf.prepare import Plan, Prepared, plan, prepare
 from signsclf.recipe import LADDER, Recipe, SplitBy
 from signsclf.runfolder import Order, claimed
@@ -72,7 +73,7 @@ def compare(
         SourceError, BadImageError: the source cannot be used.
         SignsclfError: an architecture is not known or named twice, nothing is held out, or ``out`` cannot be written.
     """
-    out = Path(out).expanduser().absolute()
+    out = user_path(out).absolute()
     with claimed(out):
         return _compare(
             source, out, names, recipe or Recipe(), layout, skip_bad, overwrite, cache, observer or Observer()

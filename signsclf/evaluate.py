@@ -20,6 +20,7 @@ from signsclf.data.table import Source, apply_crop, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.judging.metrics import Report
 from signsclf.observer import Observer
+from signsclf.paths import user_path
 from signsclf.predict import Classifier
 from signsclf.recipe import Crop
 
@@ -111,7 +112,7 @@ def evaluate(
     declared = found.roi_sizes
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
     found = replace(found, table=found.table.assign(declared=list(declared) or None))
-    record = _read_record(Path(model))
+    record = _read_record(user_path(model, ModelError))
 
     def decode(table: pd.DataFrame) -> Decoded:
         progress = partial(observer.progress, "decoding")

@@ -20,6 +20,7 @@ from signsclf.judging.intervals import resampled_mean, unit_numbers
 from signsclf.modelconfig import Config
 from signsclf.modelfolder import read_config
 from signsclf.observer import Observer
+from signsclf.paths import user_path
 
 _OF_THE_SPLIT = {"seed", "valid_fraction", "fold", "split_by", "patience", "ema_decay", "precision", "device"}
 """Fields of the recipe in which the models may differ: how they were split, what follows from the number of images, and
@@ -70,7 +71,7 @@ def evaluate_holdouts(
     places: dict[str, int] = {}
     groups: list[str | None] = []
     rows, logits, targets, reports = [], [], [], []
-    folders = [Path(model) for model in models]
+    folders = [user_path(model, ModelError) for model in models]
     for number, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:number]]:
             raise ModelError(f"--holdout {folder}: given twice; give each model once")

@@ -10,6 +10,7 @@ import locale
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,15 +18,24 @@ from typing import Any, BinaryIO
 
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
+from signsclf.imagekinds import HEAD, Sniffer, is_image_name, skipped_text, suffix_of, why_unread
+from signsclf.paths import user_path
+from signsclf.text import count
 
 _LIST_BLOCK = 65_536
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 _LONGEST_NAME = 1_000_000
+_LOOKED_AT = 1_000  # folders of which a message tells at most
 _RUN = 4_000  # names sorted in memory at a time
 _PAGE = 100  # names of a sorted run read back at a time
 
 
-def expand(arguments: Iterable[str], recursive: bool = False, listed: Iterable[str] | None = None) -> Iterator[str]:
+def expand(
+    arguments: Iterable[str],
+    recursive: bool = False,
+    listed: Iterable[str] | None = None,
+    skipped: Counter[str] | None = None,
+) -> Iterator[str]:
     """Image paths, one after another, in memory that does not grow with the number of files.
 
     Args:
@@ -34,17 +44,61 @@ def expand(arguments: Iterable[str], recursive: bool = False, listed: Iterable[s
             ``listed``. One that leads to no image is given as it is, for the reader to say what is wrong.
         recursive: also the images in folders below.
         listed: further arguments, such as `listed_names` of standard input.
+        skipped: counts the suffixes of pictures in folders and archives that were passed over, since they are not read.
     """
     for argument in arguments:
         if argument == "-" and listed is not None:
-            yield from expand(listed, recursive)
+            yield from expand(listed, recursive, skipped=skipped)
             continue
+        listing = _Listing(recursive)
         found = False
-        for path in _one(argument, recursive):
+        for path in listing.find(argument):
             found = True
             yield path
         if not found:
             yield argument
+        elif skipped is not None:
+            skipped.update(listing.skipped)
+
+
+def why_no_image(path: str) -> str | None:
+    """What a path is that leads to no image, and what helps; None where reading it says so.
+
+    A folder or archive is described by what lies in it.
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - Path's raises for names that are too long
+        try:
+            with os.scandir(path):
+                files = [name for _, _, inside in islice(os.walk(path), _LOOKED_AT) for name in inside]
+        except OSError as error:
+            return f"a folder that cannot be listed ({error.strerror or error})"
+        return _why("folder", [name for name in files if not name.startswith(".")])
+    if os.path.isfile(path):  # noqa: PTH113
+        return _why_archive(path, "") if path.lower().endswith(".zip") else None
+    if inside := images.split_archive(path):
+        return _why_archive(*inside)
+    if os.path.islink(path):  # noqa: PTH114
+        return "a link that leads nowhere; mend it"
+    return "no file matches this pattern; check it" if glob.has_magic(path) else None
+
+
+def _why_archive(archive: str, prefix: str) -> str | None:
+    try:
+        names = [name for name in images.open_archive(archive).namelist() if name.startswith(prefix)]
+    except BadImageError:
+        return None
+    is_member = not prefix or any(name.startswith(prefix.rstrip("/") + "/") for name in names)
+    return _why("archive", [name for name in names if not name.endswith("/")]) if is_member else None
+
+
+def _why(what: str, names: list[str]) -> str:
+    if any(is_image_name(name) for name in names):
+        return (
+            f"a{'n' * (what[0] in 'aeiou')} {what} whose images lie in folders further down; --recursive takes them too"
+        )
+    if unread := [suffix for suffix in map(suffix_of, names) if why_unread(suffix)]:
+        return f"no image in this {what} can be read: {skipped_text(unread)}"
+    return f"no images in this {what}, only {count(len(names), 'other file')}" if names else f"an empty {what}"
 
 
 def listed_names(source: BinaryIO) -> Iterator[str]:
@@ -76,7 +130,8 @@ def listed_names(source: BinaryIO) -> Iterator[str]:
             rest += decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise SignsclfError("standard input: a damaged list in UTF-16; save it as UTF-8") from error
-        end = end or next((sign for sign in rest if sign in "\n\0"), "")
+        # No name has a NUL in it, but one may have line breaks.
+        end = end or next((sign for sign in "\0\n" if sign in rest), "")
         names = rest.split(end) if end else [rest]
         rest = names.pop() if data else ""
         for name in names:
@@ -120,77 +175,102 @@ def natural_key(name: str) -> tuple[Any, ...]:
     return tuple(parts), name
 
 
-def _one(argument: str, recursive: bool) -> Iterator[str]:
-    path = Path(argument)
-    # Other than Path's, these never raise, whatever the name.
-    if os.path.isfile(argument):  # noqa: PTH113
-        if path.suffix.lower() == ".zip":
-            yield from _archive(argument, "", recursive)
-        else:
-            yield argument
-    elif os.path.isdir(argument):  # noqa: PTH112
-        yield from _folder(path, recursive)
-    elif inside := images.split_archive(argument):
-        yield from _archive(*inside, recursive)
-    elif glob.has_magic(argument):
-        for match in _sorted(glob.iglob(argument, recursive=True)):  # noqa: PTH207 - Path.glob refuses absolute ones
-            yield from _one(match, recursive)
+class _Listing:
+    """Finds the images that an argument leads to.
 
+    Attributes:
+        skipped: suffixes of the pictures that were passed over, since they are not read.
+    """
 
-def _folder(root: Path, recursive: bool) -> Iterator[str]:
-    # A stack, not recursion: folders may be nested deeper than Python's calls. `above` holds the real folders
-    # that a folder lies in, against symbolic links that lead back up.
-    stack = [(root, {root.resolve()}, _entries(root, recursive))]
-    while stack:
-        folder, above, entries = stack[-1]
+    def __init__(self, recursive: bool) -> None:
+        self.recursive = recursive
+        self.skipped: Counter[str] = Counter()
+        self._sniffer = Sniffer()
+
+    def find(self, argument: str) -> Iterator[str]:
         try:
-            name = next(entries, None)
-        except OSError:  # the reader of the path will say why
-            yield str(folder)
-            name = None
-        if name is None:
-            stack.pop()
-        elif name.endswith("/"):
-            below = folder / name
-            if (real := below.resolve()) not in above:
-                stack.append((below, above | {real}, _entries(below, recursive)))
-        else:
-            yield str(folder / name)
+            path = user_path(argument)
+        except SignsclfError:  # an address, or the home of nobody: the reader of the path will say so
+            return
+        argument = str(path) if argument.startswith("~") else argument
+        # Other than Path's, these never raise, whatever the name.
+        if os.path.isfile(argument):  # noqa: PTH113
+            if path.suffix.lower() == ".zip":
+                yield from self._archive(argument, "")
+            else:
+                yield argument
+        elif os.path.isdir(argument):  # noqa: PTH112
+            yield from self._folder(path)
+        elif inside := images.split_archive(argument):
+            yield from self._archive(*inside)
+        elif glob.has_magic(argument):
+            for match in _sorted(glob.iglob(argument, recursive=True)):  # noqa: PTH207 - Path.glob refuses absolute ones
+                yield from self.find(match)
+
+    def _folder(self, root: Path) -> Iterator[str]:
+        # A stack, not recursion: folders may be nested deeper than Python's calls. `above` holds the real folders
+        # that a folder lies in, against symbolic links that lead back up.
+        stack = [(root, {root.resolve()}, self._entries(root))]
+        while stack:
+            folder, above, entries = stack[-1]
+            try:
+                name = next(entries, None)
+            except OSError:  # the reader of the path will say why
+                yield str(folder)
+                name = None
+            if name is None:
+                stack.pop()
+            elif name.endswith("/"):
+                below = folder / name
+                if (real := below.resolve()) not in above:
+                    stack.append((below, above | {real}, self._entries(below)))
+            else:
+                yield str(folder / name)
+
+    def _entries(self, folder: Path) -> Iterator[str]:
+        """Names of the images in a folder and, with a slash after them, of the folders."""
+
+        def scan() -> Iterator[str]:
+            with os.scandir(folder) as found:
+                for entry in found:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        if self.recursive:
+                            yield entry.name + "/"
+                    elif self._is_image(entry.name, lambda path=entry.path: _head(path)):
+                        yield entry.name
+
+        return _sorted(scan())
+
+    def _archive(self, archive: str, prefix: str) -> Iterator[str]:
+        try:
+            handle = images.open_archive(archive)
+        except BadImageError:
+            return
+        if prefix in handle.NameToInfo and not prefix.endswith("/"):
+            yield f"{archive}/{prefix}"
+            return
+        if prefix and not prefix.endswith("/"):
+            prefix += "/"
+        for name in sorted(handle.namelist(), key=natural_key):
+            if not name.startswith(prefix) or name.endswith("/"):
+                continue
+            folders = name[len(prefix) :].split("/")
+            hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
+            if not hidden and (self.recursive or len(folders) == 1) and self._is_image(name):
+                yield f"{archive}/{name}"
+
+    def _is_image(self, name: str, read_head: Callable[[], bytes] | None = None) -> bool:
+        found = is_image_name(name) if read_head is None else self._sniffer.look(name, read_head)
+        if not found and why_unread(suffix_of(name)):
+            self.skipped[suffix_of(name)] += 1
+        return found
 
 
-def _entries(folder: Path, recursive: bool) -> Iterator[str]:
-    """Names of the images in a folder and, with a slash after them, of the folders."""
-
-    def scan() -> Iterator[str]:
-        with os.scandir(folder) as found:
-            for entry in found:
-                if entry.name.startswith("."):
-                    continue
-                if images.is_image_name(entry.name) and not entry.is_dir():
-                    yield entry.name
-                elif recursive and entry.is_dir():
-                    yield entry.name + "/"
-
-    return _sorted(scan())
-
-
-def _archive(archive: str, prefix: str, recursive: bool) -> Iterator[str]:
-    try:
-        handle = images.open_archive(archive)
-    except BadImageError:
-        return
-    if prefix in handle.NameToInfo and not prefix.endswith("/"):
-        yield f"{archive}/{prefix}"
-        return
-    if prefix and not prefix.endswith("/"):
-        prefix += "/"
-    for name in sorted(handle.namelist(), key=natural_key):
-        if not name.startswith(prefix) or not images.is_image_name(name) or name.endswith("/"):
-            continue
-        folders = name[len(prefix) :].split("/")
-        hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
-        if not hidden and (recursive or len(folders) == 1):
-            yield f"{archive}/{name}"
+def _head(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(HEAD)
 
 
 def _sorted(names: Iterable[str], key: Callable[[str], Any] = natural_key) -> Iterator[str]:

@@ -18,6 +18,7 @@ import numpy as np
 from signsclf.errors import ModelError
 from signsclf.files import is_tmp_name, sha256, write_atomic
 from signsclf.modelconfig import FORMAT_VERSION, MAX_BYTES, Config, check_classes, parse_json
+from signsclf.paths import user_path
 
 __all__ = [
     "CARD",
@@ -68,7 +69,7 @@ def read_config(folder: str | Path) -> Config:
     Raises:
         ModelError: no such folder, no config.json, or one that is not in order.
     """
-    folder = Path(folder)
+    folder = user_path(folder, ModelError)
     if not folder.is_dir():
         if folder.with_name(folder.name + ".partial").is_dir():
             raise ModelError(f"{folder}: its training has not finished; go on with `signsclf train --resume {folder}`")
@@ -121,7 +122,7 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
     Raises:
         ModelError: a file was changed, is missing or not listed, or a name leads outside the folder.
     """
-    folder = Path(folder)
+    folder = user_path(folder, ModelError)
     if not (folder / SUMS).is_file():
         raise ModelError(f"{folder}: has no {SUMS}, so its files cannot be verified; {_ANEW}")
     sums: dict[str, str] = {}

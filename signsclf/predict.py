@@ -17,7 +17,9 @@ from PIL import Image
 
 from signsclf import images
 from signsclf.errors import BadImageError, ModelError, SignsclfError
+from signsclf.listing import why_no_image
 from signsclf.modelfolder import CARD, CONFIG, ONNX, Config, parse_json, read_config, read_text, verify_sums
+from signsclf.paths import user_path
 from signsclf.threads import usable_cores
 
 Source = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
@@ -99,7 +101,7 @@ class Classifier:
         """
         if threads is not None and threads < 1:
             raise SignsclfError(f"threads is {threads}, where it should be 1 or more")
-        self.folder = Path(folder)
+        self.folder = user_path(folder, ModelError)
         self.config: Config = read_config(self.folder)
         verify_sums(self.folder, [CONFIG])
         self.labels = self.config.classes
@@ -294,18 +296,14 @@ def open_image(source: Source) -> Image.Image:
         BadImageError: it cannot be read, or is of another kind.
     """
     if isinstance(source, str | os.PathLike):
-        name = _name(source)
+        name = str(user_path(_name(source), BadImageError))
         try:
             return images.decode(images.read(name), name)
         except BadImageError:
-            # Here since nothing in it was found to be an image.
-            is_folder = os.path.isdir(name)  # noqa: PTH112 - False, where Path's raises for names that are too long
-            kind = "folder" if is_folder else "archive" if name.lower().endswith(".zip") else None
-            if kind is None:
+            why = why_no_image(name)
+            if why is None:
                 raise
-            raise BadImageError(
-                f"{name}: this {kind} cannot be read, or holds no images itself; --recursive takes those further down"
-            ) from None
+            raise BadImageError(f"{name}: {why}") from None
     if isinstance(source, bytes | bytearray | memoryview):
         return images.decode(bytes(source))
     if isinstance(source, Image.Image):
@@ -353,9 +351,9 @@ def find_model(explicit: str | None, environ: Mapping[str, str], cwd: Path) -> t
         ModelError: there is none of these.
     """
     if explicit:
-        return Path(explicit), "--model"
+        return user_path(explicit, ModelError), "--model"
     if environ.get("SIGNSCLF_MODEL"):
-        return Path(environ["SIGNSCLF_MODEL"]), "$SIGNSCLF_MODEL"
+        return user_path(environ["SIGNSCLF_MODEL"], ModelError), "$SIGNSCLF_MODEL"
     default = Path(cwd) / "models" / "default"
     if default.is_dir():
         return default, "models/default here"

@@ -18,6 +18,7 @@ from signsclf.data.split import Split, group_repeats, hold_out
 from signsclf.data.table import Source, apply_crop
 from signsclf.errors import BadImageError, SignsclfError, SourceError
 from signsclf.observer import Observer
+from signsclf.paths import user_path
 from signsclf.recipe import Crop, Flip, Recipe, SplitBy
 from signsclf.resolve import Facts, choose_arch, resolve
 from signsclf.training import architectures
@@ -80,9 +81,9 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     modelfolder.check_classes(source.classes)
     side = images.median_side(table["path"].tolist())
     recipe, reasons = choose_arch(recipe, is_drawn, len(table), side)
-    if recipe.weights not in (None, "none", "imagenet") and Path(recipe.weights).expanduser().is_dir():
+    if recipe.weights not in (None, "none", "imagenet") and user_path(recipe.weights).is_dir():
         # A folder of weights decides the architecture where the user did not.
-        config = modelfolder.read_config(Path(recipe.weights).expanduser())
+        config = modelfolder.read_config(user_path(recipe.weights))
         if "arch" in reasons:
             recipe, reasons["arch"] = recipe.replace(arch=config.architecture), "that of --weights"
     arch = architectures.find(recipe.arch)

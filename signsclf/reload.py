@@ -10,6 +10,7 @@ import numpy as np
 
 from signsclf import modelfolder
 from signsclf.errors import GateError, ModelError
+from signsclf.paths import user_path
 from signsclf.predict import Classifier
 from signsclf.replay import REPLAY, check_replay
 
@@ -44,7 +45,7 @@ def reload(folder: str | Path) -> Reloaded:
         ModelError: a file is changed, missing or unknown.
         GateError: the model no longer gives the probabilities that were stored at its export.
     """
-    folder = Path(folder)
+    folder = user_path(folder, ModelError)
     classifier = Classifier(folder)
     modelfolder.verify_sums(folder)
     difference = check_replay(classifier, folder)
@@ -78,7 +79,7 @@ def reload_learner(folder: str | Path) -> float:
     import fastai.callback.progress  # noqa: F401  (gives learners their no_bar)
     from fastai.learner import load_learner
 
-    folder = Path(folder)
+    folder = user_path(folder, ModelError)
     classifier = Classifier(folder)
     if not (folder / modelfolder.LEARNER).is_file():
         raise ModelError(f"{folder}: it ships without {modelfolder.LEARNER}; signsclf.load_learner rebuilds one safely")

@@ -16,6 +16,7 @@ from signsclf.errors import ModelError, SignsclfError
 from signsclf.finish import finish_again
 from signsclf.holdouts import evaluate_holdouts, sample_pixels
 from signsclf.observer import Observer
+from signsclf.paths import user_path
 from signsclf.recipe import Crop
 from signsclf.runfolder import claimed, make_partial, read_record, refuse_taken
 from signsclf.train import Outcome, build_loaders, finish_run, restore
@@ -59,7 +60,7 @@ def export_run(
         GateError: what would be exported does not answer as the network does.
     """
     observer = observer or Observer()
-    run, out = Path(run).expanduser().absolute(), Path(out).expanduser().absolute()
+    run, out = user_path(run).absolute(), user_path(out).absolute()
     refuse_taken(out, overwrite)
     if not (run / modelfolder.RECORD).is_file():
         config = modelfolder.read_config(run)

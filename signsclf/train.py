@@ -21,6 +21,7 @@ from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.finish import Trained, finish
 from signsclf.judging import plots
 from signsclf.observer import Observer
+from signsclf.paths import user_path
 from signsclf.prepare import Plan, Prepared, plan, prepare, training_rows
 from signsclf.recipe import Device, Flip, Recipe, Trainer
 from signsclf.runfolder import (
@@ -96,7 +97,7 @@ def train(
     observer = observer or Observer()
     if not 0 <= accept_error <= 1:
         raise SignsclfError(f"--accept-error: {accept_error:g} is no share from 0 to 1")
-    out = Path(out).expanduser().absolute()
+    out = user_path(out).absolute()
     with claimed(out):
         refuse_taken(out, overwrite)
         planned = _plan(source, layout, recipe or Recipe(), observer)
@@ -132,7 +133,7 @@ def resume(
         SourceError: the source has changed since.
     """
     observer = observer or Observer()
-    out = final_folder(Path(out).expanduser().absolute())
+    out = final_folder(user_path(out).absolute())
     partial = partial_folder(out)
     with claimed(out):
         record = read_record(partial)

@@ -12,8 +12,8 @@ import signsclf
 
 ROOT = Path(signsclf.__file__).parent
 LAYERS = [
-    ["signsclf", "errors", "choices", "threads", "text"],
-    ["files", "locks"],
+    ["signsclf", "errors", "choices", "threads", "text", "arrivals"],
+    ["files", "locks", "paths"],
     ["outputs"],
     ["imagekinds", "depth"],
     ["tiff"],

@@ -6,12 +6,15 @@ import random
 import sys
 import tracemalloc
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from signsclf import listing
-from signsclf.listing import expand, listed_names, natural_key
+from signsclf.errors import SignsclfError
+from signsclf.listing import expand, listed_names, natural_key, why_no_image
 
 
 @pytest.fixture
@@ -120,3 +123,103 @@ def test_a_great_many_names_are_sorted_through_a_file(monkeypatch: pytest.Monkey
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2_000_000, "30,000 names alone are 1.7 MB, with their keys over 10 MB"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"\xef\xbb\xbfd/9.png\r\nd/\xc3\xbc.png\r\n",
+        "d/9.png\r\nd/ü.png\r\n".encode("utf-16"),
+        b"\xfe\xff" + "d/9.png\nd/ü.png".encode("utf-16-be"),
+        "d/9.png\nd/ü.png\n".encode("utf-16-le"),
+        "d/9.png\0d/ü.png\0".encode(),
+        "\n\nd/9.png\n-\nd/ü.png".encode(),
+    ],
+)
+def test_lists_as_editors_and_find_write_them(written):
+    assert list(listed_names(io.BytesIO(written))) == ["d/9.png", "d/ü.png"]
+    one_by_one = Slowly([written[i : i + 1] for i in range(len(written))])
+    assert list(listed_names(one_by_one)) == ["d/9.png", "d/ü.png"]
+
+
+class Slowly:
+    """A pipe that gives these pieces one after another, and remembers how many were asked for."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.pieces, self.asked = pieces, 0
+
+    def read(self, n: int) -> bytes:
+        self.asked += 1
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+def test_a_name_is_given_before_the_next_is_there():
+    pipe = Slowly([b"a.png\n", b"b.p", b"ng\nc.png\n"])
+    names = listed_names(pipe)
+    assert (next(names), pipe.asked) == ("a.png", 1)
+    assert (next(names), pipe.asked) == ("b.png", 3)
+    assert list(names) == ["c.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are bytes on POSIX")
+def test_names_that_are_no_text_and_names_with_line_breaks():
+    names = list(listed_names(io.BytesIO(b"a.png\nb\xe9.png\nc.png\n")))
+    assert [os.fsencode(name) for name in names] == [b"a.png", b"b\xe9.png", b"c.png"]
+    assert list(listed_names(io.BytesIO(b"a\nb.png\0c.png\0")))[-1] == "c.png"
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0", "an image"),
+        (b"\xff\xd8\xff\xe0", "an image"),
+        (b"\xff\xfea\0\n", "UTF-16"),
+        (b"x" * 1_100_000, "a million"),
+    ],
+)
+def test_what_is_no_list_is_named(written, told):
+    with pytest.raises(SignsclfError, match=told):
+        list(listed_names(io.BytesIO(written)))
+    assert list(listed_names(io.BytesIO(b""))) == []
+
+
+def test_images_are_known_whatever_they_are_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("photo", "PNG")
+    Image.new("RGB", (4, 4)).save("b.jfif", "JPEG")
+    for name in ("one.HEIC", "two.heic", "c.svg", "notes.txt"):
+        Path(name).write_bytes(b"x")
+    skipped: Counter[str] = Counter()
+    assert list(expand(["."], skipped=skipped)) == ["b.jfif", "photo"]
+    assert skipped[".svg"] == 1
+
+
+def test_what_leads_to_no_image_is_told_by_its_kind(tree, monkeypatch):
+    (tree / "phone").mkdir()
+    (tree / "phone" / "a.svg").write_bytes(b"x")
+    (tree / "nothing").mkdir()
+    (tree / "up" / "down").mkdir(parents=True)
+    (tree / "up" / "down" / "a.png").write_bytes(b"x")
+    with zipfile.ZipFile(tree / "up.zip", "w") as archive:
+        archive.writestr("in/a.png", "x")
+        archive.writestr("texts/a.txt", "x")
+    zipfile.ZipFile(tree / "empty.zip", "w").close()
+    for path, told in {
+        "nothing": "an empty folder",
+        "d/empty": "only 1 other file",
+        "phone": "1 .svg (not read",
+        "up": "--recursive",
+        "up.zip": "--recursive",
+        "up.zip/texts": "no images in this archive, only 1 other file",
+        "empty.zip": "an empty archive",
+        "none/*.png": "no file matches this pattern",
+    }.items():
+        assert told in (why_no_image(path) or ""), path
+    for path in ("d/9.png", "d/note.txt", "none.png", "A.zip/none", "x" * 300):
+        assert why_no_image(path) is None, path
+    if sys.platform != "win32":
+        (tree / "broken.png").symlink_to("gone.png")
+        assert "leads nowhere" in why_no_image("broken.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+        assert "cannot be listed (Permission denied)" in why_no_image("d")

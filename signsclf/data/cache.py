@@ -32,6 +32,7 @@ from PIL import Image
 
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
+from signsclf.paths import user_path
 from signsclf.threads import usable_cores
 
 IN_MEMORY_BYTES = 2 * 1024**3
@@ -120,9 +121,7 @@ def cache_folder(choice: str | Path) -> Path | None:
     """
     if str(choice) == OFF:
         return None
-    return (
-        Path(platformdirs.user_cache_dir("signsclf", False) if str(choice) == AUTO else choice).expanduser().absolute()
-    )
+    return user_path(platformdirs.user_cache_dir("signsclf", False) if str(choice) == AUTO else choice).absolute()
 
 
 def digest(pixels: np.ndarray) -> str:

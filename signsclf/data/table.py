@@ -30,6 +30,7 @@ from signsclf.data.layouts import Found, Layout, Row, read_folders
 from signsclf.data.tables import find_table, read_table
 from signsclf.data.tree import TABLE_SUFFIXES, Tree, list_folder, list_zip, relative_name, some
 from signsclf.errors import BadImageError, SourceError
+from signsclf.paths import user_path
 
 __all__ = ["Layout", "Source", "apply_crop", "describe", "read_source"]
 
@@ -108,11 +109,7 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
     layout = reading.layout
     if source == Layout.SYNTHETIC.value or layout is Layout.SYNTHETIC:
         return _synthetic(source, layout)
-    path = Path(source)
-    try:
-        path = path.expanduser()
-    except RuntimeError as error:
-        raise SourceError(f"{source}: no such user; give the path in full") from error
+    path = user_path(source, SourceError)
     suffix = path.suffix.lower()
     if not source or not _exists(path):
         raise SourceError(_not_there(path))

@@ -24,6 +24,7 @@ from torch import nn
 
 from signsclf import modelfolder
 from signsclf.errors import ModelError, SignsclfError
+from signsclf.paths import user_path
 from signsclf.recipe import Trainer
 from signsclf.training.networks import OWN
 
@@ -260,7 +261,7 @@ def load_weights(
     """
     if weights == "none":
         return "from scratch"
-    path = Path(weights).expanduser()
+    path = user_path(weights, ModelError)
     other = False
     if weights == "imagenet":
         state, what = imagenet_weights(arch), f"ImageNet weights of {arch.name}"

@@ -26,6 +26,7 @@ from torch import nn
 
 from signsclf import modelfolder
 from signsclf.errors import ModelError, SignsclfError
+from signsclf.paths import user_path
 from signsclf.recipe import BatchNorm, Device, Optimizer, Recipe
 from signsclf.training.architectures import (
     Architecture,
@@ -168,5 +169,5 @@ def load_learner(folder: str | Path) -> Learner:
     Raises:
         ModelError: the folder is missing, damaged, or of an unknown version.
     """
-    model, config = restore_model(Path(folder))
+    model, config = restore_model(user_path(folder, ModelError))
     return stock_learner(model, config.classes, config.input_size, config.mean, config.std)
