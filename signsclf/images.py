@@ -283,7 +283,7 @@ def _open_header(file: IO[bytes]) -> tuple[Any, tuple[int, int]]:
     """A file as Pillow's image, not yet decoded, or as the header of a TIFF; and its size in pixels, found bearable."""
     head = file.read(1024)
     if not head:
-        raise BadImageError("not an image that can be read: the file is empty")
+        raise BadImageError("the file is empty")
     kind = kind_of(head[:HEAD])
     opened = image_class(kind) if kind else None
     if opened is None:

@@ -353,7 +353,7 @@ def test_a_flipped_bit_in_a_png_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "not an image that can be read: the file is empty"),
+        (b"", "the file is empty"),
         (b"just words, no picture", "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
         (b"P5 0 0 255\n", "not an image|damaged"),
@@ -397,7 +397,7 @@ def test_size_is_told_from_the_header_alone(tmp_path: Path) -> None:
     assert images.size(tmp_path / "a.png") == (WIDTH, HEIGHT)
     assert images.size(f"{archive}/a.png") == (WIDTH, HEIGHT)
     for name, reason in (
-        ("b.png", "not an image"),
+        ("b.png", "the file is empty"),
         ("c.png", "too many pixels"),
         ("d.png", "no such member"),
     ):
