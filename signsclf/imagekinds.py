@@ -10,12 +10,15 @@ from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
+from signsclf.errors import BadImageError
 
-def _words(text: str) -> frozenset[str]:
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, for long sets of suffixes and names."""
     return frozenset(text.split())
 
 
-SUFFIXES = _words("""
+SUFFIXES = words("""
 .png .apng .jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .mpo .bmp .dib .gif .ppm .pgm .pbm .pnm .tif .tiff .webp
 .jp2 .j2k .j2c .jpc .jpf .jpx .jpg2
 """)
@@ -31,13 +34,15 @@ _NO_DECODER = {
     "HEIF": "no decoder: pip install pillow-heif, or convert to JPEG or PNG",
 }
 _CONVERT = "not read: convert to JPEG or PNG"
-_UNREAD = _words("""
+_UNREAD = words("""
 .jxl .jxr .hdp .wdp .svg .svgz .psd .psb .xcf .ai .eps .ps .pdf .ico .cur .icns .tga .pcx .exr .hdr .pfm .pam
 .dds .sgi .rgb .ras .xbm .xpm .wmf .emf .dcm .nii .fits .fit .djvu .flif .qoi .bpg .webp2 .dng .cr2 .cr3 .crw
 .nef .nrw .arw .sr2 .srf .orf .rw2 .raf .pef .srw .x3f .3fr .erf .kdc .mrw .rwl .iiq
 """)
 """Suffixes of still pictures that are not read."""
-_OTHER = _words("""
+_DRAWINGS = words(".svg .svgz .ai .eps .ps .pdf .ico .cur .icns .wmf .emf")
+"""Those of them that hardly are photos: a folder of these is no class that would be missed."""
+_OTHER = words("""
 .txt .csv .tsv .json .jsonl .ndjson .xml .yaml .yml .toml .ini .cfg .md .rst .html .htm .css .js .py .ipynb .sh
 .log .names .data .cache .parquet .feather .arrow .npy .npz .pkl .pickle .mat .h5 .hdf5 .pt .pth .onnx
 .safetensors .ckpt .bin .db .sqlite .zip .tar .gz .tgz .bz2 .xz .7z .rar .zst .tfrecord .tfrecords .rec .idx
@@ -148,6 +153,11 @@ def why_unread(suffix: str) -> str | None:
     return _NO_DECODER[kind] if kind and image_class(kind) is None else None
 
 
+def is_photo_suffix(suffix: str) -> bool:
+    """Whether pictures of this suffix, which are not read, are photos rather than drawings or icons."""
+    return suffix not in _DRAWINGS and why_unread(suffix) is not None
+
+
 def skipped_text(suffixes: Iterable[str]) -> str:
     """Files that are not read, by suffix, as in "6 .heic (no decoder: …), 1 .svg (not read: …)"."""
     counts = Counter(suffixes).most_common()
@@ -208,7 +218,8 @@ class Sniffer:
 
         Args:
             name: its name or path.
-            read_head: gives its first `HEAD` bytes; called for unknown suffixes alone. May raise OSError.
+            read_head: gives its first `HEAD` bytes, or raises OSError or BadImageError; called where the name says
+                nothing.
         """
         suffix = suffix_of(name)
         if is_image_name(name):
@@ -217,10 +228,11 @@ class Sniffer:
             return False
         try:
             kind = kind_of(read_head())
-        except OSError:
+        except (OSError, BadImageError):
             kind = None
-        # Two letters or a few small numbers at a file's start are no proof.
-        if kind is None or kind in ("BMP", "DIB", "PPM") or image_class(kind) is None:
+        # Two letters or a few small numbers at a file's start are no proof, and RAW photos start as TIFFs do.
+        unproved = kind in ("BMP", "DIB", "PPM") or (kind == "TIFF" and suffix in _UNREAD)
+        if kind is None or unproved or image_class(kind) is None:
             self._fruitless[suffix] += 1
             return False
         self._fruitless[suffix] = -_LOOKS

@@ -202,6 +202,19 @@ def read(path: str | Path) -> bytes:
     return data
 
 
+def head(path: str, length: int) -> bytes:
+    """The first bytes of what `read` gives.
+
+    Raises:
+        BadImageError: as `read`.
+    """
+    try:
+        with _open(path)[0] as file:
+            return file.read(length)
+    except _READ_ERRORS as error:
+        raise _unreadable(path, error) from error
+
+
 def size(path: str | Path) -> tuple[int, int]:
     """Width and height in pixels as stored, before any EXIF turn, from the header alone.
 

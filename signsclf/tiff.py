@@ -26,12 +26,12 @@ from signsclf.errors import BadImageError
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL = 256, 257, 258, 259, 262, 266
 _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS, _HIGHEST, _PLANAR = 273, 274, 277, 278, 279, 281, 284
 _PREDICTOR, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS = 317, 322, 323, 324, 325
-_EXTRA, _FORMAT, _RAW = 338, 339, 50706
+_EXTRA, _FORMAT, _RAW, _SUBFILE, _SUBIFDS = 338, 339, 50706, 254, 330
 _KEPT = (_FILL, 292, 293, 320, 347, 529, 530, 531, 532)
 """Handed on as they are: bit order, options of fax codes, palette, tables of JPEG, what YCbCr needs."""
 _LONGS = {_OFFSETS, _COUNTS, _TILE_OFFSETS, _TILE_COUNTS, 292, 293}
 _READ = {*range(256, 260), _PHOTOMETRIC, _OFFSETS, _ORIENTATION, *range(277, 280), _HIGHEST, _PLANAR, _PREDICTOR}
-_READ |= {*range(322, 326), _EXTRA, _FORMAT, _RAW, *_KEPT}
+_READ |= {*range(322, 326), _EXTRA, _FORMAT, _RAW, _SUBFILE, _SUBIFDS, *_KEPT}
 
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _RATIONAL = 5
@@ -140,8 +140,9 @@ _REMEDY = "save it as an uncompressed TIFF or a PNG of 8 bits"
 
 def _refuse_unreadable(header: Header) -> tuple[int, int, int, int]:
     """Bits a sample, its format, bands, and how many of these are colours."""
-    if _RAW in header.tags:
-        raise BadImageError("a RAW photo of a camera (DNG); develop it to JPEG or PNG")
+    # Of a RAW photo the first image is a small preview.
+    if _RAW in header.tags or (header.one(_SUBFILE, 0) & 1 and _SUBIFDS in header.tags):
+        raise BadImageError("a RAW photo of a camera; develop it to JPEG or PNG")
     compression, photometric = header.one(_COMPRESSION, 1), header.one(_PHOTOMETRIC, 0)
     if compression == 6:
         photometric = 6

@@ -214,6 +214,7 @@ def test_8_bits_and_less_are_what_pillow_makes_of_them(mode: str, compression: s
         (written(np.zeros((8, 8), "u1"), more={259: (34887,)}), r"compression that is not read \(LERC\)"),
         (written(np.zeros((8, 8), "u2"), more={259: (7,)}), "16 bits in a compression for 8 bits"),
         (written(np.zeros((8, 8), "u1"), more={50706: (1,)}), "RAW photo"),
+        (written(np.zeros((8, 8), "u1"), more={254: (1,), 330: (8, 8)}), "RAW photo"),
         (written(np.zeros((8, 8), "u1"), photometric=32803), "raw sensor"),
         (written(np.zeros((8, 8), "u1"), more={258: (3,)}), "3-bit"),
         (

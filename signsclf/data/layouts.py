@@ -12,8 +12,9 @@ from typing import NamedTuple
 from signsclf import images
 from signsclf.choices import Layout
 from signsclf.data.gtsrb import CLASS_NAMES, is_gtsrb_folder_names
-from signsclf.data.tree import Tree, some
+from signsclf.data.tree import Tree, hidden_text, some
 from signsclf.errors import SourceError
+from signsclf.imagekinds import is_photo_suffix, skipped_text
 
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -56,11 +57,7 @@ def read_folders(tree: Tree) -> Found:
     """
     names = tree.image_names
     if not names:
-        kind = "archive" if tree.is_archive else "folder"
-        if not tree.files:
-            raise SourceError(f"{tree.root}: an empty {kind}; give one with a folder of images for each class")
-        suffixes = " ".join(sorted(images.SUFFIXES))
-        raise SourceError(f"{tree.root}: no images in this {kind}; looked for {suffixes}")
+        raise _no_images(tree)
     base, inside = _unwrap(names, "")
     parts = {folder: SPLITS[folder.casefold()] for folder in inside if _is_part(folder, inside[folder], base)}
     if twice := [split for split, n in Counter(parts.values()).items() if n > 1]:
@@ -81,6 +78,7 @@ def read_folders(tree: Tree) -> Found:
             )
     folders = {name for _, _, name, _ in classes}
     empty = _empty_folders(tree, {above for _, above, _, _ in classes}, folders)
+    _refuse_vanishing(tree, {above for _, above, _, _ in classes}, empty)
     is_gtsrb = is_gtsrb_folder_names(folders) or is_gtsrb_folder_names(folders | set(empty))
     rows = [
         Row(tree.files[name], CLASS_NAMES[int(folder)] if is_gtsrb else folder, split)
@@ -139,6 +137,36 @@ def _is_part(folder: str, names: list[str], base: str) -> bool:
     """Whether a folder is a split: called so, with folders in it. A class may be called 'train' too."""
     prefix = len(base) + len(folder) + 1
     return folder.casefold() in SPLITS and any("/" in name[prefix:] for name in names)
+
+
+def _no_images(tree: Tree) -> SourceError:
+    kind = "archive" if tree.is_archive else "folder"
+    if tree.skipped:
+        return SourceError(
+            f"{tree.root}: no images that can be read in this {kind}: {skipped_text(tree.skipped.values())}"
+        )
+    if tree.hidden:
+        return SourceError(f"{tree.root}: hidden images alone in this {kind}: {hidden_text(tree.hidden)}")
+    if not tree.files:
+        return SourceError(f"{tree.root}: an empty {kind}; give one with a folder of images for each class")
+    suffixes = " ".join(sorted(images.SUFFIXES))
+    return SourceError(f"{tree.root}: no images in this {kind}; looked for {suffixes}")
+
+
+def _refuse_vanishing(tree: Tree, above: set[str], empty: list[str]) -> None:
+    """Refuses a source in which a class has photos, but none of a kind that is read."""
+    lost: dict[str, list[str]] = {}
+    for name, suffix in tree.skipped.items():
+        if is_photo_suffix(suffix):
+            for folder in empty:
+                if any(name.startswith(f"{base}{folder}/") for base in above):
+                    lost.setdefault(folder, []).append(suffix)
+    if lost:
+        shown = "; ".join(f"{folder!r}: {skipped_text(suffixes)}" for folder, suffixes in list(lost.items())[:3])
+        what = "a class" if len(lost) == 1 else f"{len(lost):,} classes"
+        raise SourceError(
+            f"{tree.root}: {what} would be lost, with no file that is read: {shown}; or move what is no class elsewhere"
+        )
 
 
 def _empty_folders(tree: Tree, above: set[str], classes: set[str]) -> list[str]:

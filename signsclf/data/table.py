@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class Source:
         notes: what the user should be told, a line each.
         base: what `relative` cuts: the folder, ending in '/', that the layout lies in below ``root``; or ''.
         roi_sizes: for each row the (width, height) that its roi is measured on, or None.
+        twins: path to the name of each image whose own name is another's in a different Unicode form; see `Tree`.
     """
 
     root: str
@@ -81,6 +82,7 @@ class Source:
     roi_sizes: tuple[tuple[int, int] | None, ...] = ()
     origin: str = ""
     reading: Reading = field(default_factory=Reading)
+    twins: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def has_roi(self) -> bool:
@@ -92,7 +94,8 @@ class Source:
         if self.layout is Layout.SYNTHETIC:
             return path
         mounted = self.layout is Layout.GTSRB
-        return relative_name(path, self.root, mounted).removeprefix(self.base)
+        name = self.twins.get(path) or relative_name(path, self.root, mounted)
+        return name.removeprefix(self.base)
 
 
 def read_source(source: str | Path, reading: Reading | Layout | None = None) -> Source:
@@ -237,6 +240,7 @@ def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
         roi_sizes=tuple(row.size for row in found.rows),
         origin=origin,
         reading=reading,
+        twins=tree.twins,
     )
 
 

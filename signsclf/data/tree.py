@@ -5,19 +5,29 @@ from __future__ import annotations
 import os
 import struct
 import unicodedata
-import zipfile
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from signsclf import images
 from signsclf.errors import BadImageError, SourceError
+from signsclf.imagekinds import HEAD, Sniffer, skipped_text, suffix_of, why_unread, words
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 _LINKED_FOLDERS = 10_000
 """More linked folders than this are refused: links to links to links can name the same files without end."""
-_READABLE_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENCRYPTED = 0x1
+_HIDDEN_LOOKED_AT = 20_000
+"""Files in a hidden folder beyond this are not counted."""
+_NEVER_CLASSES = words("""
+.git .svn .hg .bzr .github .gitlab .cache .thumbnails .thumb .ipynb_checkpoints .ds_store .appledouble
+.lsoverride .spotlight-v100 .fseventsd .documentrevisions-v100 .temporaryitems .trash .trashes .recycle .venv
+.tox .nox .idea .vscode .vs .settings .dvc .huggingface .mypy_cache .pytest_cache .ruff_cache .npm .local
+.config .picasaoriginals .dropbox .dropbox.cache .sync .stfolder .stversions .nfs .snapshot .backup __macosx
+""")
+"""Hidden folders that tools and systems make: what lies in them is left out without a word."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,11 @@ class Tree:
         files: name below the root (forward slashes, Unicode NFC, in order) to the path for `signsclf.images`.
         folders: names of all folders below the root, empty ones too.
         notes: what a user should be told of the listing.
+        twins: path to the name in ``files`` of each file whose name differs from another's in its Unicode form alone,
+            and which is therefore called "name (2)".
+        unnamed: names of images whose names do not say so.
+        skipped: name to suffix of each picture of a kind that is not read.
+        hidden: name of each hidden folder, or folder with hidden files, to the number of images that it hides.
     """
 
     root: str
@@ -37,11 +52,15 @@ class Tree:
     files: dict[str, str]
     folders: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    twins: Mapping[str, str] = field(default_factory=dict)
+    unnamed: frozenset[str] = frozenset()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    hidden: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def image_names(self) -> list[str]:
-        """Names of the files that look like images, in order."""
-        return [name for name in self.files if images.is_image_name(name)]
+        """Names of the files that are images by their names or else by their content, in order."""
+        return [name for name in self.files if images.is_image_name(name) or name in self.unnamed]
 
     @property
     def archives(self) -> list[str]:
@@ -55,7 +74,76 @@ class Tree:
         inner = list_zip(self.files[name])
         files = {**self.files, **{f"{name}/{member}": path for member, path in inner.files.items()}}
         folders = self.folders | {f"{name}/{folder}" for folder in inner.folders}
-        return replace(self, files=files, folders=folders)
+        return replace(
+            self,
+            files=files,
+            folders=folders,
+            notes=tuple(dict.fromkeys((*self.notes, *inner.notes))),
+            twins={**self.twins, **inner.twins},
+            unnamed=self.unnamed | {f"{name}/{member}" for member in inner.unnamed},
+            skipped={**self.skipped, **{f"{name}/{member}": suffix for member, suffix in inner.skipped.items()}},
+        )
+
+
+class _Listing:
+    """Files as they are found, which become a `Tree`."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.folders: set[str] = set()
+        self.hidden: Counter[str] = Counter()
+        self._files: list[tuple[str, str, str, bool]] = []  # name in NFC, as spelled, path, whether by content
+        self._skipped: dict[str, str] = {}
+        self._sniffer = Sniffer()
+
+    def add(self, name: str, path: str, read_head: Callable[[], bytes]) -> None:
+        """A file that is not hidden; ``read_head`` as in `Sniffer.look`."""
+        by_name = images.is_image_name(name)
+        is_image = by_name or self._sniffer.look(name, read_head)
+        if is_image or name.lower().endswith(TABLE_SUFFIXES):
+            _refuse_undecodable(self.root, name)
+        if not is_image and why_unread(suffix_of(name)):
+            self._skipped[path] = suffix_of(name)
+        self._files.append((_nfc(name), name, path, is_image and not by_name))
+
+    def tree(self, is_archive: bool, notes: list[str]) -> Tree:
+        """The files in order. Of names that are one in NFC the first keeps it; none is lost."""
+        files: dict[str, str] = {}
+        twins: dict[str, str] = {}
+        unnamed: set[str] = set()
+        skipped: dict[str, str] = {}
+        taken = {name for name, *_ in self._files}
+        for whole, _, path, by_content in sorted(self._files):
+            name, number = whole, 1
+            while name in files or (number > 1 and name in taken):
+                number += 1
+                suffix = suffix_of(whole)
+                name = f"{whole[: len(whole) - len(suffix)]} ({number}){whole[len(whole) - len(suffix) :]}"
+            if number > 1:
+                twins[path] = name
+            files[name] = path
+            if by_content:
+                unnamed.add(name)
+            if path in self._skipped:
+                skipped[name] = self._skipped[path]
+        if twins:
+            shown = some(list(twins.values()))
+            notes.append(f"names that differ in their Unicode form alone ({len(twins):,}): {shown}; all are kept")
+        if skipped:
+            notes.append(f"skipped {len(skipped):,} files: {skipped_text(skipped.values())}")
+        if self.hidden:
+            notes.append(f"images in hidden folders or files are left out: {hidden_text(self.hidden)}")
+        return Tree(
+            self.root,
+            is_archive,
+            dict(sorted(files.items())),
+            frozenset(self.folders),
+            tuple(notes),
+            twins,
+            frozenset(unnamed),
+            skipped,
+            dict(self.hidden),
+        )
 
 
 def list_folder(root: Path) -> Tree:
@@ -65,8 +153,7 @@ def list_folder(root: Path) -> Tree:
         SourceError: a folder may not be read, a file name is not valid UTF-8, or links multiply.
     """
     top = Path(root).absolute().as_posix().rstrip("/")
-    files: dict[str, str] = {}
-    folders: set[str] = set()
+    listing = _Listing(top)
     broken: list[str] = []
     linked = 0
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
@@ -77,7 +164,7 @@ def list_folder(root: Path) -> Tree:
             status = Path(folder).stat()
             itself = (status.st_dev, status.st_ino)
             with os.scandir(folder) as entries:
-                inside = [] if itself in above else [entry for entry in entries if not _is_hidden(entry.name)]
+                inside = [] if itself in above else list(entries)
         except OSError as error:
             raise SourceError(f"{folder}: cannot be listed ({error.strerror or error})") from error
         for entry in inside:
@@ -86,20 +173,23 @@ def list_folder(root: Path) -> Tree:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
             except OSError:  # a link to itself
                 is_folder = is_file = False
-            if is_folder:
+            if _is_hidden(entry.name):
+                if n := 0 if _is_nobodys(entry.name) else _images_in(entry, is_folder, is_file):
+                    listing.hidden[_nfc(name)] += n
+            elif is_folder:
                 linked += entry.is_symlink()
                 if linked > _LINKED_FOLDERS:
                     raise SourceError(f"{top}: over {_LINKED_FOLDERS:,} linked folders; link each once")
-                folders.add(_nfc(name))
+                listing.folders.add(_nfc(name))
                 pending.append((f"{name}/", above | {itself}))
             elif is_file:
-                if _is_wanted(name):
-                    _refuse_undecodable(top, name)
-                files[_nfc(name)] = f"{top}/{name}"
+                path = f"{top}/{name}"
+                listing.add(name, path, lambda path=path: _head(path))
             elif entry.is_symlink():
                 broken.append(name)
-    notes = (f"links that lead nowhere are left out ({len(broken):,}): {some(broken)}",) if broken else ()
-    return Tree(top, False, dict(sorted(files.items())), frozenset(folders), notes)
+    return listing.tree(
+        False, [f"links that lead nowhere are left out ({len(broken):,}): {some(broken)}"] if broken else []
+    )
 
 
 def list_zip(archive: str | Path) -> Tree:
@@ -114,24 +204,30 @@ def list_zip(archive: str | Path) -> Tree:
     except (BadImageError, NotImplementedError, ValueError, struct.error) as error:
         why = str(error).removeprefix(f"{top}: ")
         raise SourceError(f"{top}: {why}; fetch or pack it again") from error
-    files: dict[str, str] = {}
-    folders: set[str] = set()
+    listing = _Listing(top)
     for info in members:
         parts = [part for part in member_name(info.filename).split("/") if part not in ("", ".")]
-        if not parts or any(_is_hidden(part) for part in parts):
-            continue
         name = "/".join(parts)
+        hiding = next((depth for depth, part in enumerate(parts, 1) if _is_hidden(part)), 0)
+        if hiding:
+            hider = parts[hiding - 1]
+            if not info.is_dir() and ".." not in parts and not _is_nobodys(hider) and images.is_image_name(name):
+                listing.hidden["/".join(parts[:hiding])] += 1
+            continue
+        if not parts:
+            continue
         if info.is_dir():
-            folders.add(name)
+            listing.folders.add(name)
             continue
         if _is_wanted(name):
             if info.flag_bits & _ENCRYPTED:
                 raise SourceError(f"{top}: encrypted; unpack it with its password and give the folder")
-            if info.compress_type not in _READABLE_COMPRESSION:
-                raise SourceError(f"{top}: compressed in a way that Python cannot read; unpack it")
-        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
-        files[name] = f"{top}/{info.filename}"
-    return Tree(top, True, dict(sorted(files.items())), frozenset(folders))
+            if info.compress_type not in images.BOUNDED_METHODS:
+                raise SourceError(f"{top}: compressed by a method that is not read; zip it with deflate, or unpack it")
+        listing.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+        path = f"{top}/{info.filename}"
+        listing.add(name, path, lambda path=path: images.head(path, HEAD))
+    return listing.tree(True, [])
 
 
 def member_name(name: str) -> str:
@@ -165,6 +261,40 @@ def some(names: list[str] | tuple[str, ...], most: int = 3) -> str:
     """The first few names, quoted, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(repr(name) for name in names[:most]) + more
+
+
+def hidden_text(hidden: Mapping[str, int]) -> str:
+    """What `Tree.hidden` has, and what helps."""
+    most = sorted(hidden, key=lambda name: (-hidden[name], name))
+    shown = ", ".join(f"{name!r} ({hidden[name]:,})" for name in most[:5])
+    more = f" and {len(most) - 5:,} more" if len(most) > 5 else ""
+    return f"{shown}{more}; rename without the dot what is meant to be read"
+
+
+def _head(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(HEAD)
+
+
+def _images_in(entry: os.DirEntry, is_folder: bool, is_file: bool) -> int:
+    """Images in a hidden folder or all below it, by their names; or whether a hidden file is one."""
+    if is_file:
+        return int(images.is_image_name(entry.name))
+    if not is_folder or entry.is_symlink():
+        return 0
+    count = seen = 0
+    for _, _, names in os.walk(entry.path):
+        seen += len(names)
+        count += sum(map(images.is_image_name, names))
+        if seen > _HIDDEN_LOOKED_AT:
+            break
+    return count
+
+
+def _is_nobodys(name: str) -> bool:
+    """Whether a hidden name is one that tools and systems give."""
+    lowered = name.casefold()
+    return lowered in _NEVER_CLASSES or lowered.startswith(("._", ".trash-", ".~", "@eadir", ".nfs", ".fuse_hidden"))
 
 
 def _nfc(name: str) -> str:
