@@ -19,17 +19,20 @@ class Layout(str, Enum):
     SYNTHETIC = "synthetic"
 
 
+DEEPEST_CLASS_LEVEL = 50
+
+
 @dataclass(frozen=True)
 class Reading:
     """How a source is to be read; what is None is recognised.
 
     Attributes:
         layout: what the source must be.
-        class_level: how many folders below the source, 1 or more, the class folders lie; means class folders.
+        class_level: how many folders below the source, 1 to 50, the class folders lie; means class folders.
         zip_encoding: of names in a zip archive that are not marked as UTF-8: a codec of Python's, such as cp932.
 
     Raises:
-        SignsclfError: the class level is below 1 or belongs to no class folders, or there is no such encoding.
+        SignsclfError: the class level is out of range or belongs to no class folders, or there is no such encoding.
     """
 
     layout: Layout | None = None
@@ -38,8 +41,10 @@ class Reading:
 
     def __post_init__(self) -> None:
         if self.class_level is not None:
-            if self.class_level < 1:
-                raise SignsclfError(f"--class-level: {self.class_level} is not 1 or more; 1 is right below SOURCE")
+            if not 1 <= self.class_level <= DEEPEST_CLASS_LEVEL:
+                raise SignsclfError(
+                    f"--class-level: {self.class_level} is not 1 to {DEEPEST_CLASS_LEVEL}; 1 is right below SOURCE"
+                )
             if self.layout not in (None, Layout.FOLDERS):
                 raise SignsclfError(f"--class-level is of class folders; leave out --layout {self.layout.value}")
             object.__setattr__(self, "layout", Layout.FOLDERS)

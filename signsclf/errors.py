@@ -32,6 +32,10 @@ class ModelError(SignsclfError):
     """A model folder, checkpoint or weights file is missing, damaged, unknown or does not fit."""
 
 
+class DeviceError(SignsclfError):
+    """The device that was asked for cannot be used here."""
+
+
 class GateError(SignsclfError):
     """A check that guards a result was not passed, so nothing was written."""
 
@@ -72,3 +76,8 @@ def traceback_kept(path: Path) -> Iterator[None]:
 def traceback_file(error: BaseException) -> Path | None:
     """Where `traceback_kept` wrote an error's traceback; None where it did not."""
     return getattr(error, "signsclf_traceback", None)
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, as part of a line: its first line, or its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

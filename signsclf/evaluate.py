@@ -16,7 +16,8 @@ import pandas as pd
 from signsclf import modelfolder
 from signsclf.choices import Layout, Part, Reading
 from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, fingerprint
-from signsclf.data.table import Source, apply_crop, read_source
+from signsclf.data.gtsrb import CLASS_NAMES, class_id
+from signsclf.data.table import Source, apply_crop, by_class_id, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.judging.metrics import Report
 from signsclf.observer import Observer
@@ -109,6 +110,7 @@ def evaluate(
     classifier = Classifier(model, device=device)
     found = read_source(source, layout)
     observer.source(found)
+    found = _matched(found, classifier.labels, observer)
     declared = found.roi_sizes
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
     found = replace(found, table=found.table.assign(declared=list(declared) or None))
@@ -122,8 +124,10 @@ def evaluate(
     index = {label: i for i, label in enumerate(classifier.labels)}
     if unknown := sorted(set(chosen["label"]) - set(index)):
         known = ", ".join(classifier.labels[:5])
+        ids = all(class_id(label) is not None for label in unknown) and set(classifier.labels) <= set(CLASS_NAMES)
+        way = ", or be given as GTSRB's ClassIds by --layout gtsrb" if ids else ""
         raise SourceError(
-            f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match"
+            f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match{way}"
         )
     decoded = decoded or decode(chosen)
     names = [found.relative(path) for path in chosen["path"]]
@@ -164,6 +168,18 @@ def evaluate(
         n_calibrated=sum(seen in calibrated_on for seen in decoded.inputs),
         unreadable=unreadable,
     )
+
+
+def _matched(source: Source, labels: tuple[str, ...], observer: Observer) -> Source:
+    """The source with GTSRB's names where it has ClassIds for labels, and the model knows signs of GTSRB alone."""
+    if set(source.classes) & set(labels) or not set(labels) <= set(CLASS_NAMES):
+        return source
+    named = by_class_id(source)
+    if named is None:
+        return source
+    first = next(iter(source.table["label"]))
+    observer.say(f"labels are matched as GTSRB's ClassIds: {first!r} is {CLASS_NAMES[int(first)]!r}")
+    return named
 
 
 def infer(classifier: Classifier, pixels: np.ndarray, observer: Observer | None = None) -> np.ndarray:

@@ -6,8 +6,6 @@ import numpy as np
 from PIL import Image
 
 from signsclf import images
-from signsclf.errors import ModelError
-from signsclf.modelfolder import WEIGHTS, read_tensor
 from signsclf.predict import Classifier, Source, open_image
 
 MAX_SIDE = 1024
@@ -28,19 +26,9 @@ def activation_map(classifier: Classifier, image: Image.Image) -> np.ndarray:
     Raises:
         ModelError: the model has no feature map that its last layer reads.
     """
-    batch = images.resize(image, classifier.size)[None]
-    features, name = classifier.features(batch), classifier.config.classifier
-    if features is None or name is None:
-        raise ModelError(
-            f"{classifier.folder}: {classifier.config.architecture} has no last feature map to explain by; "
-            "models with pooled features and one linear layer have"
-        )
-    weights = read_tensor(classifier.folder / WEIGHTS, name)
-    wanted = (len(classifier.labels), features.shape[1])
-    if weights.size != wanted[0] * wanted[1] or weights.shape[:2] != wanted:
-        raise ModelError(f"{classifier.folder}: {name!r} is {weights.shape}, where the feature map needs {wanted}")
-    weights = weights.reshape(wanted).astype(np.float64)
-    index = int(classifier.logits(batch)[0].argmax())
+    weights = classifier.class_weights
+    logits, features = classifier.logits_and_features(images.resize(image, classifier.size)[None])
+    index = int(logits[0].argmax())
     heat = np.tensordot(weights[index] - weights.mean(axis=0), features[0].astype(np.float64), axes=1)
     heat = np.maximum(heat, 0)
     return heat / heat.max() if heat.max() > 0 else heat

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
 import json
 import logging
 import shutil
@@ -19,13 +18,12 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
-import onnxruntime
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from signsclf import modelfolder
+from signsclf import modelfolder, runtime
 from signsclf.errors import GateError, ModelError
 from signsclf.judging.calibrate import softmax
 from signsclf.training.architectures import Architecture, Family, body_and_head, classifier_name
@@ -34,6 +32,8 @@ from signsclf.training.learner import stock_learner
 PARITY_TOLERANCE = 1e-3
 PARITY_IMAGES = 256
 _OPSET = 18
+# What ONNX Runtime 1.14 of 2023 and later read; opset 18 needs no newer one.
+_IR_VERSION = 8
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,7 @@ def write_network(
 
 def compare(onnx_path: Path, expected: np.ndarray, pixels: np.ndarray) -> Parity:
     """Runs model.onnx on the images and compares its probabilities with those of the expected logits (N, C)."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
+    session = runtime.open_session(onnx_path)
     parts = [session.run(["logits"], {"image": pixels[i : i + 64]})[0] for i in range(0, len(pixels), 64)]
     ours, theirs = softmax(np.concatenate(parts)), softmax(expected)
     best = np.sort(theirs, axis=1)
@@ -186,8 +184,7 @@ def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)
-        # The exporter prints its progress to standard output, which belongs to results.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 module,
@@ -208,6 +205,7 @@ def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int
     # The exporter leaves in each node the stack that it came from: paths of this machine.
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()
+    program.model.ir_version = _IR_VERSION
     program.model.metadata_props["labels"] = json.dumps(list(classes), ensure_ascii=False)
     with _writing(path.parent):
         program.save(str(path), external_data=False)

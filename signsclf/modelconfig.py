@@ -1,6 +1,6 @@
 """What config.json says: one frozen dataclass, checked value by value, to and from JSON.
 
-A config.json may come from a stranger: whatever this package would not have written is refused.
+A config.json may come from a stranger: whatever no signsclf of its format version would have written is refused.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import re
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from signsclf.errors import ModelError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = "1.1"
+"""MAJOR.MINOR of the format that is written. Every 1.x can be read: a newer minor only adds keys under "signsclf"."""
 MAX_BYTES = 16 * 1024 * 1024
 MAX_SIDE = 4096
 MAX_CLASSES = 100_000
@@ -54,6 +55,8 @@ class Config:
         classifier: the last linear layer's weight in model.safetensors, (classes, channels), for class
             activation maps; None where the architecture has no such map.
         fixed_input_size: the architecture takes ``input_size`` only, as vision transformers do.
+        initial_weights: which weights training started from, with their version or address where that is known;
+            "" for random ones and for folders of format 1.0.
 
     Raises:
         ModelError: a value is of the wrong kind or out of range.
@@ -77,6 +80,7 @@ class Config:
     readers: tuple[str, ...] = ()
     classifier: str | None = None
     fixed_input_size: bool = False
+    initial_weights: str = ""
 
     def __post_init__(self) -> None:
         def keep(name: str, value: Any) -> None:
@@ -103,7 +107,8 @@ class Config:
                 raise _wrong(f"figures.{name}", figure, 'null or an object with "n", the number of images')
         for name, version in self.versions.items():
             _text(f"versions.{name}", version)
-        _text("fingerprint", self.fingerprint)
+        for name in ("fingerprint", "initial_weights"):
+            _text(name, getattr(self, name))
         for name in ("licence", "classifier"):
             if getattr(self, name) is not None:
                 _text(name, getattr(self, name))
@@ -137,10 +142,13 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """What `to_json` gave, back again.
+        """What `to_json` gave, back again, or what it gave in another signsclf of the same major format version.
+
+        Keys under "signsclf" that a newer minor version added are ignored; those that an older one lacks take their
+        defaults.
 
         Raises:
-            ModelError: not JSON, too large, of another format version, or not what `to_json` writes.
+            ModelError: not JSON, too large, of another major format version, or not what `to_json` writes.
         """
         if len(text) > MAX_BYTES:
             raise ModelError(f"config.json: over {MAX_BYTES:,} characters; {_ANEW}")
@@ -149,14 +157,14 @@ class Config:
             ours = top.get("signsclf") if isinstance(top, dict) else None
             if not isinstance(ours, dict):
                 raise ModelError('config.json: no "signsclf" in it, so not a model folder of signsclf')
-            version = ours.get("format_version")
-            if version != FORMAT_VERSION or type(version) is not int:
-                raise ModelError(
-                    f"config.json: format version {reprlib.repr(version)} is unknown here, only version "
-                    f"{FORMAT_VERSION} is read; install the signsclf that wrote it, or export the model again"
-                )
+            minor = _minor(ours)
             _keys("the top", top, {"architecture", "num_classes", "label_names", "pretrained_cfg", "signsclf"})
-            _keys("signsclf", ours, {"format_version", *_OURS})
+            values = {name: value for name, value in ours.items() if name != "format_version"}
+            if minor > _MINOR:
+                values = {name: value for name, value in values.items() if name in _OURS}
+                if isinstance(values.get("readers"), list):
+                    values["readers"] = [name for name in values["readers"] if name in READERS]
+            _keys("signsclf", values, set(_OURS), lacking_allowed=_DEFAULTED if minor < _MINOR else frozenset())
             rendered = top["pretrained_cfg"]
             if not isinstance(rendered, dict):
                 raise _wrong("pretrained_cfg", rendered, "an object")
@@ -168,7 +176,7 @@ class Config:
                 mean=rendered.get("mean"),
                 std=rendered.get("std"),
                 fixed_input_size=rendered.get("fixed_input_size"),
-                **{name: ours[name] for name in _OURS},
+                **values,
             )
             # What other readers take from here must be what this one does, so no other key or preprocessing.
             expected = json.loads(json.dumps(config._pretrained_cfg()))
@@ -199,6 +207,8 @@ class Config:
 
 _ELSEWHERE = {"architecture", "classes", "input_size", "mean", "std", "fixed_input_size"}
 _OURS = tuple(f.name for f in fields(Config) if f.name not in _ELSEWHERE)
+_DEFAULTED = frozenset(f.name for f in fields(Config) if (f.default, f.default_factory) != (MISSING, MISSING))
+_MAJOR, _MINOR = map(int, FORMAT_VERSION.split("."))
 
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
@@ -249,8 +259,31 @@ def _wrong(name: str, value: object, right: str) -> ModelError:
     return ModelError(f"config.json: {name} is {reprlib.repr(value)}, where it should be {right}")
 
 
-def _keys(where: str, found: dict[str, Any], wanted: set[str]) -> None:
-    for verb, keys in (("lacks", wanted - found.keys()), ("has the unknown", found.keys() - wanted)):
+def _minor(ours: dict[str, Any]) -> int:
+    """The minor format version of what is under "signsclf"; refuses another major one."""
+    version = ours.get("format_version")
+    if type(version) is int:  # 1.0 was written as the number 1
+        version = f"{version}.0"
+    match = re.fullmatch(r"([0-9]{1,4})\.([0-9]{1,4})", version) if isinstance(version, str) else None
+    if match is None:
+        raise _wrong("format_version", version, f"MAJOR.MINOR, such as {FORMAT_VERSION!r}")
+    major, minor = int(match[1]), int(match[2])
+    if major == _MAJOR:
+        return minor
+    if major < _MAJOR:
+        raise ModelError(f"config.json: format version {match[0]} is older than any that is read; {_ANEW}")
+    versions = ours.get("versions")
+    writer = versions.get("signsclf") if isinstance(versions, dict) else None
+    known = isinstance(writer, str) and re.fullmatch(r"[0-9][0-9A-Za-z.+]{0,40}", writer)
+    raise ModelError(
+        f"config.json: format version {match[0]} is newer than the {_MAJOR}.x that this signsclf reads; "
+        + (f"signsclf {writer} wrote it: pip install 'signsclf>={writer}'" if known else "upgrade signsclf")
+    )
+
+
+def _keys(where: str, found: dict[str, Any], wanted: set[str], lacking_allowed: frozenset[str] = frozenset()) -> None:
+    lacking = wanted - found.keys() - lacking_allowed
+    for verb, keys in (("lacks", lacking), ("has the unknown", found.keys() - wanted)):
         if keys:
             raise ModelError(f"config.json: {where} {verb} {reprlib.repr(min(keys))}; {_ANEW}")
 

@@ -6,6 +6,7 @@ values are checked before use, no name leads outside the folder, and nothing is 
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -115,6 +116,9 @@ def write_sums(folder: str | Path) -> None:
 def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
     """Check files of a model folder against its SHA256SUMS.
 
+    That shows that nothing was damaged, mixed up or changed by accident. It does not show who made the files:
+    whoever can change one can change the list.
+
     Args:
         names: those to check. None checks every file that is listed, that the files which make a model folder
             are listed, and that none of those that a program may open is there unlisted.
@@ -126,7 +130,9 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
     if not (folder / SUMS).is_file():
         raise ModelError(f"{folder}: has no {SUMS}, so its files cannot be verified; {_ANEW}")
     sums: dict[str, str] = {}
-    for number, line in enumerate(read_text(folder / SUMS).splitlines(), 1):
+    # Not splitlines, which would cut a name at characters such as U+2028.
+    lines = read_text(folder / SUMS).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, 1):
         match = _SUM_LINE.fullmatch(line)
         if match is None or match[2] in sums:
             raise ModelError(f"{folder / SUMS}: line {number} is not a checksum and a new file name; {_ANEW}")
@@ -137,16 +143,22 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
         names = dict.fromkeys((*needed, *sums))
     for name in names:
         if name not in sums:
-            raise ModelError(f"{folder / name}: not listed in {SUMS}, so it cannot be trusted; {_ANEW}")
+            raise ModelError(f"{folder / name}: not listed in {SUMS}, so it cannot be verified; {_ANEW}")
         path = _inside(folder, name)
         if not path.is_file():
             raise ModelError(f"{path}: listed in {SUMS} but not there; {_ANEW}")
         try:
-            same = sha256(path) == sums[name]
+            if sha256(path) == sums[name]:
+                continue
+            line_ends = _unix_sha256(path) == sums[name]
         except OSError as error:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
-        if not same:
-            raise ModelError(f"{path}: changed or truncated, its checksum in {SUMS} differs; {_ANEW}")
+        if line_ends:
+            raise ModelError(
+                f"{path}: differs from {SUMS} in its line ends alone, which are CR LF here, as Git writes them on "
+                "Windows; put the line '* -text' into .gitattributes in the model folder and check it out again"
+            )
+        raise ModelError(f"{path}: changed or truncated, its checksum in {SUMS} differs; {_ANEW}")
 
 
 def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> None:
@@ -243,13 +255,21 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A listed file, unless its name or a symbolic link on the way leads outside the folder."""
+    """A listed file, unless its name leads outside the folder.
+
+    A file may be a symbolic link to one elsewhere: huggingface_hub's cache and DVC lay folders out so.
+    """
     parts = PurePosixPath(name).parts
-    plain = parts and not {"..", "/"} & set(parts) and not re.search(r"[\\:\x00-\x1f]", name)
-    path = folder / name
-    if not plain or not path.resolve().is_relative_to(folder.resolve()):
+    if not parts or {"..", "/"} & set(parts) or re.search(r"[\\:\x00-\x1f]", name):
         raise ModelError(f"{folder}: {name!r} leads outside the model folder, or is no plain name; {_ANEW}")
-    return path
+    return folder / name
+
+
+def _unix_sha256(path: Path) -> str | None:
+    """The checksum that a text file would have with LF for CR LF; None for one too large to be a text of ours."""
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    return hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest() if len(data) <= MAX_BYTES else None
 
 
 def may_replace(path: Path) -> bool:

@@ -79,10 +79,11 @@ def provider_name(device: Provider) -> str:
     """Where an exported model will run: "cuda" or "cpu"; says so where that is not what was asked for."""
     if device is Provider.CPU:
         return device.value
-    import onnxruntime
+    from signsclf.runtime import cuda_trouble, has_gpu_package
 
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+    trouble = cuda_trouble()
+    if trouble is None:
         return Provider.CUDA.value
-    if device is Provider.CUDA:
-        tell("note: CUDA needs the extra gpu (pip install 'signsclf[gpu]'); running on the processor")
+    if device is Provider.CUDA or has_gpu_package():
+        tell(f"note: running on the CPU: {trouble}")
     return Provider.CPU.value

@@ -4,25 +4,38 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from inspect import isawaitable
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import numpy as np
-import onnxruntime
 from PIL import Image
 
-from signsclf import images
-from signsclf.errors import BadImageError, ModelError, SignsclfError
+from signsclf import images, runtime
+from signsclf.errors import BadImageError, ModelError, SignsclfError, first_line
 from signsclf.listing import why_no_image
-from signsclf.modelfolder import CARD, CONFIG, ONNX, Config, parse_json, read_config, read_text, verify_sums
+from signsclf.modelfolder import (
+    CARD,
+    CONFIG,
+    ONNX,
+    WEIGHTS,
+    Config,
+    parse_json,
+    read_config,
+    read_tensor,
+    read_text,
+    verify_sums,
+)
 from signsclf.paths import user_path
 from signsclf.threads import usable_cores
 
-Source = str | os.PathLike | bytes | bytearray | memoryview | BinaryIO | Image.Image | np.ndarray
+Array: TypeAlias = np.ndarray[Any, Any]
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | Array
 """What an image may be given as; arrays are uint8 of H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA)."""
 
 READY_MADE = "gtsrb-signnet"
@@ -64,7 +77,9 @@ class Prediction:
             if answer != (None, None, None) or self.top_k or self.accepted is not None:
                 raise ValueError("a Prediction with an error has no answer")
             return
-        if None in answer or self.index < 0 or not 0 <= self.probability <= 1:
+        if self.index is None or self.probability is None or self.label is None or self.index < 0:
+            raise ValueError(f"{answer} is not a label, an index from 0 and a probability of 0 to 1")
+        if not 0 <= self.probability <= 1:
             raise ValueError(f"{answer} is not a label, an index from 0 and a probability of 0 to 1")
         values = [probability for _, probability in self.top_k]
         if not values or self.top_k[0] != (self.label, self.probability) or values != sorted(values)[::-1]:
@@ -78,40 +93,48 @@ class Prediction:
 class Classifier:
     """An exported model, ready to predict; may be used from several threads at once.
 
+    It can be copied and pickled: as its folder and its arguments, with which it is opened anew.
+
     Attributes:
+        folder: its folder, absolute, so that a change of the working directory does no harm.
         config: what config.json says.
         labels: the classes, in the order of the outputs.
         size: (height, width) in pixels that the model takes.
-        threads: how many processor threads it uses at most.
+        threads: how many CPU threads it uses at most.
         batch_size: images in a batch, where the caller does not say.
     """
 
     def __init__(
         self, folder: str | Path, threads: int | None = None, *, device: str = "cpu", file: str = ONNX
     ) -> None:
-        """Open a model folder; its config.json is checked against SHA256SUMS.
+        """Open a model folder; its config.json and the network's file are checked against SHA256SUMS.
 
         Args:
-            threads: 1 or more; None takes the processors that this process may use.
+            threads: 1 or more; None takes the CPU cores that this process may use.
             device: "cpu", or "cuda" where ONNX Runtime was installed with it.
             file: the network's file in the folder.
 
         Raises:
             ModelError: the folder is missing, damaged or of an unknown version.
+            DeviceError: ``device`` is "cuda", and ONNX Runtime cannot use it; the message says why.
         """
         if threads is not None and threads < 1:
             raise SignsclfError(f"threads is {threads}, where it should be 1 or more")
-        self.folder = user_path(folder, ModelError)
+        self._arguments = (threads, device, file)
+        self.folder = user_path(folder, ModelError).absolute()
         self.config: Config = read_config(self.folder)
-        verify_sums(self.folder, [CONFIG])
+        verify_sums(self.folder, [CONFIG, file])
         self.labels = self.config.classes
         self.size = self.config.input_size
         self.threads = threads or usable_cores()
         height, width = self.size
         self.batch_size = max(1, min(MAX_BATCH, _BATCH_VALUES // (3 * height * width)))
         self._file = self.folder / file
-        self._session = self._open(device)
+        self._session = runtime.open_session(self._file, device=device, threads=self.threads)
         self._has_features = self._check_signature()
+
+    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[Any, ...]]:
+        return _opened, (type(self), self.folder, *self._arguments)
 
     @property
     def card(self) -> str:
@@ -130,50 +153,64 @@ class Classifier:
         return self._predictions([_name(image)], self.probabilities(pixels[None]), top_k)[0]
 
     def predict_batch(self, images: Iterable[Source], top_k: int = 5) -> list[Prediction]:
-        """One Prediction an image, in the order given; for one that cannot be read it holds the error."""
-        if isinstance(images, str | bytes | os.PathLike | Image.Image):
-            raise SignsclfError("predict_batch takes a list of images; for a single one there is predict")
+        """One Prediction an image, in the order given; for one that cannot be read it holds the error.
+
+        Args:
+            images: a list, generator or other iterable of images, or a uint8 array N×H×W×3 (RGB) or N×H×W×4 (RGBA).
+
+        Raises:
+            SignsclfError: it is a single image, or no images.
+        """
         return list(stream(self, images, top_k=top_k))
 
-    def logits(self, batch: np.ndarray) -> np.ndarray:
+    def logits(self, batch: Array) -> Array:
         """Outputs of the last layer: float32 (N, classes), for uint8 RGB (N, height, width, 3) of `size`.
 
         Raises:
             ModelError: the network cannot be run on it, or gives values that are no numbers.
         """
-        return self._run("logits", batch)
+        return self._run(batch, "logits")[0]
 
-    def probabilities(self, batch: np.ndarray) -> np.ndarray:
+    def probabilities(self, batch: Array) -> Array:
         """Calibrated probabilities, float64 (N, classes), each row summing to 1; see `logits`."""
         logits = self.logits(batch).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         np.exp(logits, out=logits)
-        return logits / logits.sum(axis=1, keepdims=True)
+        return cast(Array, logits / logits.sum(axis=1, keepdims=True))
 
-    def features(self, batch: np.ndarray) -> np.ndarray | None:
+    def features(self, batch: Array) -> Array | None:
         """The last feature map, float32 (N, channels, h, w); None where the network has none."""
-        return self._run("features", batch) if self._has_features else None
+        return self._run(batch, "features")[0] if self._has_features else None
 
-    def _open(self, device: str) -> onnxruntime.InferenceSession:
-        if not self._file.is_file():
-            raise ModelError(f"{self._file}: not there; {_ANEW}")
-        providers = ["CPUExecutionProvider"]
-        if device == "cuda":
-            if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-                raise SignsclfError("cuda: this ONNX Runtime has none; install signsclf[gpu], or use the cpu")
-            providers.insert(0, "CUDAExecutionProvider")
-        elif device != "cpu":
-            raise SignsclfError(f"device is {device!r}, where it should be cpu or cuda")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # errors come as exceptions; standard error is the caller's
-        # Threads that wait for work by spinning would take the processor from those that decode.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            return onnxruntime.InferenceSession(str(self._file), options, providers=providers)
-        except Exception as error:  # ONNX Runtime's errors have no base class of their own
-            raise ModelError(f"{self._file}: cannot be opened ({_line(error)}); {_ANEW}") from error
+    def logits_and_features(self, batch: Array) -> tuple[Array, Array]:
+        """What `logits` and `features` give, from one run of the network.
+
+        Raises:
+            ModelError: see `class_weights` and `logits`.
+        """
+        self.class_weights  # noqa: B018  (says what is lacking)
+        logits, features = self._run(batch, "logits", "features")
+        return logits, features
+
+    @cached_property
+    def class_weights(self) -> Array:
+        """What the last layer weighs each channel of the feature map with: float64 (classes, channels).
+
+        Raises:
+            ModelError: the network has no feature map that its last layer reads, or model.safetensors does not fit it.
+        """
+        name = self.config.classifier
+        if not self._has_features or name is None:
+            raise ModelError(
+                f"{self.folder}: {self.config.architecture} has no last feature map to explain by; "
+                "models with pooled features and one linear layer have"
+            )
+        weights = read_tensor(self.folder / WEIGHTS, name)
+        channels = next(node.shape[1] for node in self._session.get_outputs() if node.name == "features")
+        wanted = (len(self.labels), channels)
+        if weights.size != wanted[0] * wanted[1] or weights.shape[:2] != wanted:
+            raise ModelError(f"{self.folder}: {name!r} is {weights.shape}, where the feature map needs {wanted}")
+        return weights.reshape(wanted).astype(np.float64)
 
     def _check_signature(self) -> bool:
         """Refuse a network that is not the one that config.json tells of; whether it gives a feature map."""
@@ -197,7 +234,7 @@ class Classifier:
             raise ModelError(f"{self._file}: its labels are not those of {CONFIG}; {_ANEW}")
         return "features" in outputs and len(outputs["features"].shape) == 4
 
-    def _run(self, output: str, batch: np.ndarray) -> np.ndarray:
+    def _run(self, batch: Array, *outputs: str) -> list[Array]:
         batch = np.asarray(batch)
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (*self.size, 3):
             height, width = self.size
@@ -205,17 +242,20 @@ class Classifier:
         try:
             # At least one run, so that no images give an array of the right shape.
             parts = [
-                self._session.run([output], {"image": batch[start : start + self.batch_size]})[0]
+                self._session.run(list(outputs), {"image": batch[start : start + self.batch_size]})
                 for start in range(0, max(len(batch), 1), self.batch_size)
             ]
         except Exception as error:
-            raise ModelError(f"{self._file}: fails on a batch of {len(batch)} ({_line(error)})") from error
-        result = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if len(result) != len(batch) or not np.isfinite(result).all():
-            raise ModelError(f"{self._file}: gives {output} that are no numbers; {_ANEW}")
-        return result
+            raise ModelError(f"{self._file}: fails on a batch of {len(batch)} ({first_line(error)})") from error
+        results = []
+        for output, pieces in zip(outputs, zip(*parts, strict=True), strict=True):
+            result = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            if len(result) != len(batch) or not np.isfinite(result).all():
+                raise ModelError(f"{self._file}: gives {output} that are no numbers; {_ANEW}")
+            results.append(result)
+        return results
 
-    def _predictions(self, paths: Sequence[str], probabilities: np.ndarray, top_k: int) -> list[Prediction]:
+    def _predictions(self, paths: Sequence[str], probabilities: Array, top_k: int) -> list[Prediction]:
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
         values = np.take_along_axis(probabilities, order, axis=1).tolist()
         threshold = self.config.reject_threshold
@@ -244,49 +284,106 @@ def stream(
 
     Images are decoded in ``workers`` threads while the network runs, a few batches ahead of what has been
     yielded. An image that cannot be read gives a Prediction with its error. A model trained on crops
-    (``config.crop`` "roi") takes each image as such a crop.
+    (``config.crop`` "roi") takes each image as such a crop. What an iterator gives may be changed or closed as soon
+    as it is asked for the next. When the iterator raises, the images before it are answered first.
 
     Args:
+        sources: images, or a uint8 array N×H×W×3 or N×H×W×4; see `Source`.
         batch_size: images a run of the network; None takes the classifier's.
         workers: decoding threads; None takes the classifier's ``threads``.
 
     Raises:
-        SignsclfError: a number is not 1 or more.
+        SignsclfError: a number is not 1 or more, or ``sources`` is a single image or no images.
         ModelError: the network fails.
     """
     _check_top_k(top_k)
+    sources = _many(sources)
     batch_size = classifier.batch_size if batch_size is None else batch_size
     workers = classifier.threads if workers is None else workers
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise SignsclfError(f"{name} is {value}, where it should be 1 or more")
-    return _stream(classifier, iter(sources), top_k, batch_size, workers)
+    return _stream(classifier, sources, top_k, batch_size, workers)
 
 
 def _stream(
-    classifier: Classifier, sources: Iterator[Source], top_k: int, batch_size: int, workers: int
+    classifier: Classifier, sources: Iterable[Source | BadImageError], top_k: int, batch_size: int, workers: int
 ) -> Iterator[Prediction]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="signsclf-decode")
-    waiting = deque()
+    waiting: deque[tuple[list[str], list[Future[list[Array | str]]]]] = deque()
+    broken: Exception | None = None
+    iterator = iter(sources)
     try:
         while True:
-            while len(waiting) < _BATCHES_AHEAD and (batch := list(islice(sources, batch_size))):
+            while len(waiting) < _BATCHES_AHEAD and broken is None:
+                batch: list[Source | BadImageError] = []
+                try:
+                    for source in islice(iterator, batch_size):
+                        batch.append(source)
+                except Exception as error:
+                    broken = error
+                if not batch:
+                    break
                 chunks = [batch[start : start + _CHUNK] for start in range(0, len(batch), _CHUNK)]
                 tasks = [pool.submit(_pixels, chunk, classifier.size) for chunk in chunks]
                 waiting.append(([_name(source) for source in batch], tasks))
             if not waiting:
+                if broken is not None:
+                    raise broken
                 return
             names, tasks = waiting.popleft()
             decoded = [pixels for task in tasks for pixels in task.result()]
             good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
             paths = [n for n, pixels in zip(names, decoded, strict=True) if isinstance(pixels, np.ndarray)]
-            answers = iter(())
+            answers: Iterator[Prediction] = iter(())
             if good:
                 answers = iter(classifier._predictions(paths, classifier.probabilities(np.stack(good)), top_k))
             for name, pixels in zip(names, decoded, strict=True):
-                yield next(answers) if isinstance(pixels, np.ndarray) else Prediction(name, error=pixels)
+                yield Prediction(name, error=pixels) if isinstance(pixels, str) else next(answers)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _many(sources: Iterable[Source]) -> Iterable[Source | BadImageError]:
+    """The images of what should hold several; refuses what is one image, or none.
+
+    A list keeps its images as they are while they wait to be decoded; what an iterator gave may be one buffer that
+    it fills again, or a file that it closes: of that a copy is taken.
+    """
+    if isinstance(sources, np.ndarray):
+        if sources.ndim == 4 and sources.dtype == np.uint8 and sources.shape[3] in (3, 4):
+            return sources
+        if sources.ndim == 1 and sources.dtype.kind in "OU":  # of paths or images
+            return sources.tolist()
+        what = f"an array of {sources.dtype} {'×'.join(map(str, sources.shape))}"
+    elif (
+        isinstance(sources, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Mapping)
+        or hasattr(sources, "read")
+        or not isinstance(sources, Iterable)
+    ):
+        what = f"a single {type(sources).__name__}"
+        if isawaitable(sources):
+            _forget(sources)
+    else:
+        return sources if isinstance(sources, list | tuple) else map(_kept, sources)
+    raise SignsclfError(
+        f"images: {what}, where a list of images (or another iterable) or a uint8 array N×H×W×3 is needed; "
+        "for a single image there is predict"
+    )
+
+
+def _kept(source: Source) -> Source | BadImageError:
+    """An image that stays what it is now, or why it cannot be read."""
+    try:
+        if isinstance(source, np.ndarray):
+            return source.copy()
+        if isinstance(source, bytearray | memoryview):
+            return bytes(source)
+        if isinstance(source, Image.Image):
+            return open_image(source).copy()
+        return _read_file(source) if hasattr(source, "read") else source
+    except BadImageError as error:
+        return error
 
 
 def open_image(source: Source) -> Image.Image:
@@ -316,7 +413,7 @@ def open_image(source: Source) -> Image.Image:
         except BadImageError as error:
             raise BadImageError(f"image: {error}") from error
         except Exception as error:  # of many kinds, as in `images.decode`
-            raise BadImageError(f"image: damaged or truncated ({_line(error)})") from error
+            raise BadImageError(f"image: damaged or truncated ({first_line(error)})") from error
     if isinstance(source, np.ndarray):
         shaped = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
         if source.dtype != np.uint8 or not shaped or not 0 < source.size <= 4 * images.max_pixels():
@@ -326,18 +423,55 @@ def open_image(source: Source) -> Image.Image:
             )
         return images.to_rgb(Image.fromarray(source))
     if hasattr(source, "read"):
-        try:
-            data = source.read(images.MAX_BYTES + 1)
-        except (OSError, ValueError) as error:
-            raise BadImageError(f"image: the file object cannot be read ({_line(error)})") from error
-        if not isinstance(data, bytes):
-            raise BadImageError("image: the file object gives no bytes: open it in binary mode")
-        if len(data) > images.MAX_BYTES:
-            raise BadImageError(f"image: over {images.MAX_BYTES:,} bytes are too many")
-        return images.decode(data)
+        return images.decode(_read_file(source))
+    if isawaitable(source):
+        _forget(source)
+        raise BadImageError("image: a coroutine: await it, and give what comes")
     raise BadImageError(
         f"image: {type(source).__name__} is not a path, bytes, binary file, Pillow image or uint8 array"
     )
+
+
+def _read_file(file: BinaryIO) -> bytes:
+    """All that a file object gives, which pipes, sockets and uploads give in parts.
+
+    Raises:
+        BadImageError: it cannot be read, gives no bytes, or gives over `images.MAX_BYTES`.
+    """
+    parts: list[bytes] = []
+    left = images.MAX_BYTES + 1
+    while left > 0:
+        try:
+            part: object = file.read(left)
+            if isinstance(part, bytes | bytearray | memoryview):
+                part = bytes(part)
+        except Exception as error:  # file objects of other packages raise their own kinds
+            raise BadImageError(f"image: the file object cannot be read ({first_line(error)})") from error
+        if isawaitable(part):
+            _forget(part)
+            raise BadImageError(
+                "image: the file object's read is asynchronous: await it and give the bytes, or give its .file"
+            )
+        if part is None:
+            raise BadImageError("image: the file object has nothing to read yet: open it in blocking mode")
+        if not isinstance(part, bytes):
+            raise BadImageError("image: the file object gives no bytes: open it in binary mode")
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        left -= len(part)
+    raise BadImageError(f"image: over {images.MAX_BYTES:,} bytes are too many")
+
+
+def _forget(awaitable: object) -> None:
+    """Close a coroutine, which would else warn that it was never awaited."""
+    if hasattr(awaitable, "close"):
+        awaitable.close()
+
+
+def _opened(kind: type[Classifier], folder: Path, threads: int | None, device: str, file: str) -> Classifier:
+    """A classifier that comes out of a pickle."""
+    return kind(folder, threads, device=device, file=file)
 
 
 def find_model(explicit: str | None, environ: Mapping[str, str], cwd: Path) -> tuple[Path, str]:
@@ -371,25 +505,23 @@ def ready_made() -> Path | None:
     return next((place for place in places if (place / CONFIG).is_file()), None)
 
 
-def _pixels(sources: Sequence[Source], size: tuple[int, int]) -> list[np.ndarray | str]:
+def _pixels(sources: Sequence[Source | BadImageError], size: tuple[int, int]) -> list[Array | str]:
     """Each image at the network's size, or why it cannot be read."""
-    result: list[np.ndarray | str] = []
+    result: list[Array | str] = []
     for source in sources:
         try:
+            if isinstance(source, BadImageError):
+                raise source
             result.append(images.resize(open_image(source), size))
         except BadImageError as error:
             result.append(str(error))
     return result
 
 
-def _name(source: Source) -> str:
+def _name(source: Source | BadImageError) -> str:
     return os.fsdecode(source) if isinstance(source, str | os.PathLike) else ""
 
 
 def _check_top_k(top_k: int) -> None:
     if top_k < 1:
         raise SignsclfError(f"top_k is {top_k}, where it should be 1 or more")
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

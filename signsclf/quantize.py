@@ -74,6 +74,7 @@ def write_int8(
         path.unlink(missing_ok=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise ModelError(f"--int8: this architecture cannot be quantized ({reason}); leave --int8 out") from error
+    modelfolder.write_sums(folder)
     fp32, int8 = Classifier(folder), Classifier(folder, file=modelfolder.ONNX_INT8)
     batch = judged[: fp32.batch_size]
     found = Int8(
@@ -96,6 +97,8 @@ def write_int8(
 def _quantize(source: Path, target: Path, calibration: np.ndarray) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from signsclf import runtime  # noqa: F401  (before anything of onnxruntime)
 
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)

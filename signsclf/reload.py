@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from signsclf import modelfolder
+from signsclf import images, modelfolder
 from signsclf.errors import GateError, ModelError
 from signsclf.paths import user_path
 from signsclf.predict import Classifier
@@ -91,9 +91,7 @@ def reload_learner(folder: str | Path) -> float:
     loader = learner.dls.test_dl(files, bs=len(files), num_workers=0)
     with learner.no_bar(), learner.no_logging():
         probabilities = learner.get_preds(dl=loader)[0].numpy()
-    from PIL import Image
-
-    pixels = np.stack([np.array(Image.open(file).convert("RGB")) for file in files])
+    pixels = np.stack([images.load(file, classifier.size) for file in files])
     return float(np.abs(probabilities - classifier.probabilities(pixels)).max())
 
 

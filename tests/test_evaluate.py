@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from tinymodel import write_folder
 from tinysource import CLASSES, draw_source
 
 from signsclf.choices import Layout, Part
+from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.evaluate import evaluate, infer
 from signsclf.predict import Classifier
@@ -216,3 +218,52 @@ def test_a_twin_is_named_with_its_place_in_training(model, mixed):
     seen = next(row for row in record(model) if row["split"] == "train" and row["label"] == "red bar")
     shutil.copy(mixed / "train" / seen["path"], mixed / "test" / "blue disc" / "00000_00000.png")
     assert evaluate(model, mixed).twins == {"test/blue disc/00000_00000.png": (seen["path"], "red bar")}
+
+
+class TestClassIds:
+    """Signs in folders called by ClassId, and a model of signs."""
+
+    @pytest.fixture
+    def signs(self, tmp_path):
+        return write_folder(tmp_path / "signs", classes=CLASS_NAMES[:3], input_size=(8, 8))
+
+    @pytest.fixture
+    def drawn(self, tmp_path):
+        def draw(*folders: str, stem: str = "x"):
+            for i, folder in enumerate(folders):
+                (tmp_path / "drawn" / folder).mkdir(parents=True)
+                colour = ("red", "lime", "blue")[i % 3]
+                Image.new("RGB", (8, 8), colour).save(tmp_path / "drawn" / folder / f"{stem}.png")
+            return tmp_path / "drawn"
+
+        return draw
+
+    @pytest.mark.parametrize("digits", [1, 5])
+    def test_are_matched_and_that_is_said(self, cli, signs, drawn, digits):
+        source = drawn(*(f"{c:0{digits}}" for c in range(3)))
+        ran = cli("evaluate", signs, source)
+        assert ran.code == 0, ran.err
+        assert "accuracy 100.00 %" in ran.out
+        assert f"'{0:0{digits}}' is 'Speed limit 20 km/h'" in ran.err
+
+    def test_in_a_table(self, signs, drawn):
+        source = drawn("a", "b")
+        table = source / "ids.csv"
+        table.write_text("path,label\na/x.png,0\nb/x.png,1\n")
+        assert evaluate(signs, table).report.n == 2
+
+    def test_of_a_class_that_the_model_lacks(self, signs, drawn):
+        with pytest.raises(SourceError, match="'Speed limit 60 km/h' is none that the model knows"):
+            evaluate(signs, drawn("0", "3"))
+
+    def test_of_another_benchmark_are_not(self, signs, drawn):
+        source = drawn("0", "1", stem="01153_00000")
+        with pytest.raises(SourceError, match=r"'0' is none that the model knows .*--layout gtsrb"):
+            evaluate(signs, source)
+        assert evaluate(signs, source, layout=Layout.GTSRB).report.n == 2
+
+    def test_of_a_model_of_other_things_are_labels(self, tmp_path, drawn):
+        numbers = write_folder(tmp_path / "numbers", classes=("0", "1", "2"), input_size=(8, 8))
+        assert evaluate(numbers, drawn("0", "1")).report.n == 2
+        with pytest.raises(SourceError, match="'0' is none that the model knows"):
+            evaluate(write_folder(tmp_path / "colours", input_size=(8, 8)), tmp_path / "drawn")

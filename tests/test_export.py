@@ -104,6 +104,23 @@ def test_the_files_are_there_and_nothing_else(exported):
     assert sorted(p.name for p in folder.iterdir()) == sorted([ONNX, WEIGHTS, LEARNER])
 
 
+def test_the_graph_is_read_by_runtimes_of_years_ago(exported):
+    model = onnx.load(exported[0] / ONNX)
+    assert model.ir_version == 8
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    onnx.checker.check_model(model)
+
+
+def test_nothing_is_printed_and_standard_output_stays_whose_it_is(tmp_path, capfd, monkeypatch):
+    model, arch = network("signnet")
+    stdout, seen = sys.stdout, []
+    real = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: (seen.append(sys.stdout), real(*a, **k))[1])
+    write_network(tmp_path, model, arch, CLASSES, SIZE, pictures(2))
+    assert seen == [stdout]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_proof_says_how_near(exported):
     *_, parity, _ = exported
     assert parity.n == 20

@@ -117,9 +117,16 @@ class TestConfig:
             ('{"a": ' * 5_000 + "1" + "}" * 5_000, "nested too deeply"),
             ('{"a": 1, "a": 2}', "twice"),
             ("9" * 5_000, "not valid JSON|signsclf"),
-            (changed(format_version=2), "format version 2 is unknown.*version 1 is read.*install"),
-            (changed(format_version="1"), "format version '1' is unknown"),
-            (changed(format_version=True), "format version True is unknown"),
+            (changed(format_version=2), r"format version 2\.0 is newer.*1\.x.*pip install 'signsclf>=0\.1\.0'"),
+            (changed(format_version="2.3", versions={"signsclf": "4.5"}), r"2\.3 is newer.*'signsclf>=4\.5'"),
+            (changed(format_version="9.9", versions={"signsclf": "1; rm -rf /"}), "is newer.*; upgrade signsclf"),
+            (changed(format_version="9.9", versions=3), "is newer.*; upgrade signsclf"),
+            (changed(format_version="0.9"), r"0\.9 is older"),
+            (changed(format_version="1"), "format_version is '1'.*MAJOR.MINOR"),
+            (changed(format_version="1.1\n"), "format_version is"),
+            (changed(format_version=1.1), "format_version is 1.1"),
+            (changed(format_version=True), "format_version is True"),
+            (changed(format_version="9" * 9999 + ".0"), "format_version is"),
             (changed(unknown=1), "unknown 'unknown'"),
             (changed(temperature=float("nan")), "NaN"),
             (changed(temperature=1e999), "Infinity"),
@@ -144,6 +151,29 @@ class TestConfig:
         top = json.loads(config().to_json())
         top["pretrained_cfg"][key] = value
         with fails(key):
+            Config.from_json(json.dumps(top))
+
+    def test_what_a_newer_minor_version_added_is_ignored(self):
+        text = changed(format_version="1.999", invented=1, more={"a": 2}, readers=["onnxruntime", "invented"])
+        assert Config.from_json(text) == config(readers=("onnxruntime",))
+        with fails("unknown 'invented'"):
+            Config.from_json(changed(invented=1))
+        top = json.loads(text)
+        top["pretrained_cfg"]["crop_pct"] = 0.5  # another preprocessing is another major version
+        with fails("crop_pct"):
+            Config.from_json(json.dumps(top))
+
+    def test_what_an_older_minor_version_lacks_takes_its_default(self):
+        top = json.loads(config().to_json())
+        assert top["signsclf"]["format_version"] == modelfolder.FORMAT_VERSION == "1.1"
+        del top["signsclf"]["initial_weights"]
+        with fails("lacks 'initial_weights'"):
+            Config.from_json(json.dumps(top))
+        for old in (1, "1.0"):
+            top["signsclf"]["format_version"] = old
+            assert Config.from_json(json.dumps(top)) == config()
+        del top["signsclf"]["recipe"]
+        with fails("lacks 'recipe'"):
             Config.from_json(json.dumps(top))
 
     @pytest.mark.parametrize("key", ["label_names", "pretrained_cfg", "num_classes", "architecture"])
@@ -280,16 +310,43 @@ class TestSums:
             verify_sums(folder)
 
     @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need rights on Windows")
-    def test_symbolic_links_that_lead_outside_are_refused(self, tmp_path: Path):
-        folder = write_folder(tmp_path / "m")
-        (folder / "config.json").rename(tmp_path / "config.json")
-        (folder / "config.json").symlink_to("../config.json")
-        with fails("leads outside"):
-            verify_sums(folder, ["config.json"])
-        with fails("leads outside"):
-            write_sums(folder)
+    def test_files_may_be_links_into_a_folder_of_blobs(self, tmp_path: Path):
+        folder, blobs = write_folder(tmp_path / "m"), tmp_path / "blobs"
+        (folder / "run").mkdir()
+        (folder / "run" / "history.csv").write_text("x")
+        write_sums(folder)
+        good = (folder / "SHA256SUMS").read_bytes()
+        blobs.mkdir()
+        for number, path in enumerate([path for path in folder.rglob("*") if path.is_file()]):
+            path.rename(blobs / str(number))
+            path.symlink_to(blobs / str(number))
+        verify_sums(folder)
+        write_sums(folder)
+        assert (folder / "SHA256SUMS").read_bytes() == good
+        (folder / "config.json").resolve().write_text("{}")
+        with fails("config.json: changed"):
+            verify_sums(folder)
         (tmp_path / "link").symlink_to(write_folder(tmp_path / "real"))
         verify_sums(tmp_path / "link")
+
+    def test_line_ends_that_git_changed_are_named(self, tmp_path: Path):
+        folder = write_folder(tmp_path / "m")
+        for name in ("SHA256SUMS", "config.json"):
+            path = folder / name
+            path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+        with fails(r"config.json: differs from SHA256SUMS in its line ends alone.*-text.*\.gitattributes"):
+            verify_sums(folder)
+        verify_sums(folder, ["model.onnx"])  # the list itself may have any line ends
+        path.write_bytes(path.read_bytes().replace(b"tiny", b"tony"))
+        with fails("config.json: changed or truncated"):
+            verify_sums(folder)
+
+    def test_names_with_any_character_but_those_of_control_are_listed(self, tmp_path: Path):
+        folder = write_folder(tmp_path / "m")
+        (folder / "run").mkdir()
+        (folder / "run" / "a\u2028b\x85c.txt").write_text("x")
+        write_sums(folder)
+        verify_sums(folder)
 
     @pytest.mark.parametrize("text", ["rubbish\n", "0" * 64 + "  a\n" + "0" * 64 + "  a\n", "\udcff"])
     def test_a_damaged_list_is_refused(self, tmp_path: Path, text: str):

@@ -1,13 +1,21 @@
 from __future__ import annotations
 
+import copy
+import gc
 import io
 import json
+import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -95,11 +103,13 @@ class TestClassifier:
         model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(np.float32(0), "scale"))
         folder = write_folder(tmp_path / "zero")
         onnx.save(model, folder / "model.onnx")
+        write_sums(folder)
         with fails("model.onnx: gives logits that are no numbers"):
             Classifier(folder).predict(plain("black"))
         model.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array(np.ones((4, 3), np.float32), "weight"))
         folder = write_folder(tmp_path / "shape")
         onnx.save(model, folder / "model.onnx")
+        write_sums(folder)
         with fails("model.onnx: (cannot be opened|fails on a batch of 1)"):
             Classifier(folder).predict(plain("red"))
 
@@ -237,14 +247,140 @@ class TestBadImages:
             classifier.predict(tmp_path)
 
     def test_a_single_image_is_no_batch(self, classifier: Classifier):
-        for image in ("a.png", b"", plain("red"), Path("a.png")):
-            with fails("list of images", SignsclfError):
-                classifier.predict_batch(image)
+        one = noise(5, 6, 3)
+        others = (b"", bytearray(b"a"), memoryview(b"a"), io.BytesIO(b"a"), {"a": one}, None, 3)
+        arrays = (one, one[..., 0], one[None].astype(np.float32), noise(2, 3, 5, 5), noise(1, 2, 5, 5, 3), np.uint8(3))
+        for image in ("a.png", plain("red"), Path("a.png"), *others, *arrays):
+            for call in (classifier.predict_batch, lambda images: stream(classifier, images)):
+                with fails("list of images.*N×H×W×3.*predict", SignsclfError):
+                    call(image)
+
+    def test_a_path_that_cannot_be_looked_at_is_a_row_among_the_others(
+        self, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        good = str(saved(plain("red"), tmp_path / "a.png"))
+        closed = str(tmp_path / "closed" / "b.png")
+        stat = os.stat
+
+        def refusing(path: object, *arguments: object, **options: object) -> os.stat_result:
+            if os.fspath(path) == closed:
+                raise PermissionError(13, "Permission denied", closed)
+            return stat(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "stat", refusing)
+        for path in ("x" * 300 + ".png", closed, "a\0b.png", "\udcff.png", "x" * 300 + ".zip/" + "y" * 300):
+            first, bad, last = classifier.predict_batch([good, path, good])
+            assert (first.label, last.label) == ("red", "red")
+            assert "cannot be read" in bad.error
+            with fails("cannot be read", BadImageError):
+                classifier.predict(path)
 
     def test_top_k_has_to_be_some(self, classifier: Classifier):
         for call in (classifier.predict, lambda image, top_k: stream(classifier, [image], top_k=top_k)):
             with fails("top_k is 0", SignsclfError):
                 call(plain("red"), top_k=0)
+
+
+class Parts:
+    """A file that gives as little at a time as a pipe or a socket."""
+
+    def __init__(self, data: bytes, kind: type = bytes) -> None:
+        self.data, self.kind = data, kind
+
+    def read(self, n: int = -1) -> bytes:
+        part, self.data = self.data[: min(n, 100)], self.data[min(n, 100) :]
+        return self.kind(part)
+
+
+class Upload:
+    """As web frameworks give it."""
+
+    def __init__(self, data: bytes) -> None:
+        self.file = io.BytesIO(data)
+
+    async def read(self, size: int = -1) -> bytes:
+        return self.file.read(size)
+
+
+class TestFileObjects:
+    @pytest.fixture(scope="class")
+    def data(self) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(noise(30, 30, 3)).save(file, "PNG")
+        return file.getvalue()
+
+    def test_are_read_to_their_end(self, classifier: Classifier, data: bytes):
+        right = classifier.predict(data)
+        inside, outside = os.pipe()
+        with os.fdopen(inside, "rb", buffering=0) as pipe, ThreadPoolExecutor(1) as pool:
+            with os.fdopen(outside, "wb", buffering=0) as sink:
+                written = [pool.submit(sink.write, data[:500]), pool.submit(sink.write, data[500:])]
+                [part.result() for part in written]
+            assert classifier.predict(pipe) == right
+        for kind in (bytes, bytearray, memoryview):
+            assert classifier.predict(Parts(data, kind)) == right
+        assert classifier.predict_batch([Parts(data), Parts(data)]) == [right, right]
+
+    def test_an_asynchronous_one_says_what_helps_and_nothing_else(self, classifier: Classifier, data: bytes):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for image in (Upload(data), Upload(data).read()):
+                with fails("await it", BadImageError):
+                    classifier.predict(image)
+            assert "give its .file" in classifier.predict_batch([Upload(data)])[0].error
+            with fails("a single coroutine", SignsclfError):
+                classifier.predict_batch(Upload(data).read())
+            gc.collect()
+        assert classifier.predict(Upload(data).file) == classifier.predict(data)
+
+    def test_of_another_kind_are_named(
+        self, classifier: Classifier, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        (tmp_path / "a.png").write_bytes(data)
+        for file, why in (
+            ((tmp_path / "a.png").open(encoding="latin-1"), "binary mode"),
+            (Mock(read=Mock(return_value=None)), "nothing to read yet"),
+            (Mock(read=Mock(return_value=3)), "binary mode"),
+            (Mock(read=Mock(side_effect=RuntimeError("gone\naway"))), r"cannot be read \(gone\)"),
+        ):
+            with fails(why, BadImageError):
+                classifier.predict(file)
+        monkeypatch.setattr(images, "MAX_BYTES", 1000)
+        endless = Mock(read=lambda n: b"x" * min(n, 10))
+        with fails("over 1,000 bytes", BadImageError):
+            classifier.predict(endless)
+
+
+class TestCopies:
+    def test_is_opened_anew_from_a_pickle_wherever_the_process_is(
+        self, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(folder.parent)
+        original = signsclf.load(folder.name, threads=1)
+        answer = original.predict(plain("red"))
+        monkeypatch.chdir(tmp_path)
+        assert original.folder == folder
+        assert original.card == "# A tiny model\n"
+        for other in (pickle.loads(pickle.dumps(original)), copy.copy(original), copy.deepcopy(original)):
+            assert other is not original
+            assert (other.threads, other.config, other.folder) == (1, original.config, folder)
+            assert other.predict(plain("red")) == answer
+
+    def test_keeps_its_file_and_its_subclass(self, tmp_path: Path):
+        folder = write_folder(tmp_path / "m")
+        (folder / "other.onnx").write_bytes((folder / "model.onnx").read_bytes())
+        write_sums(folder)
+        other = pickle.loads(pickle.dumps(Special(folder, file="other.onnx")))
+        assert type(other) is Special
+        assert other._file.name == "other.onnx"
+
+    def test_reaches_a_process_that_is_started_anew(self, classifier: Classifier):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            assert pool.apply(classifier.predict, (plain("red"),)) == classifier.predict(plain("red"))
+
+
+class Special(Classifier):
+    pass
 
 
 class TestStream:
@@ -296,6 +432,59 @@ class TestStream:
         with pytest.raises(KeyError, match="broken"):
             list(stream(classifier, broken()))
 
+    def test_images_before_the_error_are_answered_first(self, classifier: Classifier, paths: list[str]):
+        def broken() -> Iterator[str]:
+            yield from paths[:3]
+            raise KeyError("broken")
+
+        rows = []
+        with pytest.raises(KeyError, match="broken"):
+            rows.extend(stream(classifier, broken(), batch_size=2))
+        assert [row.path for row in rows] == paths[:3]
+
+    def test_what_an_iterator_gives_may_change_when_it_goes_on(self, classifier: Classifier, paths: list[str]):
+        colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)] * 9
+
+        def frames() -> Iterator[np.ndarray]:
+            buffer = np.empty((9, 9, 3), np.uint8)
+            for colour in colours:
+                buffer[:] = colour
+                yield buffer
+
+        def pictures() -> Iterator[Image.Image]:
+            picture = Image.new("RGB", (9, 9))
+            for colour in colours:
+                picture.paste(colour, (0, 0, 9, 9))
+                yield picture
+
+        def encoded(kind: type) -> Iterator[object]:
+            data = bytearray(200)
+            for colour in colours:
+                file = io.BytesIO()
+                Image.new("RGB", (9, 9), colour).save(file, "BMP")
+                data[: len(file.getvalue())] = file.getvalue()
+                yield kind(data)
+
+        def files(opened: Callable[[str], BinaryIO | Image.Image]) -> Iterator[object]:
+            for path in paths[:6]:
+                with opened(path) as file:
+                    yield file
+
+        for several in (frames(), pictures(), encoded(memoryview), encoded(lambda data: data)):
+            assert [row.index for row in classifier.predict_batch(several)] == [0, 1, 2] * 9
+        for several in (files(partial(open, mode="rb")), files(Image.open)):
+            assert [row.index for row in classifier.predict_batch(several)] == [0, 1, 2] * 2
+
+    def test_an_array_of_images_and_other_iterables_are_lists(self, classifier: Classifier, paths: list[str]):
+        many = noise(5, 7, 9, 3)
+        one_by_one = [classifier.predict(image) for image in many]
+        for several in (many, list(many), tuple(many), iter(many), many[::1], dict(enumerate(many)).values()):
+            assert classifier.predict_batch(several) == one_by_one
+        assert classifier.predict_batch(many[:0]) == classifier.predict_batch([]) == []
+        assert len(classifier.predict_batch(noise(2, 5, 5, 4))) == 2
+        named = [row.path for row in classifier.predict_batch(np.array(paths[:3]))]
+        assert named == paths[:3]
+
     @pytest.mark.parametrize("number", ["batch_size", "workers"])
     def test_numbers_have_to_be_some(self, classifier: Classifier, number: str):
         with fails(number, SignsclfError):
@@ -322,7 +511,7 @@ class TestLoading:
 
     def test_configs(self, tmp_path: Path):
         good = config().to_json()
-        unknown = good.replace('"format_version": 1', '"format_version": 99')
+        unknown = good.replace('"format_version": "1.1"', '"format_version": "99.0"')
         for data, why in (
             (None, "config.json"),
             (b"\xff", "config.json"),
@@ -364,8 +553,25 @@ class TestLoading:
         onnx.external_data_helper.set_external_data(tensor, "../secret")
         tensor.ClearField("raw_data")
         (folder / "model.onnx").write_bytes(model.SerializeToString())
-        with fails("model.onnx: cannot be opened"):
+        write_sums(folder)
+        with fails("model.onnx: keeps weights in other files"):
             signsclf.load(folder)
+
+    def test_a_network_that_was_changed_or_exchanged_is_found_by_its_checksum(self, tmp_path: Path):
+        other = network()
+        other.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array(-WEIGHT, "weight"))
+        with fails("model.onnx: changed or truncated"):
+            signsclf.load(self.damaged(tmp_path, sums=False, network=other.SerializeToString()))
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need rights on Windows")
+    def test_a_folder_of_links_opens_as_the_files_themselves(self, folder: Path, tmp_path: Path):
+        snapshot = tmp_path / "snapshots" / "0123"
+        snapshot.mkdir(parents=True)
+        for path in folder.iterdir():
+            (snapshot / path.name).symlink_to(path)
+        linked = signsclf.load(snapshot)
+        assert linked.predict(plain("red")) == signsclf.load(folder).predict(plain("red"))
+        assert linked.card == "# A tiny model\n"
 
 
 class TestPrediction:

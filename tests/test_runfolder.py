@@ -33,7 +33,7 @@ def test_a_record_of_an_earlier_version(tmp_path, layout, reading):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"class_level": 0}, "not 1 or more"),
+        ({"class_level": 0}, "not 1 to 50"),
         ({"class_level": 1, "layout": Layout.TABLE}, "leave out --layout table"),
         ({"zip_encoding": "klingon"}, "'klingon' is no encoding"),
         ({"zip_encoding": "hex"}, "'hex' is no encoding"),

@@ -74,7 +74,8 @@ def write_safetensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
 
 def write_folder(folder: Path, *, features: bool = True, **changes: object) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(network(features=features), folder / ONNX)
+    size, classes = changes.get("input_size", (6, 8)), changes.get("classes", CLASSES)
+    onnx.save(network(size, classes, features), folder / ONNX)
     write_safetensors(folder / WEIGHTS, {"fc.weight": WEIGHT})
     (folder / CARD).write_text("# A tiny model\n", encoding="utf-8")
     write_config(folder, config(**changes))

@@ -85,6 +85,10 @@ TRAIN_COUNTS: tuple[int, ...] = (
 """Official training images of each ClassId."""
 # fmt: on
 
+MOST_TRACKS = 75
+"""Training tracks of the commonest class; each class counts its own from 0."""
+MOST_FRAMES = 30
+"""Frames of the longest track."""
 N_TRAIN = 39_209
 """Images of the official training set."""
 N_TEST = 12_630
@@ -139,3 +143,9 @@ def is_gtsrb_folder_names(names: Iterable[str]) -> bool:
     """Whether the names, in any order, are exactly GTSRB's class folders: 0 to 42, or 00000 to 00042."""
     names = set(names)
     return any(names == {f"{c:0{width}d}" for c in range(len(CLASS_NAMES))} for width in (1, 5))
+
+
+def class_id(text: str) -> int | None:
+    """The ClassId that a text is, "7", "07" or "00007"; None where it is none of 0 to 42."""
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else len(CLASS_NAMES)
+    return number if number < len(CLASS_NAMES) else None

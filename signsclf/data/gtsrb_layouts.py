@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from signsclf.data.columns import column_names, read_columns
-from signsclf.data.gtsrb import CLASS_NAMES
-from signsclf.data.layouts import Found, Layout, Row, tracks
+from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
+from signsclf.data.layouts import Found, Layout, Row, gtsrb_tracks_fit, tracks
+from signsclf.data.splits import splits_of
 from signsclf.data.tree import Tree, list_zip, relative_name, some
 from signsclf.errors import SourceError
 
 _TRAINING_CSV = re.compile(r"(?P<base>(?:.+/)?)(?P<folder>[0-9]{5})/GT-(?P=folder)\.csv", re.IGNORECASE)
-_TRAINING_IMAGE = re.compile(r"(?P<base>(?:.+/)?Final_Training/Images/)[0-9]{5}/[^/]+", re.IGNORECASE)
+_TRAINING_IMAGE = re.compile(r"(?P<base>(?:.+/)?Final_Training/Images/)(?P<folder>[0-9]{5})/[^/]+", re.IGNORECASE)
+_TRAINING_FOLDER = "/final_training/images/"
 _TEST_FOLDER = "final_test/images"
 _TEST_STEM = re.compile(r"[0-9]{5}")
 _TRUTH = "gt-final_test.csv"
@@ -27,16 +31,20 @@ _COLUMNS = ("filename", "path", "classid", *_BOX_COLUMNS)
 _Box = tuple[tuple[int, int, int, int], tuple[int, int]]
 
 
-def find_gtsrb(tree: Tree) -> Found | None:
+def find_gtsrb(tree: Tree, meant: bool = False) -> Found | None:
     """The official training and test images, wherever they and their csv files lie in the tree; None without.
 
     Archives that lie in the folder itself serve for what is not unpacked there. The ground truth of the test
-    images is looked for above the tree too.
+    images is looked for above the tree too. Other benchmarks lie as GTSRB's training images do: without its own
+    folder Final_Training, they are those only as a whole, classes 00000 to 00042 and no further one.
+
+    Args:
+        meant: take a part of the training images wherever it lies.
 
     Raises:
         SourceError: several training sets, only test images without labels, or a csv that does not fit.
     """
-    base, test = _training_base(tree), _test_folder(tree)
+    base, test = _training_base(tree, meant), _test_folder(tree)
     for name in tree.archives:
         lower = name.lower()
         if (
@@ -45,7 +53,7 @@ def find_gtsrb(tree: Tree) -> Found | None:
             or _TRUTH_ARCHIVE in lower
         ):
             tree = tree.mount(name)
-    base, test = _training_base(tree), _test_folder(tree)
+    base, test = _training_base(tree, meant), _test_folder(tree)
     if base is None and test is None:
         return None
     rows: list[Row] = []
@@ -67,8 +75,12 @@ def find_gtsrb(tree: Tree) -> Found | None:
     return Found(Layout.GTSRB, rows, f"{shared}/" if shared else "", True, tuple(notes))
 
 
-def find_kaggle(tree: Tree) -> Found | None:
+def find_kaggle(tree: Tree, meant: bool = False) -> Found | None:
     """Kaggle's copy: Train/C/CCCCC_TTTTT_FFFFF.png, Test/NNNNN.png, Train.csv and Test.csv; None without.
+
+    Args:
+        meant: take any csv of that name with the columns Path and ClassId; else only those with boxes, or with
+            GTSRB's own file names, and without other ClassIds.
 
     Raises:
         SourceError: the csv files name no image that is there, or hold what they should not.
@@ -77,17 +89,9 @@ def find_kaggle(tree: Tree) -> Found | None:
     notes: list[str] = []
     seen: dict[str, str] = {}  # split to the folder of its csv
     folded = {name.casefold(): name for name in reversed(tree.files)}
-    for split in ("train", "test"):
-        table = min(
-            (n for n in tree.files if posixpath.basename(n).casefold() == f"{split}.csv"),
-            key=len,
-            default=None,
-        )
-        if table is None:
+    for split, table, columns in _kaggle_tables(tree):
+        if not (meant or _is_kaggles(columns)):
             continue
-        if not {"path", "classid"} <= set(column_names(tree.files[table])):
-            continue
-        columns = read_columns(tree.files[table], _COLUMNS)
         base = table[: table.rfind("/") + 1]
         seen[split] = base
         named = [posixpath.normpath(posixpath.join(base, path)) for path in columns["path"]]
@@ -122,20 +126,86 @@ def find_kaggle(tree: Tree) -> Found | None:
     return Found(Layout.KAGGLE, rows, base, True, tuple(notes))
 
 
+def _kaggle_tables(tree: Tree) -> Iterator[tuple[str, str, dict[str, list[str]]]]:
+    """Split, name and columns of each Train.csv and Test.csv with Path and ClassId."""
+    for split in ("train", "test"):
+        named = [name for name in tree.files if posixpath.basename(name).casefold() == f"{split}.csv"]
+        table = min(named, key=len, default=None)
+        if table is not None and {"path", "classid"} <= set(column_names(tree.files[table])):
+            yield split, table, read_columns(tree.files[table], _COLUMNS)
+
+
+def _is_kaggles(columns: dict[str, list[str]]) -> bool:
+    own = set(_BOX_COLUMNS) <= columns.keys() or gtsrb_tracks_fit(columns["path"]) is True
+    return own and all(class_id(text) is not None for text in columns["classid"])
+
+
+def lookalikes(tree: Tree) -> list[str]:
+    """Notes on what lies as GTSRB or Kaggle's copy of it does, and was not taken for that."""
+    notes = []
+    own = "the folders' own names are the classes, as with --layout folders"
+    for base, folders in _training_bases(tree).items():
+        if strange := sorted(folder for folder in folders if class_id(folder) is None):
+            other = f"{len(strange):,} of {len(folders):,} class folders, {some(strange, 2)}, are none of its classes"
+        elif not _fits(tree, base, folders):
+            other = "its tracks are not GTSRB's; --layout gtsrb takes them for that"
+        else:
+            other = f"it has {len(folders):,} of 43 class folders; --layout gtsrb gives them GTSRB's names"
+        notes.append(f"{base or tree.root} lies as GTSRB does, but {other}; {own}")
+    for _, table, columns in _kaggle_tables(tree):
+        if not _is_kaggles(columns):
+            strange = [text for text in columns["classid"] if class_id(text) is None]
+            other = f"its ClassId {strange[0]!r} is none of GTSRB's" if strange else "nothing in it is GTSRB's own"
+            notes.append(f"{table} lies as Kaggle's copy of GTSRB has it, but {other}; {own}")
+    return notes
+
+
 class _NoTruth(Exception):
     """The labels of the test images were not found."""
 
 
-def _training_base(tree: Tree) -> str | None:
+def _training_bases(tree: Tree) -> dict[str, set[str]]:
+    """Folders, ending in '/' or '', that hold class folders as GTSRB's training images do, to the names of these."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in tree.files:
+        if match := _TRAINING_CSV.fullmatch(name) or _TRAINING_IMAGE.fullmatch(name):
+            found[match["base"]].add(match["folder"])
+    return found
+
+
+def _training_base(tree: Tree, meant: bool) -> str | None:
     """The folder, ending in '/' or '', that holds the class folders 00000 to 00042."""
-    matches = [m for name in tree.files if (m := _TRAINING_CSV.fullmatch(name) or _TRAINING_IMAGE.fullmatch(name))]
-    bases = sorted({match["base"] for match in matches})
+    bases = _training_bases(tree)
+    if not meant:
+        bases = {base: bases[base] for base in bases if _is_named(tree, base) or _fits(tree, base, bases[base])}
     # torchvision's download has the smaller set of the online competition in GTSRB/Training.
-    final = [base for base in bases if base.lower().endswith("final_training/images/")]
-    chosen = final if len(final) == 1 else bases
-    if len(chosen) > 1:
-        raise SourceError(f"{tree.root}: several training sets of GTSRB: {some(chosen)}; give one")
-    return chosen[0] if chosen else None
+    named = [base for base in bases if _is_named(tree, base)]
+    chosen = named if len(named) == 1 else sorted(bases)
+    if len(chosen) > 1 and not _are_splits(chosen):
+        raise SourceError(
+            f"{tree.root}: several training sets of GTSRB: {some(chosen)}; give one, such as {tree.root}/{chosen[0]}, "
+            "or --layout folders to read the folders as they lie"
+        )
+    if len(chosen) != 1 or not (meant or named or is_gtsrb_folder_names(bases[chosen[0]])):
+        return None
+    return chosen[0]
+
+
+def _is_named(tree: Tree, base: str) -> bool:
+    return f"/{tree.root}/{base}".lower().endswith(_TRAINING_FOLDER)
+
+
+def _fits(tree: Tree, base: str, folders: set[str]) -> bool:
+    """Whether these may be class folders of GTSRB: no other numbers, and no tracks that are not counted by class."""
+    images = (name for name in tree.image_names if name.startswith(base))
+    return all(class_id(folder) is not None for folder in folders) and gtsrb_tracks_fit(images) is not False
+
+
+def _are_splits(bases: list[str]) -> bool:
+    """Whether training sets side by side are the training and the test images of one benchmark."""
+    parts = [base.split("/") for base in bases]
+    depth = next(i for i, names in enumerate(zip(*parts, strict=False)) if len(set(names)) > 1)
+    return len(set(splits_of({names[depth] for names in parts}).values())) == len(bases)
 
 
 def _test_folder(tree: Tree) -> str | None:
@@ -165,7 +235,8 @@ def _training_rows(tree: Tree, base: str) -> tuple[list[Row], list[str]]:
         if not name.startswith(base) or not re.fullmatch("[0-9]{5}", folder) or "/" in file:
             continue
         if int(folder) >= len(CLASS_NAMES):
-            raise SourceError(f"{tree.root}: the class folder {folder} is none of GTSRB's; right are 00000 to 00042")
+            right = "right are 00000 to 00042; --layout folders reads it under the folders' own names"
+            raise SourceError(f"{tree.root}: the class folder {folder} is none of GTSRB's; {right}")
         if folder not in boxes:
             table = tree.files.get(f"{base}{folder}/GT-{folder}.csv")
             boxes[folder] = _by_stem(table) if table else {}
@@ -230,7 +301,8 @@ def _by_stem(table: str) -> dict[str, _Box]:
 def _labels(table: str, ids: list[str]) -> list[str]:
     right = {str(i): name for i, name in enumerate(CLASS_NAMES)}
     if wrong := [text for text in ids if text not in right]:
-        raise SourceError(f"{table}: the ClassId {wrong[0]!r} is none of GTSRB's; right are 0 to 42")
+        which = "right are 0 to 42; --layout folders reads class folders under their own names"
+        raise SourceError(f"{table}: the ClassId {wrong[0]!r} is none of GTSRB's; {which}")
     return [right[text] for text in ids]
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,15 +26,16 @@ import pandas as pd
 
 from signsclf import images
 from signsclf.choices import Reading
-from signsclf.data.gtsrb import CLASS_NAMES
-from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle
-from signsclf.data.layouts import Found, Layout, Row, read_folders
+from signsclf.data.folders import read_folders
+from signsclf.data.gtsrb import CLASS_NAMES, class_id
+from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle, lookalikes
+from signsclf.data.layouts import Found, Layout, Row, gtsrb_tracks_fit
 from signsclf.data.tables import find_table, read_table
 from signsclf.data.tree import TABLE_SUFFIXES, Tree, list_folder, list_zip, relative_name, some
 from signsclf.errors import BadImageError, SourceError
 from signsclf.paths import user_path
 
-__all__ = ["Layout", "Source", "apply_crop", "describe", "read_source"]
+__all__ = ["Layout", "Source", "apply_crop", "by_class_id", "describe", "read_source"]
 
 _COLUMNS = ("path", "label", "split", "group", "roi")
 _TITLES = {
@@ -44,7 +47,7 @@ _TITLES = {
 }
 _FINDERS = {Layout.GTSRB: find_gtsrb, Layout.KAGGLE: find_kaggle, Layout.TABLE: find_table}
 _NEEDS = {
-    Layout.GTSRB: "Images/CCCCC/GT-CCCCC.csv or Final_Test/Images",
+    Layout.GTSRB: "Images/CCCCC/GT-CCCCC.csv, Final_Test/Images, or class folders called by ClassId",
     Layout.KAGGLE: "Train.csv or Test.csv with the columns Path and ClassId",
     Layout.TABLE: "a csv or parquet file with the columns path and label",
 }
@@ -117,9 +120,9 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
     if not source or not _exists(path):
         raise SourceError(_not_there(path))
     if path.is_dir():
-        tree, found = _recognise(list_folder(path), layout)
+        tree, found = _recognise(list_folder(path), reading)
     elif suffix == ".zip":
-        tree, found = _recognise(list_zip(path), layout)
+        tree, found = _recognise(list_zip(path, reading.zip_encoding), reading)
     elif suffix in TABLE_SUFFIXES:
         if layout not in (None, Layout.TABLE):
             raise SourceError(f"{path}: a table, so --layout {layout.value} does not fit; leave it out")
@@ -185,20 +188,26 @@ def describe(source: Source) -> list[str]:
     ]
 
 
-def _recognise(tree: Tree, layout: Layout | None) -> tuple[Tree, Found]:
+def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, Found]:
+    layout = reading.layout
     for candidate, find in _FINDERS.items():
         if layout in (None, candidate):
-            found = find_table(tree, meant=True) if layout is Layout.TABLE else find(tree)
+            found = find(tree, meant=layout is candidate)
             if found is not None:
                 return tree, found
     if not tree.is_archive and not tree.image_names:
         if len(tree.archives) == 1:
-            return _recognise(list_zip(tree.files[tree.archives[0]]), layout)
+            return _recognise(list_zip(tree.files[tree.archives[0]], reading.zip_encoding), reading)
         if tree.archives:
             which = some(tree.archives)
             raise SourceError(f"{tree.root}: {len(tree.archives)} archives and no images: {which}; give one")
     if layout in (None, Layout.FOLDERS):
-        return tree, read_folders(tree)
+        found = read_folders(tree, reading)
+        return tree, replace(found, notes=(*found.notes, *(() if layout else lookalikes(tree))))
+    if layout is Layout.GTSRB and tree.image_names:
+        found = read_folders(tree, reading)
+        if found.is_gtsrb:
+            return tree, found
     raise SourceError(
         f"{tree.root}: not of the layout {layout.value}, which needs {_NEEDS[layout]}; leave out --layout"
     )
@@ -224,7 +233,10 @@ def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
         if lacking and "train" in labels:
             reason = f"{split} has classes that train lacks: {some(lacking)}"
             raise SourceError(f"{tree.root}: {reason}; add training images of them or take them out")
-    notes = [*tree.notes, *found.notes]
+    notes = [*tree.notes, *found.notes, *_label_notes(table["label"].value_counts().to_dict(), labels)]
+    told = found.is_gtsrb or reading.layout is not None or any("GTSRB" in note for note in found.notes)
+    if not told and found.layout in (Layout.FOLDERS, Layout.TABLE):
+        notes += _class_id_notes(set(table["label"]), found)
     grouped = table.dropna(subset=["group", "split"])
     tested = set(grouped["group"][grouped["split"] == "test"])
     if both := tested & set(grouped["group"][grouped["split"] != "test"]):
@@ -242,6 +254,45 @@ def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
         reading=reading,
         twins=tree.twins,
     )
+
+
+def by_class_id(source: Source) -> Source | None:
+    """The source with GTSRB's names for labels that all are ClassIds, padded or not; None where they are not.
+
+    They are not where files are called as tracks that GTSRB does not have: other benchmarks number signs as well.
+    """
+    ids = {label: class_id(label) for label in source.classes}
+    if None in ids.values() or len(set(ids.values())) < len(ids) or gtsrb_tracks_fit(source.table["path"]) is False:
+        return None
+    names = {label: CLASS_NAMES[number] for label, number in ids.items() if number is not None}
+    table = source.table.assign(label=source.table["label"].map(names))
+    return replace(source, table=table, classes=_classes(table, True), is_gtsrb=True)
+
+
+def _label_notes(counts: dict[str, int], by_split: dict[str, set[str]]) -> list[str]:
+    """What is odd of the labels: some that are nearly one, and some that validation never sees."""
+    notes = []
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in sorted(counts, key=_natural):
+        alike[" ".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
+    if twins := [labels for labels in alike.values() if len(labels) > 1]:
+        shown = "; ".join(", ".join(f"{label!r} {counts[label]:,}" for label in labels[:4]) for labels in twins[:3])
+        more = f"; and {len(twins) - 3:,} more" if len(twins) > 3 else ""
+        notes.append(f"classes of their own, though their names differ by case or spaces alone: {shown}{more}")
+    lacking = by_split.get("train", set()) - by_split.get("valid", set())
+    if "valid" in by_split and lacking:
+        notes.append(f"valid has no image of {len(lacking):,} classes: {some(sorted(lacking, key=_natural))}")
+    return notes
+
+
+def _class_id_notes(labels: set[str], found: Found) -> list[str]:
+    """Offers GTSRB's names for labels that are ClassIds, unless they merely count from 0 or 1 as many do."""
+    ids = sorted(number for label in labels if (number := class_id(label)) is not None)
+    counted = any(ids == list(range(start, start + len(ids))) for start in (0, 1))
+    if len(ids) < len(labels) or len(set(ids)) < len(ids) or (counted and not all(len(label) == 5 for label in labels)):
+        return []
+    way = "--layout gtsrb gives them its names, and " if found.layout is Layout.FOLDERS else ""
+    return [f"the labels may be GTSRB's ClassIds: {way}evaluate with a model of GTSRB matches them as these"]
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:

@@ -12,7 +12,8 @@ from pathlib import Path
 from signsclf import images
 from signsclf.choices import Layout
 from signsclf.data.columns import column_names, read_columns
-from signsclf.data.layouts import SPLITS, Found, Row
+from signsclf.data.layouts import Found, Row
+from signsclf.data.splits import SPLITS
 from signsclf.data.tree import TABLE_SUFFIXES, Tree, member_name, some
 from signsclf.errors import BadImageError, SourceError
 

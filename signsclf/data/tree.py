@@ -192,7 +192,7 @@ def list_folder(root: Path) -> Tree:
     )
 
 
-def list_zip(archive: str | Path) -> Tree:
+def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
     """All members of a zip archive but hidden ones and those whose names lead outside it.
 
     Raises:

@@ -6,6 +6,7 @@ import os
 import sys
 import unicodedata
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -78,6 +79,14 @@ def official_training(root: Path, classes: tuple[int, ...] = (1, 14), csv: bool 
         draw(*(folder / name for name in names))
         if csv:
             write(folder / f"GT-{c:05d}.csv", HEADER, *(f"{name};20;16;2;3;17;12;{c}" for name in names))
+
+
+def numbered_training(root: Path, classes: Iterable[int], track: int) -> None:
+    """Class folders with a csv each, as GTSRB and the Belgian signs have them."""
+    for c in classes:
+        name = f"{track:05}_00000.ppm"
+        draw(root / f"{c:05}" / name)
+        write(root / f"{c:05}" / f"GT-{c:05}.csv", HEADER, f"{name};20;16;2;3;17;12;{c}")
 
 
 def official_test(root: Path) -> None:
@@ -169,6 +178,65 @@ class TestGtsrb:
     def test_class_that_gtsrb_does_not_have(self, root):
         official_training(root, (43,))
         assert "00043" in refusal(root)
+        assert "--layout folders" in refusal(root)
+        assert read_source(root, Layout.FOLDERS).classes == ("00043",)
+
+    @pytest.mark.parametrize(
+        ("classes", "track", "says"),
+        [
+            ((0, 7, 13), 1153, "its tracks are not GTSRB's; --layout gtsrb takes them for that"),
+            ((0, 7, 61), 0, "1 of 3 class folders, '00061', are none of its classes"),
+            ((0, 7, 13), 0, "it has 3 of 43 class folders; --layout gtsrb gives them GTSRB's names"),
+        ],
+    )
+    def test_another_benchmark_that_lies_so(self, root, packed, classes, track, says):
+        numbered_training(root / "Training", classes, track)
+        source = read_source(packed(root))
+        assert not source.is_gtsrb
+        assert source.classes == tuple(f"{c:05}" for c in classes)
+        (said,) = source.notes
+        assert says in said
+        assert "as with --layout folders" in said
+        assert read_source(root, Layout.FOLDERS).notes == ()
+        if 61 not in classes:
+            assert read_source(root, Layout.GTSRB).classes == tuple(CLASS_NAMES[c] for c in classes)
+
+    def test_another_benchmark_in_two_parts(self, root):
+        for part in ("Training", "Testing"):
+            numbered_training(root / f"Signs_{part}" / part, (0, 7, 13), 1153)
+        source = read_source(root)
+        assert source.classes == ("00000", "00007", "00013")
+        assert source.table["split"].value_counts().to_dict() == {"train": 3, "test": 3}
+
+    def test_the_whole_set_wherever_it_lies(self, root, packed):
+        numbered_training(root / "signs", range(43), 0)
+        source = read_source(packed(root))
+        assert source.layout is Layout.GTSRB
+        assert source.classes == CLASS_NAMES
+
+    def test_several_training_sets(self, root):
+        for part in ("original", "augmented"):
+            numbered_training(root / part, (0, 1, 2), 0)
+        said = refusal(root)
+        assert f"give one, such as {root.as_posix()}/augmented/" in said
+        assert "--layout folders" in said
+        assert read_source(root, Layout.FOLDERS).classes == ("augmented", "original")
+        assert read_source(root / "original", Layout.GTSRB).classes == CLASS_NAMES[:3]
+
+    @pytest.mark.parametrize(("other", "says"), [("57", "its ClassId '57' is none"), ("2", "nothing in it is GTSRB's")])
+    def test_a_table_like_that_of_kaggles_copy(self, root, packed, other, says):
+        names = [f"Train/{c}/{i}.png" for c in ("0", "1", other) for i in range(2)]
+        draw(*(root / name for name in names))
+        write(root / "Train.csv", "Path,ClassId", *(f"{name},{name.split('/')[1]}" for name in names))
+        source = read_source(packed(root))
+        assert source.classes == ("0", "1", other)
+        (said,) = source.notes
+        assert says in said
+        assert "--layout folders" in said
+        if other == "57":
+            assert "--layout folders" in refusal(root, Layout.KAGGLE)
+        else:
+            assert read_source(root, Layout.KAGGLE).classes == CLASS_NAMES[:3]
 
     def test_kaggle(self, root, packed):
         names = [f"Train/{c}/{c:05d}_{t:05d}_00000.png" for c in (2, 10) for t in (0, 1)]

@@ -1,0 +1,374 @@
+"""Class folders: recognised in a listing of files, whatever lies above and beside them, and turned into rows."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+from signsclf import images
+from signsclf.choices import Layout, Reading
+from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
+from signsclf.data.layouts import Found, Row, gtsrb_tracks_fit, tracks
+from signsclf.data.splits import UNLABELLED, is_annotation_folder, is_container, split_of, splits_of
+from signsclf.data.tree import Tree, hidden_text, some
+from signsclf.errors import SourceError
+from signsclf.imagekinds import is_photo_suffix, skipped_text
+
+_NAME_AND_NUMBER = re.compile(r"(.*[^\W\d_])[\W_]*[0-9]+")
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class folder: its split, the folder above it (ending in '/', or ''), its name, the images in it."""
+
+    split: str | None
+    above: str
+    name: str
+    images: list[str]
+
+
+@dataclass
+class _Walk:
+    """A way down a tree to its class folders, and what is to be told of it."""
+
+    tree: Tree
+    classes: list[_Class] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    left_out: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    """Why folders are left out, to these folders and the images in each."""
+
+    def leave_out(self, folder: str, names: list[str], why: str) -> None:
+        """Notes that a folder's images are left out."""
+        self.left_out.setdefault(why, {})[folder] = names
+
+    @property
+    def told(self) -> set[str]:
+        """Images that `leave_out` was given."""
+        return {name for folders in self.left_out.values() for names in folders.values() for name in names}
+
+    def all_notes(self) -> list[str]:
+        """What is to be told, with a line for each reason why folders were left out."""
+        lines = []
+        for why, folders in self.left_out.items():
+            lines.append(f"left out, {why}: {some(list(folders))} ({_images(sum(map(len, folders.values())))})")
+        return [*self.notes, *lines]
+
+    def below(self, names: list[str], base: str) -> dict[str, list[str]]:
+        """As `_below`, without folders of annotations beside folders of images."""
+        inside = _below(names, base)
+        folders = [folder for folder in inside if folder]
+        for folder in [f for f in folders if is_annotation_folder(f, folders)]:
+            if _are_annotations(folder, inside):
+                self.leave_out(f"{base}{folder}/", inside.pop(folder), "annotations beside the images")
+        return inside
+
+    def of_class(self, found: _Class) -> list[str]:
+        """A class folder's images without the annotations beside them."""
+        return [name for names in self.below(found.images, f"{found.above}{found.name}/").values() for name in names]
+
+    def unwrap(self, names: list[str], base: str, part: str | None = None) -> tuple[str, dict[str, list[str]]]:
+        """Goes down from ``base`` while a single folder, no class and no split, is all that holds images.
+
+        Args:
+            part: the split that ``base`` is of; a folder of the same name in it is no further split.
+        """
+        while True:
+            inside = self.below(names, base)
+            folders = [folder for folder in inside if folder]
+            if len(folders) != 1 or split_of(folders[0]) not in (None, part):
+                return base, inside
+            deeper = f"{base}{folders[0]}/"
+            if "" in _below(inside[folders[0]], deeper):
+                return base, inside
+            names, base = inside[folders[0]], deeper
+
+    def parts(self, inside: dict[str, list[str]], base: str) -> dict[str, str]:
+        """The folders below ``base`` that are splits: called so, with folders in them. A class may be called so too.
+
+        Raises:
+            SourceError: two are the same split.
+        """
+        holders = [name for name in inside if name and any("/" in n[len(base) + len(name) + 1 :] for n in inside[name])]
+        parts = splits_of(holders)
+        if twice := [split for split, n in Counter(parts.values()).items() if n > 1 and split != UNLABELLED]:
+            both = " and ".join(f"{folder}/" for folder in parts if parts[folder] == twice[0])
+            raise SourceError(f"{self.tree.root}: {both} are both {twice[0]}; keep one")
+        if unusual := [name for name in parts if parts[name] not in (split_of(name), UNLABELLED)]:
+            self.notes.append(f"split folders: {_named(unusual, parts)}")
+        for folder in [name for name in parts if parts[name] == UNLABELLED]:
+            del parts[folder]
+            self.leave_out(f"{base}{folder}/", inside[folder], "unlabelled by the folder's name")
+            holders.remove(folder)
+        if parts:
+            for folder in sorted(set(holders) - parts.keys()):
+                self.leave_out(f"{base}{folder}/", inside[folder], "beside the split folders")
+            there = {folder[len(base) :] for folder in self.tree.folders if folder.startswith(base)}
+            roles = splits_of({folder for folder in there | parts.keys() if "/" not in folder})
+            missing = {folder for folder, split in roles.items() if split not in parts.values()}
+            for folder in sorted(missing - inside.keys()):
+                self.notes.append(f"the split folder {base}{folder}/ holds no images")
+        return parts
+
+
+def read_folders(tree: Tree, reading: Reading | None = None) -> Found:
+    """CLASS/image, SPLIT/CLASS/image or CLASS/SPLIT/image, below any number of folders that hold nothing else.
+
+    GTSRB's 43 folders get the names of its signs, unless the layout was asked for; its other folders of that kind
+    do where it was. Whatever is assumed or left out is noted.
+
+    Raises:
+        SourceError: there are no images, or no class folders.
+    """
+    reading = reading or Reading()
+    names = tree.image_names
+    if not names:
+        raise _no_images(tree)
+    walk = _Walk(tree)
+    if reading.class_level is None:
+        base = _recognise(walk)
+    else:
+        _descend(walk, names, "", None, reading.class_level)
+        above = [found.above for found in walk.classes]
+        shared = posixpath.commonpath(above) if above and all(above) else ""
+        base = f"{shared}/" if shared else ""
+        if not walk.classes:
+            raise SourceError(_no_such_level(tree, reading.class_level))
+    walk.classes = [replace(found, images=walk.of_class(found)) for found in walk.classes]
+    empty = _empty_folders(tree, {found.above for found in walk.classes})
+    _refuse_vanishing(tree, {found.above for found in walk.classes}, empty)
+    is_gtsrb, more = _signs(walk.classes, empty, reading.layout)
+    if reading.class_level is None:
+        more += _levels(walk.classes)
+    rows = [
+        Row(tree.files[name], CLASS_NAMES[int(found.name)] if is_gtsrb else found.name, found.split)
+        for found in walk.classes
+        for name in found.images
+    ]
+    groups = tracks([row.label for row in rows], [row.path for row in rows], kaggle=is_gtsrb)
+    rows = [row._replace(group=group) for row, group in zip(rows, groups, strict=True)]
+    notes = [*walk.all_notes(), *more]
+    if empty:
+        notes.append(f"folders without images are no classes ({len(empty):,}): {some(empty)}")
+    used = walk.told.union(*(found.images for found in walk.classes))
+    if stray := [name for name in names if name not in used]:
+        notes.append(f"images in no class folder are left out ({len(stray):,}): {some(stray)}")
+    return Found(Layout.FOLDERS, rows, base, is_gtsrb, tuple(notes))
+
+
+def _recognise(walk: _Walk) -> str:
+    """Finds the class folders where no level was asked for, and gives the folder that names are relative to."""
+    tree = walk.tree
+    base, inside = walk.unwrap(tree.image_names, "")
+    parts = walk.parts(inside, base)
+    if not parts:
+        walk.classes = _without_copies(walk, None, base, inside)
+        if all(split_of(found.name) for found in walk.classes) or _is_only_a_container(walk.classes):
+            raise SourceError(_no_classes(walk))
+        walk.classes = _with_inner_splits(walk)
+        return base
+    found = {folder: walk.unwrap(inside[folder], f"{base}{folder}/", split) for folder, split in parts.items()}
+    for folder, (above, within) in found.items():
+        elsewhere = {name for other in found if other != folder for name in found[other][1]}
+        # A doubled folder of images without labels, test/test/1.png, is no class called 'test'.
+        if any(name in elsewhere or not _is_doubled(name, folder) for name in within if name):
+            walk.classes += _without_copies(walk, parts[folder], above, within)
+        elif len(found) > 1:
+            walk.leave_out(f"{base}{folder}/", inside[folder], "no class folders in it")
+    if not walk.classes or _is_only_a_container(walk.classes):
+        raise SourceError(_no_classes(walk))
+    return base
+
+
+def _descend(walk: _Walk, names: list[str], base: str, split: str | None, levels: int) -> None:
+    """Finds the class folders that lie so many levels below ``base``."""
+    if levels == 1:
+        walk.classes += [_Class(split, base, name, within) for name, within in _below(names, base).items() if name]
+        return
+    inside = walk.below(names, base)
+    parts = {} if split else walk.parts(inside, base)
+    for folder in inside:
+        if folder and (folder in parts or not parts):
+            _descend(walk, inside[folder], f"{base}{folder}/", parts.get(folder, split), levels - 1)
+
+
+def _without_copies(walk: _Walk, split: str | None, above: str, inside: dict[str, list[str]]) -> list[_Class]:
+    """The classes among the folders right below ``above``: all but those that hold the whole set once more."""
+    folders = {name: within for name, within in inside.items() if name}
+    parent = posixpath.basename((above or walk.tree.root).rstrip("/")).casefold()
+    for name in list(folders):
+        base, within = f"{above}{name}/", _below(folders[name], f"{above}{name}/")
+        while len(within) == 1 and "" not in within:
+            base += f"{next(iter(within))}/"
+            within = _below(folders[name], base)
+        shared = within.keys() & folders.keys() - {name}
+        if "" in within or len(shared) < 2 or 2 * len(shared) < len(within):
+            continue
+        here = {image[len(above) :] for other in folders if other != name for image in folders[other]}
+        new = sum(image[len(base) :] not in here for image in folders[name])
+        if not new or name.casefold() == parent:
+            only = f", {new:,} images only there" if new else ""
+            why = f"the class folders once more, {len(shared):,} of those beside it{only}"
+            walk.leave_out(f"{above}{name}/", folders.pop(name), why)
+    return [_Class(split, above, name, within) for name, within in folders.items()]
+
+
+def _with_inner_splits(walk: _Walk) -> list[_Class]:
+    """Classes that hold split folders, CLASS/SPLIT/image, as one for each split; other classes as they are."""
+    inner = [(found, _below(found.images, f"{found.above}{found.name}/")) for found in walk.classes]
+    names = {name for _, within in inner for name in within}
+    roles = splits_of(names)
+    if "train" not in roles.values() or names - roles.keys():
+        return walk.classes
+    walk.notes.append(f"splits by the folders in each class: {_named(roles, roles)}")
+    for found, within in inner:
+        for name in [name for name in within if roles[name] == UNLABELLED]:
+            walk.leave_out(f"{found.above}{found.name}/{name}/", within.pop(name), "unlabelled by the folder's name")
+    return [_Class(roles[name], c.above, c.name, within[name]) for c, within in inner for name in within]
+
+
+def _signs(classes: list[_Class], empty: list[str], layout: Layout | None) -> tuple[bool, list[str]]:
+    """Whether the class folders are those of GTSRB, and what has to be told of that."""
+    folders = {found.name for found in classes}
+    if layout is Layout.GTSRB:
+        return all(class_id(name) is not None for name in folders), []
+    whole = is_gtsrb_folder_names(folders) or is_gtsrb_folder_names(folders | set(empty))
+    if layout is Layout.FOLDERS or not whole:
+        return False, []
+    fit = gtsrb_tracks_fit(image for found in classes for image in found.images)
+    if fit is None:
+        return True, ["folders 0 to 42 are taken for GTSRB's classes; --layout folders keeps the folders' own names"]
+    if fit:
+        return True, []
+    why = "folders 0 to 42 as GTSRB has, but files that are none of its tracks"
+    return False, [f"{why}: the folders' own names count; --layout gtsrb gives GTSRB's"]
+
+
+def _levels(classes: list[_Class]) -> list[str]:
+    """A note of the folders that the class folders hold, which the classes swallow."""
+    deeper = {
+        rest.partition("/")[0]: None
+        for found in classes
+        for image in found.images
+        if "/" in (rest := image[len(found.above) + len(found.name) + 1 :])
+    }
+    if all(map(is_container, deeper)):
+        return []
+    level = 1 + max(found.above.count("/") for found in classes)
+    names = list(dict.fromkeys(found.name for found in classes))
+    here = f"the classes are the {_folders(len(names))} of level {level} ({some(names, 2)})"
+    below = f"{_folders(len(deeper))} of level {level + 1} ({some(list(deeper), 2)})"
+    return [f"{here}, which hold {below}: --class-level {level + 1} takes those"]
+
+
+def _below(names: Iterable[str], base: str) -> dict[str, list[str]]:
+    """Folder right below ``base`` to the names anywhere in it; '' to those that lie in ``base`` itself."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        head, slash, _ = name[len(base) :].partition("/")
+        found[head if slash else ""].append(name)
+    return found
+
+
+def _are_annotations(folder: str, inside: dict[str, list[str]]) -> bool:
+    """Whether a folder called so does: only folders of images are beside it, or its files are called as theirs."""
+    holders = [name for name in inside if is_container(name)]
+    if all(name in holders or name == "" or is_annotation_folder(name, inside) for name in inside):
+        return True
+    stems = {_stem(name) for holder in holders for name in inside[holder]}
+    own = [_stem(name) for name in inside[folder]]
+    return 2 * sum(stem in stems or re.sub(r"[_-][^_-]*$", "", stem) in stems for stem in own) >= len(own)
+
+
+def _is_doubled(name: str, folder: str) -> bool:
+    """Whether a folder in a split folder is called as that is."""
+    return name.casefold() == folder.casefold()
+
+
+def _is_only_a_container(classes: list[_Class]) -> bool:
+    names = {found.name for found in classes}
+    return len(names) == 1 and is_container(names.pop())
+
+
+def _empty_folders(tree: Tree, above: set[str]) -> list[str]:
+    """Names of the folders beside class folders in which no image lies, however deep."""
+    full = {posixpath.dirname(name) for name in tree.image_names}
+    full |= {above for folder in full for above in _above(folder)}
+    beside = {folder for folder in tree.folders if folder[: folder.rfind("/") + 1] in above}
+    return sorted({posixpath.basename(folder) for folder in beside - full})
+
+
+def _above(folder: str) -> Iterator[str]:
+    while folder := posixpath.dirname(folder):
+        yield folder
+
+
+def _no_images(tree: Tree) -> SourceError:
+    kind = "archive" if tree.is_archive else "folder"
+    if tree.skipped:
+        return SourceError(
+            f"{tree.root}: no images that can be read in this {kind}: {skipped_text(tree.skipped.values())}"
+        )
+    if tree.hidden:
+        return SourceError(f"{tree.root}: hidden images alone in this {kind}: {hidden_text(tree.hidden)}")
+    if not tree.files:
+        return SourceError(f"{tree.root}: an empty {kind}; give one with a folder of images for each class")
+    suffixes = " ".join(sorted(images.SUFFIXES))
+    return SourceError(f"{tree.root}: no images in this {kind}; looked for {suffixes}")
+
+
+def _refuse_vanishing(tree: Tree, above: set[str], empty: list[str]) -> None:
+    """Refuses a source in which a class has photos, but none of a kind that is read."""
+    lost: dict[str, list[str]] = {}
+    for name, suffix in tree.skipped.items():
+        if is_photo_suffix(suffix):
+            for folder in empty:
+                if any(name.startswith(f"{base}{folder}/") for base in above):
+                    lost.setdefault(folder, []).append(suffix)
+    if lost:
+        shown = "; ".join(f"{folder!r}: {skipped_text(suffixes)}" for folder, suffixes in list(lost.items())[:3])
+        what = "a class" if len(lost) == 1 else f"{len(lost):,} classes"
+        raise SourceError(
+            f"{tree.root}: {what} would be lost, with no file that is read: {shown}; or move what is no class elsewhere"
+        )
+
+
+def _no_classes(walk: _Walk) -> str:
+    """What lies there in place of class folders, and what to do."""
+    names = [name for name in walk.tree.image_names if name not in walk.told]
+    holders = list(dict.fromkeys(posixpath.dirname(name) for name in names))
+    shown = [f"{folder}/" for folder in holders[:3] if folder]
+    where = f" in {' and '.join(shown)}" if shown else ""
+    way = "give each class a folder of its own, or a csv with the columns path and label"
+    matches = [_NAME_AND_NUMBER.fullmatch(_stem(name)) for name in names]
+    labels = Counter(match[1] for match in matches if match)
+    if len(labels) > 1 and sum(labels.values()) == len(names) and max(labels.values()) > 1:
+        said = ", ".join(f"{label!r} {n:,}" for label, n in labels.most_common(3))
+        example = f"{names[0]},{matches[0][1]}"  # type: ignore[index]
+        way = f"their labels seem to be in their names ({said}): {way}, one row an image such as {example}"
+    return f"{walk.tree.root}: {_images(len(names))} but no class folders{where}; {way}"
+
+
+def _no_such_level(tree: Tree, level: int) -> str:
+    deepest = max(name.count("/") for name in tree.image_names)
+    return (
+        f"{tree.root}: --class-level {level}: its images lie in folders down to level {deepest} only; give one of these"
+    )
+
+
+def _named(folders: Iterable[str], splits: dict[str, str]) -> str:
+    return ", ".join(f"{folder}/ is {splits[folder]}" for folder in folders)
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(posixpath.basename(name))[0]
+
+
+def _images(n: int) -> str:
+    return f"{n:,} image{'s' * (n != 1)}"
+
+
+def _folders(n: int) -> str:
+    return f"{n:,} folder{'s' * (n != 1)}"

@@ -1,0 +1,295 @@
+"""Class folders under whatever lies above, beside and below them: the right classes, and a line on what is assumed."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from signsclf.choices import Layout, Reading
+from signsclf.data.gtsrb import CLASS_NAMES
+from signsclf.data.table import Source, describe, read_source
+from signsclf.errors import SourceError
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A folder that is deep enough for nothing of another test to lie above it."""
+    folder = tmp_path / "a" / "b" / "c" / "source"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def place(root: Path, *folders: str, n: int = 2, suffix: str = ".png", stem: str = "") -> None:
+    """Images called by number in each folder."""
+    for folder in folders:
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            Image.new("RGB", (8, 8), "red").save(root / folder / f"{stem}{i}{suffix}")
+
+
+def zipped(folder: Path) -> Path:
+    archive = folder.with_name(f"{folder.name}-packed.zip")
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder).as_posix())
+    return archive
+
+
+@pytest.fixture(params=["folder", "zip"])
+def packed(request):
+    """A folder as it is, or the zip archive of it: both must give the same."""
+    return (lambda folder: folder) if request.param == "folder" else zipped
+
+
+def counts(source: Source) -> dict[tuple[str, str | None], int]:
+    """Images of each label and split."""
+    return dict(Counter(zip(source.table["label"], source.table["split"], strict=True)))
+
+
+def note(source: Source, text: str) -> str:
+    """The one note that holds a text, which `describe` shows."""
+    (found,) = [line for line in describe(source) if line.startswith("note: ") and text in line]
+    return found
+
+
+def refusal(source: Path, reading: Reading | Layout | None = None) -> str:
+    with pytest.raises(SourceError) as caught:
+        read_source(source, reading)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestSplits:
+    def test_doubled_folders_and_unlabelled_ones(self, root, packed):
+        for part, n in (("training_set", 3), ("test_set", 1)):
+            place(root, *(f"{part}/{part}/{label}" for label in ("cats", "dogs")), n=n)
+        place(root, "seg_pred/seg_pred")
+        source = read_source(packed(root))
+        assert counts(source) == {("cats", "train"): 3, ("dogs", "train"): 3, ("cats", "test"): 1, ("dogs", "test"): 1}
+        assert "test_set/ is test, training_set/ is train" in note(source, "split folders")
+        assert "'seg_pred/' (2 images)" in note(source, "unlabelled")
+
+    @pytest.mark.parametrize("other", ["dev", "eval", "Validation_Images"])
+    def test_validation_under_other_names_is_taken_and_said(self, root, packed, other):
+        place(root, "train/cats", "train/dogs", f"{other}/cats", f"{other}/dogs")
+        source = read_source(packed(root))
+        assert counts(source)["dogs", "valid"] == 2
+        assert f"{other}/ is valid" in note(source, "split folders")
+
+    def test_the_plain_name_wins(self, root):
+        place(root, "train/cats", "train/dogs", "val/cats", "val/dogs", "dev/cats", n=1)
+        source = read_source(root)
+        assert source.table["split"].value_counts().to_dict() == {"train": 2, "valid": 2}
+        assert "'dev/' (1 image)" in note(source, "beside the split folders")
+
+    def test_two_unusual_names_of_one_split(self, root):
+        place(root, "seg_train/cats", "train_set/cats", "seg_test/cats")
+        assert "seg_train/ and train_set/ are both train" in refusal(root)
+
+    def test_doubled_test_folder_without_labels(self, root, packed):
+        place(root, "train/cats", "train/dogs", "test/test")
+        source = read_source(packed(root))
+        assert set(source.table["split"]) == {"train"}
+        assert "'test/' (2 images)" in note(source, "no class folders")
+
+    def test_a_class_called_test_in_its_splits(self, root, packed):
+        place(root, "train/test", "train/cat", "test/test")
+        source = read_source(packed(root))
+        assert counts(source) == {("test", "train"): 2, ("cat", "train"): 2, ("test", "test"): 2}
+
+    def test_classes_called_as_splits_among_others(self, root, packed):
+        place(root, "train", "test", "bus")
+        assert read_source(packed(root)).classes == ("bus", "test", "train")
+
+    def test_a_wrapper_called_as_unusual_split_is_none(self, root):
+        place(root, "test data/cat", "test data/dog")
+        assert set(read_source(root).table["split"]) == {None}
+
+    def test_splits_below_the_classes(self, root, packed):
+        place(root, "cat/train", "dog/train", n=3)
+        place(root, "cat/test", "dog/test", n=1)
+        source = read_source(packed(root))
+        assert counts(source) == {("cat", "train"): 3, ("dog", "train"): 3, ("cat", "test"): 1, ("dog", "test"): 1}
+        assert "test/ is test, train/ is train" in note(source, "in each class")
+
+    def test_an_empty_split_folder_is_told(self, root, packed):
+        place(root, "train/cat", "train/dog")
+        (root / "validation").mkdir()
+        source = read_source(packed(root))
+        assert set(source.table["split"]) == {"train"}
+        assert note(source, "validation/ holds no images")
+
+    def test_validation_without_some_classes_is_told(self, root):
+        place(root, "train/cat", "train/dog", "train/emu", "valid/cat", "test/dog")
+        assert "valid has no image of 2 classes: 'dog', 'emu'" in note(read_source(root), "valid has")
+
+
+class TestLevels:
+    PLACES = ("a/abbey", "a/airfield", "b/bakery/shop", "b/barn", "c/cliff")
+
+    def test_a_swallowed_level_is_named_with_the_way(self, root, packed):
+        place(root, *self.PLACES)
+        source = read_source(packed(root))
+        assert source.classes == ("a", "b", "c")
+        said = note(source, "--class-level 2")
+        assert "3 folders of level 1 ('a', 'b' and 1 more)" in said
+        assert "5 folders of level 2 ('abbey', 'airfield' and 3 more)" in said
+
+    def test_the_level_asked_for(self, root, packed):
+        place(root, *self.PLACES)
+        where = packed(root)
+        source = read_source(where, Reading(class_level=2))
+        assert source.classes == ("abbey", "airfield", "bakery", "barn", "cliff")
+        assert relative(source)[0] == "a/abbey/0.png"
+        deeper = read_source(where, Reading(class_level=3))
+        assert deeper.classes == ("shop",)
+        assert "(8)" in note(deeper, "no class folder")
+        assert "down to level 3" in refusal(where, Reading(class_level=4))
+
+    def test_splits_above_the_level_asked_for(self, root):
+        place(root, "set/train/a/abbey", "set/train/b/barn", "set/test/a/abbey", "set/other/a/abbey")
+        source = read_source(root, Reading(class_level=4))
+        assert counts(source) == {("abbey", "train"): 2, ("barn", "train"): 2, ("abbey", "test"): 2}
+        assert "'set/other/' (2 images)" in note(source, "beside the split folders")
+        assert relative(source)[0] == "test/a/abbey/0.png"
+        assert read_source(root, Reading(class_level=2)).classes == ("other", "test", "train")
+
+    def test_a_table_does_not_hide_the_level_asked_for(self, root):
+        place(root, "a/b")
+        (root / "labels.csv").write_text("path,label\na/b/0.png,x\n")
+        assert read_source(root, Reading(class_level=2)).classes == ("b",)
+
+    @pytest.mark.parametrize("wrap", ["", "plants/"])
+    def test_a_copy_of_the_set_inside_itself(self, root, packed, wrap):
+        names = ("pepper", "potato", "tomato")
+        place(root, *(f"{wrap}{name}" for name in names), *(f"{wrap}copy/deep/{name}" for name in names))
+        where = packed(root)
+        source = read_source(where)
+        assert source.classes == names
+        assert len(source.table) == 6
+        assert f"'{wrap}copy/' (6 images)" in note(source, "once more, 3 of those beside it")
+        assert "copy" in read_source(where, Reading(class_level=wrap.count("/") + 1)).classes
+
+    def test_a_copy_called_as_its_parent_may_hold_more(self, root):
+        names = ("pepper", "potato")
+        place(root, *(f"plants/{name}" for name in names))
+        place(root, *(f"plants/Plants/{name}" for name in names), n=3)
+        source = read_source(root)
+        assert source.classes == names
+        assert "2 images only there: 'plants/Plants/' (6 images)" in note(source, "once more")
+
+    def test_folders_in_classes_with_names_of_their_own_are_no_copy(self, root):
+        place(root, "cat", "dog", "both/cat", "both/emu", stem="x")
+        assert read_source(root).classes == ("both", "cat", "dog")
+
+
+class TestAnnotations:
+    def test_masks_beside_the_images(self, root, packed):
+        for part in ("images", "segmentations"):
+            place(root, f"birds/{part}/albatross", f"birds/{part}/wren")
+        source = read_source(packed(root))
+        assert source.classes == ("albatross", "wren")
+        assert "'birds/segmentations/' (4 images)" in note(source, "annotations")
+
+    def test_masks_in_every_class(self, root, packed):
+        for label in ("covid", "normal"):
+            place(root, f"{label}/images", f"{label}/masks")
+        source = read_source(packed(root))
+        assert {Path(name).parent.name for name in relative(source)} == {"images"}
+        assert "'covid/masks/', 'normal/masks/' (4 images)" in note(source, "annotations")
+        assert not [line for line in source.notes if "level" in line]
+
+    def test_classes_called_so_are_classes(self, root):
+        place(root, "photo", "mask", "text", stem="a")
+        place(root, "mask", stem="b")
+        for path in (root / "mask").glob("a*"):
+            path.unlink()
+        assert read_source(root).classes == ("mask", "photo", "text")
+        place(root, "with_mask", "without_mask")
+        assert "with_mask" in read_source(root).classes
+
+    def test_labels_in_the_file_names_alone(self, root, packed):
+        for name in ("Abyssinian_", "great pug_"):
+            place(root, "images", stem=name, suffix=".jpg")
+            place(root, "annotations/trimaps", stem=name)
+        said = refusal(packed(root))
+        assert "4 images but no class folders in images/" in said
+        assert "'Abyssinian' 2, 'great pug' 2" in said
+        assert "columns path and label, one row an image such as images/Abyssinian_0.jpg,Abyssinian" in said
+
+    @pytest.mark.parametrize("stem", ["cat.", "IMG_"])
+    def test_flat_images(self, root, stem):
+        place(root, "train", stem=stem)
+        place(root, "test", stem="dog.")
+        said = refusal(root)
+        assert "4 images but no class folders in test/ and train/" in said
+        place(root, "train", stem="IMG_")
+        assert "columns path and label" in refusal(root)
+
+    def test_images_in_a_container_of_a_split(self, root):
+        place(root, "train/images", "valid/images", stem="x")
+        assert "no class folders in train/images/ and valid/images/" in refusal(root)
+
+
+class TestSigns:
+    def test_any_43_numbers_are_taken_for_signs_and_said(self, root, packed):
+        place(root, *(f"{c:05}" for c in range(43)), n=1)
+        where = packed(root)
+        source = read_source(where)
+        assert source.classes == CLASS_NAMES
+        assert "--layout folders" in note(source, "GTSRB's classes")
+        named = read_source(where, Layout.FOLDERS)
+        assert not named.is_gtsrb
+        assert named.classes[:2] == ("00000", "00001")
+        assert not [line for line in named.notes if "GTSRB" in line]
+
+    def test_tracks_of_another_benchmark_are_not(self, root):
+        place(root, *(f"{c}" for c in range(43)), n=1, stem="01153_0000")
+        source = read_source(root)
+        assert not source.is_gtsrb
+        assert source.classes[:2] == ("0", "1")
+        assert "--layout gtsrb" in note(source, "none of its tracks")
+        assert read_source(root, Layout.GTSRB).classes == CLASS_NAMES
+
+    @pytest.mark.parametrize("digits", [1, 2, 5])
+    def test_some_class_ids_are_offered(self, root, packed, digits):
+        ids = (0, 1, 2, 10, 38)
+        place(root, *(f"{c:0{digits}}" for c in ids))
+        where = packed(root)
+        source = read_source(where)
+        assert source.classes == tuple(f"{c:0{digits}}" for c in ids)
+        assert "evaluate" in note(source, "--layout gtsrb")
+        signs = read_source(where, Layout.GTSRB)
+        assert signs.is_gtsrb
+        assert signs.classes == tuple(CLASS_NAMES[c] for c in ids)
+
+    @pytest.mark.parametrize("names", ["0 1 2 3", "1 2 3", "0 1 57", "7 07", "12 cat"])
+    def test_other_numbers_are_not(self, root, names):
+        place(root, *names.split())
+        assert not [line for line in read_source(root).notes if "GTSRB" in line]
+
+
+class TestLabels:
+    @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names that differ by case are one folder there")
+    def test_names_that_differ_by_case_or_spaces(self, root):
+        place(root, "Dog", "owl", "fox")
+        place(root, "dog", n=3)
+        place(root, "owl ", n=1)
+        source = read_source(root)
+        assert len(source.classes) == 5
+        assert "'Dog' 2, 'dog' 3; 'owl' 2, 'owl ' 1" in note(source, "case or spaces")
+
+    def test_in_a_table(self, root):
+        place(root, "images", n=4)
+        lines = [f"images/{i}.png,{label}" for i, label in enumerate(("Cat", "cat", "dog", "dog"))]
+        (root / "labels.csv").write_text("\n".join(["path,label", *lines]))
+        assert "'Cat' 1, 'cat' 1" in note(read_source(root), "case or spaces")
+
+
+def relative(source: Source) -> list[str]:
+    return [source.relative(path) for path in source.table["path"]]
