@@ -74,6 +74,9 @@ def predict_command(
                 sys.stdout.flush()
 
     if explain is not None:
+        from signsclf.explain import check_explains
+
+        check_explains(classifier)
         writable_folder(explain)
     if out is None:
         writers.write(watched(), sys.stdout if form is Format.TABLE else machine_output(), form, columns)

@@ -14,6 +14,15 @@ _OPACITY = 0.6
 _COLOURS = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64)
 
 
+def check_explains(classifier: Classifier) -> None:
+    """Refuse a model that has no class activation maps, before any image is read.
+
+    Raises:
+        ModelError: it has no feature map that its last layer reads, or its weights are damaged.
+    """
+    _ = classifier.class_weights
+
+
 def activation_map(classifier: Classifier, image: Image.Image) -> np.ndarray:
     """The class activation map (Zhou et al. 2016) of the predicted class: float64 (h, w), 0 to 1.
 

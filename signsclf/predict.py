@@ -183,12 +183,7 @@ class Classifier:
         return self._run(batch, "features")[0] if self._has_features else None
 
     def logits_and_features(self, batch: Array) -> tuple[Array, Array]:
-        """What `logits` and `features` give, from one run of the network.
-
-        Raises:
-            ModelError: see `class_weights` and `logits`.
-        """
-        self.class_weights  # noqa: B018  (says what is lacking)
+        """What `logits` and `features` give, from one run of a network that has a feature map."""
         logits, features = self._run(batch, "logits", "features")
         return logits, features
 

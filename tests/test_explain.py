@@ -56,6 +56,27 @@ def test_models_without_a_map_say_so(tmp_path: Path, half_red: Image.Image):
         heat_map(Classifier(folder), half_red)
 
 
+def test_the_command_says_so_before_it_predicts(cli, tmp_path: Path, half_red: Image.Image):
+    half_red.save(tmp_path / "a.png")
+    folder = write_folder(tmp_path / "m", features=False)
+    ran = cli("predict", tmp_path / "a.png", "--model", folder, "--explain", tmp_path / "maps")
+    assert ran.code == 2
+    assert "no last feature map" in ran.complaint
+    assert ran.out == ""
+    assert not (tmp_path / "maps").exists()
+
+
+def test_the_weights_are_read_once(tmp_path: Path, half_red: Image.Image, monkeypatch: pytest.MonkeyPatch):
+    classifier = Classifier(write_folder(tmp_path))
+    first = activation_map(classifier, half_red)
+    (tmp_path / "model.safetensors").unlink()
+    runs = []
+    run = classifier._run
+    monkeypatch.setattr(classifier, "_run", lambda *given: runs.append(given[1:]) or run(*given))
+    np.testing.assert_array_equal(activation_map(classifier, half_red), first)
+    assert runs == [("logits", "features")]
+
+
 def test_a_bad_image_is_refused(tmp_path: Path):
     with pytest.raises(BadImageError):
         heat_map(Classifier(write_folder(tmp_path)), b"no image")
