@@ -15,6 +15,7 @@ from signsclf.options import (
     CacheOption,
     ClassLevel,
     LayoutOption,
+    MaxPixels,
     Overwrite,
     SkipBad,
     Source,
@@ -55,6 +56,7 @@ def compare_command(
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
     cache: CacheOption = "auto",
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Train several models on the same images and the same split, and draw them as one ladder."""
     names = None if models is None else [name.strip() for name in models.split(",")]

@@ -13,7 +13,7 @@ import typer
 from signsclf.choices import Reading
 from signsclf.errors import SignsclfError, SourceError
 from signsclf.files import write_atomic
-from signsclf.options import AsJson, ClassLevel, LayoutOption, Source, ZipEncoding, new_app, writable_folder
+from signsclf.options import AsJson, ClassLevel, LayoutOption, MaxPixels, Source, ZipEncoding, new_app, writable_folder
 from signsclf.terminal import Bar, TerminalObserver, echo, echo_json, tell
 from signsclf.text import visible
 
@@ -32,6 +32,7 @@ def check_command(
     layout: LayoutOption = None,
     class_level: ClassLevel = None,
     zip_encoding: ZipEncoding = None,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Decode every image; list the unreadable, the tiny and the duplicates; count the classes."""
     from signsclf.data import check

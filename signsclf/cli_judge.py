@@ -15,6 +15,7 @@ from signsclf.options import (
     ClassLevel,
     DeviceOption,
     LayoutOption,
+    MaxPixels,
     ModelDir,
     SkipBad,
     Source,
@@ -59,6 +60,7 @@ def evaluate_command(
     seed: Annotated[int, typer.Option("--seed", help="Of the corruptions.", min=0)] = 0,
     device: DeviceOption = Provider.AUTO,
     cache: CacheOption = "auto",
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Judge a model folder's exported file on labelled images."""
     from signsclf.modelfolder import read_config
@@ -135,6 +137,7 @@ def diff_command(
     skip_bad: SkipBad = False,
     device: DeviceOption = Provider.AUTO,
     cache: CacheOption = "auto",
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Compare two models on the same images, none of which either was trained on."""
     from signsclf.modelfolder import read_config

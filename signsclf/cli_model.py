@@ -13,6 +13,7 @@ from signsclf.options import (
     CacheOption,
     ForceInt8Option,
     Int8Option,
+    MaxPixels,
     ModelDir,
     Overwrite,
     chosen_int8,
@@ -44,6 +45,7 @@ def export_command(
         bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows the images trained on.")
     ] = False,
     cache: CacheOption = "auto",
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Export the best weights of a run, through the parity gate, to a model folder; or a finished model anew."""
     from signsclf.modelfolder import RECORD, read_config

@@ -15,7 +15,7 @@ import typer
 from signsclf.choices import Format, Provider
 from signsclf.errors import SignsclfError
 from signsclf.files import open_output, write_atomic
-from signsclf.options import DeviceOption, new_app, provider_name, writable_folder
+from signsclf.options import DeviceOption, MaxPixels, new_app, provider_name, writable_folder
 from signsclf.terminal import Bar, byte_input, machine_output, no_garbage, tell
 
 app = new_app()
@@ -36,6 +36,7 @@ def predict_command(
     explain: Annotated[Path | None, typer.Option("--explain", help="Folder for a heat map over each image.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Processor threads.", min=1)] = None,
     device: DeviceOption = Provider.AUTO,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Predict the classes of images, with the exported model."""
     with no_garbage():

@@ -18,6 +18,7 @@ from signsclf.options import (
     ForceInt8Option,
     Int8Option,
     LayoutOption,
+    MaxPixels,
     OptionalSource,
     Overwrite,
     SkipBad,
@@ -54,6 +55,7 @@ def train_command(
     int8: Int8Option = False,
     force_int8: ForceInt8Option = False,
     cache: CacheOption = "auto",
+    max_pixels: MaxPixels = None,
     data_dir: DataDir = None,
     yes: Yes = False,
 ) -> None:
@@ -110,6 +112,7 @@ def lr_find_command(
     zip_encoding: ZipEncoding = None,
     skip_bad: SkipBad = False,
     cache: CacheOption = "auto",
+    max_pixels: MaxPixels = None,
     data_dir: DataDir = None,
     yes: Yes = False,
 ) -> None:

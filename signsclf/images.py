@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from signsclf import tiff
@@ -117,6 +118,12 @@ def refuse_pixels(width: int, height: int) -> None:
         raise BadImageError(
             f"too many pixels ({width}×{height}, at most {most:,}); --max-pixels or ${PIXELS_VARIABLE} raises the limit"
         )
+
+
+def pixel_path() -> str:
+    """What decides an image's pixels, or whether it has any, besides its file: for the keys of caches."""
+    decoders = [kind for kind in ("AVIF", "HEIF") if image_class(kind)]
+    return f"Pillow {PIL.__version__}; {RESIZING}; at most {max_pixels()} pixels; {' '.join(decoders)}"
 
 
 def has_scheme(path: str) -> bool:

@@ -30,6 +30,28 @@ ZipEncoding = Annotated[
         metavar="NAME",
     ),
 ]
+
+
+def _limit_pixels(limit: int | None) -> None:
+    if limit is not None:
+        from signsclf.images import limit_pixels
+
+        limit_pixels(limit)
+
+
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        help="Refuse larger images; unset: 100,000,000, which take 400 MB each.",
+        envvar="SIGNSCLF_MAX_PIXELS",
+        metavar="N",
+        min=1,
+        callback=_limit_pixels,
+        # Set for the whole process, so that no command passes it on.
+        expose_value=False,
+    ),
+]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and list them.")]
 CacheOption = Annotated[
     str,

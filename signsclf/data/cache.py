@@ -26,7 +26,6 @@ from typing import IO
 
 import numpy as np
 import pandas as pd
-import PIL
 import platformdirs
 from PIL import Image
 
@@ -177,11 +176,11 @@ def _decode(table: pd.DataFrame, size: int, pixels: np.ndarray, progress: Callab
 
 
 def _key(table: pd.DataFrame, size: int) -> str | None:
-    """Names what decides the pixels: the files as they are now, their boxes, the size and how images are resized.
+    """Names what decides the pixels: the files as they are now, their boxes, the size and how images are read.
 
     None where that cannot be told: a drawn sign comes from this package's code.
     """
-    state = hashlib.blake2b(f"{_FORMAT} {PIL.__version__} {images.RESIZING} {size}".encode(), digest_size=16)
+    state = hashlib.blake2b(f"{_FORMAT} {images.pixel_path()} {size}".encode(), digest_size=16)
     archives: dict[str, str] = {}
     for path, roi in zip(table["path"], table["roi"], strict=True):
         if images.has_scheme(path):
