@@ -16,7 +16,7 @@ LAYERS = [
     ["files", "locks", "paths"],
     ["outputs"],
     ["imagekinds", "depth"],
-    ["tiff"],
+    ["tiff", "hidden"],
     ["recipe", "images", "modelconfig", "observer", "runtime"],
     ["resolve"],
     ["data.*", "judging.*", "modelfolder"],
@@ -51,6 +51,7 @@ LIGHT = {
         for name in ("compare", "data", "judge", "model", "predict", "train")
     },
     "imagekinds": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
+    "hidden": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
     "depth": {"PIL", "onnxruntime", "typer", "rich"},
     "tiff": {"onnxruntime", "typer", "rich"},
     "images": {"onnxruntime", "typer", "rich"},

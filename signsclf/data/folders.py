@@ -13,8 +13,9 @@ from signsclf.choices import Layout, Reading
 from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
 from signsclf.data.layouts import Found, Row, gtsrb_tracks_fit, tracks
 from signsclf.data.splits import UNLABELLED, is_annotation_folder, is_container, split_of, splits_of
-from signsclf.data.tree import Tree, hidden_text, some
+from signsclf.data.tree import Tree, some
 from signsclf.errors import SourceError
+from signsclf.hidden import hidden_text
 from signsclf.imagekinds import is_photo_suffix, skipped_text
 
 _NAME_AND_NUMBER = re.compile(r"(.*[^\W\d_])[\W_]*[0-9]+")

@@ -13,21 +13,13 @@ from pathlib import Path
 
 from signsclf import images
 from signsclf.errors import BadImageError, SourceError
-from signsclf.imagekinds import HEAD, Sniffer, skipped_text, suffix_of, why_unread, words
+from signsclf.hidden import hidden_images, hidden_text, is_hidden, is_nobodys
+from signsclf.imagekinds import HEAD, Sniffer, skipped_text, suffix_of, why_unread
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 _LINKED_FOLDERS = 10_000
 """More linked folders than this are refused: links to links to links can name the same files without end."""
 _ENCRYPTED = 0x1
-_HIDDEN_LOOKED_AT = 20_000
-"""Files in a hidden folder beyond this are not counted."""
-_NEVER_CLASSES = words("""
-.git .svn .hg .bzr .github .gitlab .cache .thumbnails .thumb .ipynb_checkpoints .ds_store .appledouble
-.lsoverride .spotlight-v100 .fseventsd .documentrevisions-v100 .temporaryitems .trash .trashes .recycle .venv
-.tox .nox .idea .vscode .vs .settings .dvc .huggingface .mypy_cache .pytest_cache .ruff_cache .npm .local
-.config .picasaoriginals .dropbox .dropbox.cache .sync .stfolder .stversions .nfs .snapshot .backup __macosx
-""")
-"""Hidden folders that tools and systems make: what lies in them is left out without a word."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +165,8 @@ def list_folder(root: Path) -> Tree:
                 is_folder, is_file = entry.is_dir(), entry.is_file()
             except OSError:  # a link to itself
                 is_folder = is_file = False
-            if _is_hidden(entry.name):
-                if n := 0 if _is_nobodys(entry.name) else _images_in(entry, is_folder, is_file):
+            if is_hidden(entry.name):
+                if n := hidden_images(entry):
                     listing.hidden[_nfc(name)] += n
             elif is_folder:
                 linked += entry.is_symlink()
@@ -208,10 +200,10 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
     for info in members:
         parts = [part for part in member_name(info.filename).split("/") if part not in ("", ".")]
         name = "/".join(parts)
-        hiding = next((depth for depth, part in enumerate(parts, 1) if _is_hidden(part)), 0)
+        hiding = next((depth for depth, part in enumerate(parts, 1) if is_hidden(part)), 0)
         if hiding:
             hider = parts[hiding - 1]
-            if not info.is_dir() and ".." not in parts and not _is_nobodys(hider) and images.is_image_name(name):
+            if not info.is_dir() and ".." not in parts and not is_nobodys(hider) and images.is_image_name(name):
                 listing.hidden["/".join(parts[:hiding])] += 1
             continue
         if not parts:
@@ -263,47 +255,13 @@ def some(names: list[str] | tuple[str, ...], most: int = 3) -> str:
     return ", ".join(repr(name) for name in names[:most]) + more
 
 
-def hidden_text(hidden: Mapping[str, int]) -> str:
-    """What `Tree.hidden` has, and what helps."""
-    most = sorted(hidden, key=lambda name: (-hidden[name], name))
-    shown = ", ".join(f"{name!r} ({hidden[name]:,})" for name in most[:5])
-    more = f" and {len(most) - 5:,} more" if len(most) > 5 else ""
-    return f"{shown}{more}; rename without the dot what is meant to be read"
-
-
 def _head(path: str) -> bytes:
     with Path(path).open("rb") as file:
         return file.read(HEAD)
 
 
-def _images_in(entry: os.DirEntry, is_folder: bool, is_file: bool) -> int:
-    """Images in a hidden folder or all below it, by their names; or whether a hidden file is one."""
-    if is_file:
-        return int(images.is_image_name(entry.name))
-    if not is_folder or entry.is_symlink():
-        return 0
-    count = seen = 0
-    for _, _, names in os.walk(entry.path):
-        seen += len(names)
-        count += sum(map(images.is_image_name, names))
-        if seen > _HIDDEN_LOOKED_AT:
-            break
-    return count
-
-
-def _is_nobodys(name: str) -> bool:
-    """Whether a hidden name is one that tools and systems give."""
-    lowered = name.casefold()
-    return lowered in _NEVER_CLASSES or lowered.startswith(("._", ".trash-", ".~", "@eadir", ".nfs", ".fuse_hidden"))
-
-
 def _nfc(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
-
-
-def _is_hidden(name: str) -> bool:
-    # Names that macOS, Synology and others leave behind; '..' is among those that start with a dot.
-    return name.startswith((".", "@eaDir")) or name == "__MACOSX"
 
 
 def _is_wanted(name: str) -> bool:

@@ -1,0 +1,57 @@
+"""Hidden files and folders: which are left out without a word, and how many images the others hide."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from signsclf.imagekinds import is_image_name, words
+
+_LOOKED_AT = 20_000
+"""Files in a hidden folder beyond this are not counted."""
+_NEVER_CLASSES = words("""
+.git .svn .hg .bzr .github .gitlab .cache .thumbnails .thumb .ipynb_checkpoints .ds_store .appledouble
+.lsoverride .spotlight-v100 .fseventsd .documentrevisions-v100 .temporaryitems .trash .trashes .recycle .venv
+.tox .nox .idea .vscode .vs .settings .dvc .huggingface .mypy_cache .pytest_cache .ruff_cache .npm .local
+.config .picasaoriginals .dropbox .dropbox.cache .sync .stfolder .stversions .nfs .snapshot .backup __macosx
+""")
+"""Hidden folders that tools and systems make: what lies in them is left out without a word."""
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is left out."""
+    # Names that macOS, Synology and others leave behind; '..' is among those that start with a dot.
+    return name.startswith((".", "@eaDir")) or name == "__MACOSX"
+
+
+def hidden_images(entry: os.DirEntry) -> int:
+    """How many images a hidden folder has, with all below it, by their names; of a hidden file, whether it is one."""
+    if is_nobodys(entry.name):
+        return 0
+    try:
+        is_folder = entry.is_dir()
+    except OSError:  # a link to itself
+        return 0
+    if not is_folder:
+        return int(is_image_name(entry.name))
+    count = seen = 0
+    for _, _, names in os.walk(entry.path):
+        seen += len(names)
+        count += sum(map(is_image_name, names))
+        if seen > _LOOKED_AT:
+            break
+    return count
+
+
+def is_nobodys(name: str) -> bool:
+    """Whether a hidden name is one that tools and systems give."""
+    lowered = name.casefold()
+    return lowered in _NEVER_CLASSES or lowered.startswith(("._", ".trash-", ".~", "@eadir", ".nfs", ".fuse_hidden"))
+
+
+def hidden_text(hidden: Mapping[str, int]) -> str:
+    """Hidden folders and files with the number of images in each, and what helps."""
+    most = sorted(hidden, key=lambda name: (-hidden[name], name))
+    shown = ", ".join(f"{name!r} ({hidden[name]:,})" for name in most[:5])
+    more = f" and {len(most) - 5:,} more" if len(most) > 5 else ""
+    return f"{shown}{more}; rename without the dot what is meant to be read"
