@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -13,6 +14,27 @@ T = TypeVar("T")
 PATIENCE = 0.5
 """Seconds that items wait for others to fill their batch. Short of that, batches depend on the items alone."""
 _LOOK = 0.5  # Windows hears Ctrl-C between waits only
+
+
+def arriving(source: Iterable[T], most: int) -> Arrivals[T] | AtHand[T]:
+    """The items of a sequence as they are, those of any other iterable as they arrive."""
+    return AtHand(source) if isinstance(source, Sequence) else Arrivals(source, most)
+
+
+class AtHand(Generic[T]):
+    """The batches of a sequence, for which nothing need be awaited; see `Arrivals`."""
+
+    def __init__(self, source: Sequence[T]) -> None:
+        self._items = iter(source)
+
+    def take(self, n: int, wait: bool) -> list[T]:
+        return list(islice(self._items, n))
+
+    def done(self, n: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class Arrivals(Generic[T]):

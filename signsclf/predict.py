@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from inspect import isawaitable
-from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
 
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from signsclf import images, runtime
+from signsclf.arrivals import arriving
 from signsclf.errors import BadImageError, ModelError, SignsclfError, first_line
 from signsclf.listing import why_no_image
 from signsclf.modelfolder import (
@@ -279,8 +279,10 @@ def stream(
 
     Images are decoded in ``workers`` threads while the network runs, a few batches ahead of what has been
     yielded. An image that cannot be read gives a Prediction with its error. A model trained on crops
-    (``config.crop`` "roi") takes each image as such a crop. What an iterator gives may be changed or closed as soon
-    as it is asked for the next. When the iterator raises, the images before it are answered first.
+    (``config.crop`` "roi") takes each image as such a crop. An iterator is read in a thread of its own: what has come
+    from it is answered within a second, however long the next image takes. What it gives may be changed or closed as
+    soon as it is asked for the next. When it raises, the images before are answered first. A list or tuple is read in
+    the caller's thread.
 
     Args:
         sources: images, or a uint8 array N×H×W×3 or N×H×W×4; see `Source`.
@@ -306,25 +308,15 @@ def _stream(
 ) -> Iterator[Prediction]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="signsclf-decode")
     waiting: deque[tuple[list[str], list[Future[list[Array | str]]]]] = deque()
-    broken: Exception | None = None
-    iterator = iter(sources)
+    arrivals = arriving(sources, _BATCHES_AHEAD * batch_size)
     try:
         while True:
-            while len(waiting) < _BATCHES_AHEAD and broken is None:
-                batch: list[Source | BadImageError] = []
-                try:
-                    for source in islice(iterator, batch_size):
-                        batch.append(source)
-                except Exception as error:
-                    broken = error
-                if not batch:
-                    break
+            # With nothing under way, what is there is taken, however few.
+            while len(waiting) < _BATCHES_AHEAD and (batch := arrivals.take(batch_size, wait=not waiting)):
                 chunks = [batch[start : start + _CHUNK] for start in range(0, len(batch), _CHUNK)]
                 tasks = [pool.submit(_pixels, chunk, classifier.size) for chunk in chunks]
                 waiting.append(([_name(source) for source in batch], tasks))
             if not waiting:
-                if broken is not None:
-                    raise broken
                 return
             names, tasks = waiting.popleft()
             decoded = [pixels for task in tasks for pixels in task.result()]
@@ -335,7 +327,9 @@ def _stream(
                 answers = iter(classifier._predictions(paths, classifier.probabilities(np.stack(good)), top_k))
             for name, pixels in zip(names, decoded, strict=True):
                 yield Prediction(name, error=pixels) if isinstance(pixels, str) else next(answers)
+            arrivals.done(len(names))
     finally:
+        arrivals.close()
         pool.shutdown(cancel_futures=True)
 
 

@@ -7,7 +7,7 @@ from queue import Queue
 import pytest
 
 from signsclf import arrivals
-from signsclf.arrivals import Arrivals
+from signsclf.arrivals import Arrivals, AtHand, arriving
 
 
 def drained(source, n: int = 4, most: int = 12) -> list[list[int]]:
@@ -84,3 +84,12 @@ def test_what_is_left_at_the_end_is_given_without_waiting():
     began = time.monotonic()
     assert found.take(4, wait=False) == [4, 5]
     assert time.monotonic() - began < arrivals.PATIENCE / 2
+
+
+def test_a_sequence_is_read_without_a_thread():
+    before = threading.active_count()
+    found = arriving(list(range(6)), 12)
+    assert isinstance(found, AtHand)
+    assert [found.take(4, wait=True), found.take(4, wait=False), found.take(4, wait=True)] == [[0, 1, 2, 3], [4, 5], []]
+    assert threading.active_count() == before
+    assert isinstance(arriving(iter([1]), 12), Arrivals)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import csv
+import errno
+import io
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -444,3 +448,151 @@ def test_out_of_the_way_names(cli, model, tmp_path):
     assert ran.code == 0
     assert len(json.loads(ran.out)) == 6
     assert "Ünï cödé 文" in ran.out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="waits for a pipe as on POSIX")
+@pytest.mark.parametrize("form", ["table", "jsonl", "csv"])
+def test_a_list_that_comes_slowly_is_answered_as_it_comes(source, model, form):
+    images = [str(path) for path in sorted(source.rglob("*.png"))[:2]]
+    process = subprocess.Popen(
+        command("predict", "-", "--model", model, "--format", form),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
+    with process:
+        for image in images:
+            process.stdin.write(f"{image}\n".encode())
+            process.stdin.flush()
+            seen = b""
+            while image.encode() not in seen:
+                assert select.select([process.stdout], [], [], 30)[0], "no answer before the next name"
+                seen += os.read(process.stdout.fileno(), 65536)
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+def test_lists_of_any_encoding(cli, at_source, model):
+    names = [path.relative_to(at_source).as_posix() for path in sorted(at_source.rglob("*.png"))[:3]]
+    text = "\r\n".join(names) + "\r\n"
+    for written in (text.encode(), b"\xef\xbb\xbf" + text.encode(), text.encode("utf-16"), "\0".join(names).encode()):
+        ran = cli("predict", "-", "--model", model, "--json", stdin=written)
+        assert ran.code == 0, ran.out
+        assert [row["path"] for row in json.loads(ran.out)] == names
+
+
+def test_control_characters_reach_no_terminal_and_stay_in_json_and_csv(cli, source, model, tmp_path):
+    odd = tmp_path / "stop\x1b[31m" / "a\x1b]0;pwned\x07.png"
+    odd.parent.mkdir()
+    shutil.copy(next(source.rglob("*.png")), odd)
+    (odd.parent / "b\x1b[2J\u202e.png").write_bytes(b"no image")
+    (tmp_path / "yield\r\x1b[2K").mkdir()
+    shutil.copy(next(source.rglob("*.png")), tmp_path / "yield\r\x1b[2K" / "c.png")
+    for ran in (
+        cli("predict", "-r", tmp_path, "--model", model),
+        cli("data", "check", tmp_path),
+        cli("predict", odd.parent / "gone\x1bc.png", "--model", model),
+        cli("data", "check", tmp_path / "gone\x1bc"),
+        cli("predict", "a.png", "--model", "m\x1b]0;x"),
+        cli("predict", "a.png", "--no\x1b[2Jsuch"),
+    ):
+        said = ran.out + ran.err
+        assert not any((ord(letter) < 32 and letter != "\n") or letter in "\x7f\u202e" for letter in said), said
+    rows = json.loads(cli("predict", "-r", tmp_path, "--model", model, "--json").out)
+    assert str(odd) in [row["path"] for row in rows]
+    rows = list(csv.DictReader(io.StringIO(cli("predict", odd, "--model", model, "--format", "csv").out, newline="")))
+    assert rows[0]["path"] == str(odd)
+    checked = json.loads(cli("data", "check", tmp_path, "--json").out)
+    assert "\x1b" in json.dumps(checked, ensure_ascii=False).encode().decode("unicode_escape")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1"])
+def test_what_programs_read_is_utf8_whatever_the_locale(source, model, tmp_path, encoding):
+    image = tmp_path / "stop\u00e9\U0001f600.png"
+    shutil.copy(next(source.rglob("*.png")), image)
+    for form, read in (("json", json.loads), ("jsonl", json.loads), ("csv", lambda text: text)):
+        done = subprocess.run(
+            command("predict", image, "--model", model, "--format", form),
+            capture_output=True,
+            env=environment(PYTHONIOENCODING=encoding),
+            check=True,
+        )
+        assert image.name in str(read(done.stdout.decode("utf-8")))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="locales and names as on Linux")
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}])
+def test_names_in_utf8_work_in_a_locale_that_is_not(source, model, tmp_path, locale):
+    folder = tmp_path / "Verkehrsschild ü"
+    folder.mkdir()
+    shutil.copy(next(source.rglob("*.png")), folder / "日本é.png")
+    listed = os.fsencode(folder) + "/日本é.png\n".encode()
+    for words, stdin in (((os.fsencode(folder),), b""), (("-",), listed), (("-",), b"\xef\xbb\xbf" + listed)):
+        done = subprocess.run(
+            [*command("predict"), *words, "--model", model, "--json"],
+            input=stdin,
+            capture_output=True,
+            env=environment(**locale),
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        assert json.loads(done.stdout.decode("utf-8"))[0]["path"] == str(folder / "日本é.png")
+
+
+def test_a_folder_of_pictures_that_are_not_read_says_so(cli, model, tmp_path, source):
+    phone = tmp_path / "phone"
+    phone.mkdir()
+    for i in range(3):
+        (phone / f"{i}.svg").write_bytes(b"<svg")
+    ran = cli("predict", phone, "--model", model)
+    assert ran.code == 1
+    assert "3 .svg" in ran.out and "--recursive" not in ran.out
+    shutil.copy(next(source.rglob("*.png")), phone)
+    ran = cli("predict", phone, "--model", model)
+    assert ran.code == 0
+    assert "left out: 3 .svg" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (MemoryError(), "try a smaller --batch-size or --size"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA: tried to allocate 2 GiB"), "try a smaller --batch-size"),
+        (RuntimeError("CUDA error: out of memory"), "try a smaller --batch-size"),
+        (
+            RuntimeError("DefaultCPUAllocator: not enough memory: you tried"),
+            "try a smaller --batch-size",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "try a smaller --batch-size"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "try a smaller --batch-size"),
+    ],
+)
+def test_memory_that_runs_out_is_a_line_about_what_takes_less(cli, source, monkeypatch, tmp_path, failure, told):
+    from signsclf import train
+
+    def failing(*_, **__):
+        raise failure
+
+    monkeypatch.setattr(train, "train", failing)
+    ran = cli("train", source, "--out", tmp_path / "m")
+    assert ran.code == 1
+    assert told in ran.complaint
+    assert "out of memory" in ran.complaint
+
+
+def test_an_unexpected_error_says_where_its_traceback_is(cli, source, monkeypatch, tmp_path):
+    from signsclf import train
+    from signsclf.errors import traceback_kept
+
+    def failing(*_, **__):
+        with traceback_kept(tmp_path / "error.log"):
+            raise KeyError("odd")
+
+    monkeypatch.setattr(train, "train", failing)
+    ran = cli("train", source, "--out", tmp_path / "m")
+    assert ran.code == 1
+    assert f"unexpected KeyError: 'odd'; its traceback is in {tmp_path / 'error.log'}, and report it" in ran.err
+    assert "in failing" in (tmp_path / "error.log").read_text("utf-8")
+    monkeypatch.setattr(train, "train", lambda *_, **__: {}["odd"])
+    assert "run again with --debug for its traceback" in cli("train", source, "--out", tmp_path / "m").err

@@ -9,11 +9,14 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import BinaryIO
 from unittest.mock import Mock
 
@@ -429,8 +432,29 @@ class TestStream:
             yield paths[0]
             raise KeyError("broken")
 
+        answers = stream(classifier, broken())
+        assert next(answers).path == paths[0]
         with pytest.raises(KeyError, match="broken"):
-            list(stream(classifier, broken()))
+            next(answers)
+
+    def test_what_has_come_is_answered_while_the_next_is_awaited(self, classifier: Classifier, paths: list[str]):
+        camera: Queue = Queue()
+        answers = stream(classifier, iter(camera.get, None))
+        for few in (paths[:1], paths[1:4]):
+            for path in few:
+                camera.put(path)
+            began = time.monotonic()
+            assert [next(answers).path for _ in few] == few
+            assert time.monotonic() - began < 3
+        camera.put(None)
+        assert list(answers) == []
+
+    def test_a_list_is_read_in_the_callers_thread(self, classifier: Classifier, paths: list[str]):
+        before = set(threading.enumerate())
+        answers = stream(classifier, paths[:3])
+        next(answers)
+        assert not any(thread.name == "signsclf-arrivals" for thread in set(threading.enumerate()) - before)
+        answers.close()
 
     def test_images_before_the_error_are_answered_first(self, classifier: Classifier, paths: list[str]):
         def broken() -> Iterator[str]:

@@ -15,6 +15,7 @@ from signsclf import images
 from signsclf.errors import BadImageError, SourceError
 from signsclf.hidden import hidden_images, hidden_text, is_hidden, is_nobodys
 from signsclf.imagekinds import HEAD, Sniffer, skipped_text, suffix_of, why_unread
+from signsclf.text import file_text
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 _LINKED_FOLDERS = 10_000
@@ -261,7 +262,7 @@ def _head(path: str) -> bytes:
 
 
 def _nfc(name: str) -> str:
-    return name if name.isascii() else unicodedata.normalize("NFC", name)
+    return name if name.isascii() else unicodedata.normalize("NFC", file_text(name))
 
 
 def _is_wanted(name: str) -> bool:
@@ -270,6 +271,6 @@ def _is_wanted(name: str) -> bool:
 
 def _refuse_undecodable(top: str, name: str) -> None:
     try:
-        name.encode("utf-8")
+        file_text(name).encode("utf-8")
     except UnicodeError as error:
         raise SourceError(f"{top}: the file name {name!a} is not valid UTF-8; rename it") from error
