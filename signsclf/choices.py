@@ -30,6 +30,8 @@ class Reading:
         layout: what the source must be.
         class_level: how many folders below the source, 1 to 50, the class folders lie; means class folders.
         zip_encoding: of names in a zip archive that are not marked as UTF-8: a codec of Python's, such as cp932.
+        path_column, label_column: of a table, by name or number from 1.
+        merge_case: labels that differ by case or spaces alone are one class.
 
     Raises:
         SignsclfError: the class level is out of range or belongs to no class folders, or there is no such encoding.
@@ -38,6 +40,9 @@ class Reading:
     layout: Layout | None = None
     class_level: int | None = None
     zip_encoding: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    merge_case: bool = False
 
     def __post_init__(self) -> None:
         if self.class_level is not None:

@@ -13,14 +13,12 @@ from signsclf.errors import SignsclfError
 from signsclf.options import (
     AsJson,
     CacheOption,
-    ClassLevel,
-    LayoutOption,
     MaxPixels,
     Overwrite,
     SkipBad,
     Source,
-    ZipEncoding,
     new_app,
+    reading_options,
     writable_folder,
 )
 from signsclf.recipe import LADDER, Recipe
@@ -39,8 +37,10 @@ app = new_app()
 
 @app.command("compare")
 @functools.partial(recipe_options, fields=FOR_ALL)
+@reading_options
 def compare_command(
     recipe: Recipe,
+    reading: Reading,
     source: Source,
     out: Annotated[Path, typer.Option("--out", help="Folder for a model folder a rung, and for the ladder.")],
     models: Annotated[
@@ -50,9 +50,6 @@ def compare_command(
         ),
     ] = None,
     as_json: AsJson = False,
-    layout: LayoutOption = None,
-    class_level: ClassLevel = None,
-    zip_encoding: ZipEncoding = None,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
     cache: CacheOption = "auto",
@@ -74,7 +71,7 @@ def compare_command(
         out,
         names,
         recipe,
-        layout=Reading(layout, class_level, zip_encoding),
+        layout=reading,
         skip_bad=skip_bad,
         overwrite=overwrite,
         cache=cache,

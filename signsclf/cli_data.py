@@ -13,7 +13,7 @@ import typer
 from signsclf.choices import Reading
 from signsclf.errors import SignsclfError, SourceError
 from signsclf.files import write_atomic
-from signsclf.options import AsJson, ClassLevel, LayoutOption, MaxPixels, Source, ZipEncoding, new_app, writable_folder
+from signsclf.options import AsJson, MaxPixels, Source, new_app, reading_options, writable_folder
 from signsclf.terminal import Bar, TerminalObserver, echo, echo_json, tell
 from signsclf.text import visible
 
@@ -25,13 +25,12 @@ app.add_typer(data_app)
 
 
 @data_app.command("check")
+@reading_options
 def check_command(
+    reading: Reading,
     source: Source,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for class_counts.csv and .png.")] = None,
     as_json: AsJson = False,
-    layout: LayoutOption = None,
-    class_level: ClassLevel = None,
-    zip_encoding: ZipEncoding = None,
     max_pixels: MaxPixels = None,
 ) -> None:
     """Decode every image; list the unreadable, the tiny and the duplicates; count the classes."""
@@ -41,7 +40,7 @@ def check_command(
     if out is not None:
         writable_folder(out)
     observer = TerminalObserver()
-    found = read_source(source, Reading(layout, class_level, zip_encoding))
+    found = read_source(source, reading)
     observer.source(found)
     result = check.check(found, progress=lambda done, total: observer.progress("checking", done, total))
     if out is not None:

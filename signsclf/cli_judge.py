@@ -12,17 +12,15 @@ from signsclf.errors import SignsclfError
 from signsclf.options import (
     AsJson,
     CacheOption,
-    ClassLevel,
     DeviceOption,
-    LayoutOption,
     MaxPixels,
     ModelDir,
     SkipBad,
     Source,
     SplitOption,
-    ZipEncoding,
     new_app,
     provider_name,
+    reading_options,
     writable_folder,
 )
 from signsclf.terminal import TerminalObserver, echo, echo_json, tell
@@ -38,7 +36,9 @@ _SHOWN = 20
 
 
 @app.command("evaluate")
+@reading_options
 def evaluate_command(
+    reading: Reading,
     model: ModelDir,
     source: Source,
     split: SplitOption = None,
@@ -53,9 +53,6 @@ def evaluate_command(
     audit: Annotated[
         bool, typer.Option("--audit", help="Look for wrong labels and repeated images; needs the extra audit.")
     ] = False,
-    layout: LayoutOption = None,
-    class_level: ClassLevel = None,
-    zip_encoding: ZipEncoding = None,
     skip_bad: SkipBad = False,
     seed: Annotated[int, typer.Option("--seed", help="Of the corruptions.", min=0)] = 0,
     device: DeviceOption = Provider.AUTO,
@@ -83,7 +80,7 @@ def evaluate_command(
         model,
         source,
         part=split,
-        layout=Reading(layout, class_level, zip_encoding),
+        layout=reading,
         skip_bad=skip_bad,
         device=provider,
         cache=cache,
@@ -115,7 +112,9 @@ def evaluate_command(
 
 
 @app.command("diff")
+@reading_options
 def diff_command(
+    reading: Reading,
     a: Annotated[Path, typer.Argument(help="A model folder.", metavar="A")],
     b: Annotated[Path, typer.Argument(help="Another model folder.", metavar="B")],
     source: Source,
@@ -131,9 +130,6 @@ def diff_command(
         float,
         typer.Option("--tolerance", help="Exit with 1 where B's accuracy is lower than A's by more.", min=0, max=1),
     ] = 0.01,
-    layout: LayoutOption = None,
-    class_level: ClassLevel = None,
-    zip_encoding: ZipEncoding = None,
     skip_bad: SkipBad = False,
     device: DeviceOption = Provider.AUTO,
     cache: CacheOption = "auto",
@@ -154,7 +150,7 @@ def diff_command(
         b,
         source,
         part=split,
-        layout=Reading(layout, class_level, zip_encoding),
+        layout=reading,
         skip_bad=skip_bad,
         device=provider_name(device),
         cache=cache,

@@ -13,19 +13,17 @@ from signsclf.errors import SignsclfError
 from signsclf.options import (
     AcceptError,
     CacheOption,
-    ClassLevel,
     DataDir,
     ForceInt8Option,
     Int8Option,
-    LayoutOption,
     MaxPixels,
     OptionalSource,
     Overwrite,
     SkipBad,
     Yes,
-    ZipEncoding,
     chosen_int8,
     new_app,
+    reading_options,
     writable_folder,
 )
 from signsclf.recipe import Recipe
@@ -39,16 +37,15 @@ app = new_app()
 
 @app.command("train")
 @recipe_options
+@reading_options
 def train_command(
     recipe: Recipe,
+    reading: Reading,
     source: OptionalSource = None,
     out: Annotated[Path | None, typer.Option("--out", help="Model folder to write.  [default: models/default]")] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with the interrupted run of this model folder.")
     ] = None,
-    layout: LayoutOption = None,
-    class_level: ClassLevel = None,
-    zip_encoding: ZipEncoding = None,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
     accept_error: AcceptError = 0.005,
@@ -63,7 +60,6 @@ def train_command(
     from signsclf.runfolder import final_folder, partial_folder, read_record, refuse_taken
 
     observer = TerminalObserver()
-    reading = Reading(layout, class_level, zip_encoding)
     # What can be wrong is looked at before torch is imported, which takes seconds.
     if resume is not None:
         if source or out or reading != Reading() or skip_bad or recipe != Recipe():
@@ -103,13 +99,12 @@ def train_command(
 
 @app.command("lr-find")
 @recipe_options
+@reading_options
 def lr_find_command(
     recipe: Recipe,
+    reading: Reading,
     source: OptionalSource = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for lr_find.png and lr_find.json.")] = Path("lr_find"),
-    layout: LayoutOption = None,
-    class_level: ClassLevel = None,
-    zip_encoding: ZipEncoding = None,
     skip_bad: SkipBad = False,
     cache: CacheOption = "auto",
     max_pixels: MaxPixels = None,
@@ -117,7 +112,7 @@ def lr_find_command(
     yes: Yes = False,
 ) -> None:
     """Search for a learning rate: a plot, its numbers, and four suggestions."""
-    found = _read_source(source, Reading(layout, class_level, zip_encoding), data_dir, yes)
+    found = _read_source(source, reading, data_dir, yes)
     writable_folder(out)
     train = _trainer()
     observer = TerminalObserver()

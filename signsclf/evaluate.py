@@ -110,6 +110,8 @@ def evaluate(
     classifier = Classifier(model, device=device)
     found = read_source(source, layout)
     observer.source(found)
+    if found.missing and not skip_bad:
+        raise BadImageError(f"{found.missing}; correct the table, or give --skip-bad to leave them out")
     found = _matched(found, classifier.labels, observer)
     declared = found.roi_sizes
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)

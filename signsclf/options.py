@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
+import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from signsclf.choices import Int8, Layout, Part, Provider
+from signsclf.choices import Int8, Layout, Part, Provider, Reading
 from signsclf.errors import SignsclfError
 from signsclf.terminal import tell
 
@@ -52,6 +56,25 @@ MaxPixels = Annotated[
         expose_value=False,
     ),
 ]
+PathColumn = Annotated[
+    str | None,
+    typer.Option("--path-column", help="Column of a table with the images: its name, or its number.", metavar="NAME"),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option("--label-column", help="Column of a table with the labels: its name, or number.", metavar="NAME"),
+]
+MergeCase = Annotated[
+    bool, typer.Option("--merge-case", help="Make labels that differ by case or spaces alone one class.")
+]
+_READING: dict[str, Any] = {
+    "layout": LayoutOption,
+    "class_level": ClassLevel,
+    "zip_encoding": ZipEncoding,
+    "path_column": PathColumn,
+    "label_column": LabelColumn,
+    "merge_case": MergeCase,
+}
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and list them.")]
 CacheOption = Annotated[
     str,
@@ -76,6 +99,30 @@ DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUD
 def new_app(**settings: Any) -> typer.Typer:
     """An app for the commands of one module, with plain help; see `signsclf.cli.MODULES`."""
     return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+
+
+def reading_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command that takes ``reading`` one option for each field of `signsclf.choices.Reading`."""
+    plain = inspect.signature(command)
+    hints = typing.get_type_hints(command, include_extras=True)
+
+    @functools.wraps(command)
+    def with_options(**values: Any) -> None:
+        command(reading=Reading(**{name: values.pop(name) for name in _READING}), **values)
+
+    kept = [
+        p.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[p.name])
+        for p in plain.parameters.values()
+        if p.name != "reading"
+    ]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(Reading, name), annotation=kind)
+        for name, kind in _READING.items()
+    ]
+    parameters = [*kept, *options]
+    with_options.__signature__ = plain.replace(parameters=parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options
 
 
 def chosen_int8(int8: bool, force: bool) -> Int8:

@@ -14,6 +14,7 @@ from signsclf import images, modelfolder
 from signsclf.choices import Layout
 from signsclf.data.cache import Decoded, decode_all, fingerprint
 from signsclf.data.gtsrb import CLASS_NAMES
+from signsclf.data.labels import refuse_labels
 from signsclf.data.split import Split, group_repeats, hold_out
 from signsclf.data.table import Source, apply_crop
 from signsclf.errors import BadImageError, SignsclfError, SourceError
@@ -78,6 +79,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         raise SourceError(f"{source.root}: it has test images only; give a source with training images")
     if len(source.classes) < 2:
         raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
+    refuse_labels(source.classes, lambda label: source.root, "rename it")
     modelfolder.check_classes(source.classes)
     side = images.median_side(table["path"].tolist())
     recipe, reasons = choose_arch(recipe, is_drawn, len(table), side)
@@ -130,6 +132,8 @@ def prepare(
         SourceError: a class has no training image.
     """
     source, recipe, table = planned.source, planned.recipe, planned.source.table
+    if source.missing and not skip_bad:
+        raise BadImageError(f"{source.missing}; correct the table, or give --skip-bad to leave them out")
 
     def decode(table: pd.DataFrame) -> Decoded:
         progress = partial(observer.progress, "decoding")

@@ -131,6 +131,9 @@ def write_record(partial: Path, record: Record) -> None:
         "layout": order.reading.layout and order.reading.layout.value,
         "class_level": order.reading.class_level,
         "zip_encoding": order.reading.zip_encoding,
+        "path_column": order.reading.path_column,
+        "label_column": order.reading.label_column,
+        "merge_case": order.reading.merge_case,
         "skip_bad": order.skip_bad,
         "accept_error": order.accept_error,
         "overwrite": order.overwrite,
@@ -173,8 +176,10 @@ def _reading(values: dict[str, Any]) -> Reading:
     if "class_level" not in values and layout is Layout.FOLDERS:
         # Earlier versions recorded what was recognised, under which folders 0 to 42 still are GTSRB's classes.
         return Reading()
-    level, encoding = values.get("class_level"), values.get("zip_encoding")
-    return Reading(layout, level and int(level), encoding and str(encoding))
+    level = values.get("class_level")
+    names = {name: values.get(name) for name in ("zip_encoding", "path_column", "label_column")}
+    texts = {name: text and str(text) for name, text in names.items()}
+    return Reading(layout, level and int(level), **texts, merge_case=bool(values.get("merge_case")))
 
 
 def _refuse_unwritable(out: Path) -> None:

@@ -13,7 +13,14 @@ from signsclf.runfolder import RECORD, Order, Record, read_record, write_record
 
 
 @pytest.mark.parametrize(
-    "reading", [Reading(), Reading(Layout.TABLE), Reading(class_level=2), Reading(zip_encoding="cp932")]
+    "reading",
+    [
+        Reading(),
+        Reading(Layout.TABLE),
+        Reading(class_level=2),
+        Reading(zip_encoding="cp932"),
+        Reading(path_column="f", label_column="2", merge_case=True),
+    ],
 )
 def test_how_a_source_is_read_is_kept(tmp_path, reading):
     record = Record(Order("/images", reading), Recipe(), "f")

@@ -1,12 +1,16 @@
-"""The columns of a CSV or Parquet file as text, exactly as written: '007' stays '007', 'NA' stays 'NA'."""
+"""Tables in files as columns of text, exactly as written: '007' stays '007', 'NA' stays 'NA'."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+import threading
 from collections import Counter
-from collections.abc import Collection
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from signsclf import images
 from signsclf.errors import BadImageError, SourceError
@@ -14,7 +18,89 @@ from signsclf.errors import BadImageError, SourceError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_LONGEST_HEADER = 65_536
+SPACES = (
+    " \t\n\r\v\f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
+    "\u205f\u3000\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+)
+"""What is no part of a value at its ends: spaces of any kind, line breaks, and what has no width."""
+
+_DELIMITERS = "\t;|,"
+_SEP_LINE = re.compile(r'"?sep=(.)"?[,;\t|]*', re.IGNORECASE)
+_OTHER_KINDS = {
+    b"PK\x03\x04": "a zip archive or a spreadsheet (.xlsx, .ods), not text; save it as CSV UTF-8",
+    b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls), not text; save it as CSV UTF-8",
+    b"\x1f\x8b": "compressed with gzip; unpack it first",
+    b"version https://git-lfs": "a pointer of Git LFS, not the table itself; run: git lfs pull",
+    b"<!doctype": "a web page, not a table; download it again",
+    b"<html": "a web page, not a table; download it again",
+}
+_MOST_HEAD = 1024 * 1024
+# csv's limit is one for the whole process: it is raised for as long as a longer cell needs it, by one at a time.
+_field_limit = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """A table as it was read, without rows that hold no value.
+
+    Attributes:
+        path: of the file, or ``ARCHIVE.zip/member``.
+        names: of the columns, spaces around them cut off. The first row, where a text file has no header.
+        rows: how many there are.
+        places: the number of each row in the file, or None where that is 1 and so on.
+        unit: what ``places`` count: "line" (the header is line 1), "row" or "item".
+        load: position of a column to its values, an empty text where there is none.
+        types: of a Parquet file's columns, in pyarrow's terms; empty for others.
+        kind: what the format is called where it is another program's own; or "".
+        told: what was done to the columns already, to be told; or "".
+    """
+
+    path: str
+    names: tuple[str, ...]
+    rows: int
+    load: Callable[[int], list[str]]
+    places: Sequence[int] | None = None
+    unit: str = "line"
+    types: tuple[Any, ...] = ()
+    kind: str = ""
+    told: str = ""
+
+    def place(self, row: int) -> str:
+        """Where row ``row``, from 0, is found in the file: "line 7"."""
+        return f"{self.unit} {self.places[row] if self.places is not None else row + 1:,}"
+
+    def some_places(self, rows: Sequence[int], most: int = 3) -> str:
+        """Where the first few rows are, and how many more there are: "lines 7, 9, 12 and 4 more"."""
+        numbers = [f"{self.places[row] if self.places is not None else row + 1:,}" for row in rows[:most]]
+        more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
+        return f"{self.unit}{'s' * (len(rows) > 1)} {', '.join(numbers)}{more}"
+
+    def with_header(self) -> Sheet:
+        """A table whose ``names`` were its first row, with that as a row and numbers for names."""
+        first, load, places = self.names, self.load, self.places or range(2, self.rows + 2)
+        return Sheet(
+            self.path,
+            tuple(str(i + 1) for i in range(len(first))),
+            self.rows + 1,
+            lambda i: [first[i], *load(i)],
+            [places[0] - 1 if len(places) else 1, *places],
+        )
+
+
+def from_columns(path: str, columns: dict[str, list[str]], **more: Any) -> Sheet:
+    """A sheet of columns that are in memory; more as for `Sheet`."""
+    lists = list(columns.values())
+    return Sheet(path, tuple(columns), len(lists[0]) if lists else 0, lists.__getitem__, **more)
+
+
+def folded(name: str) -> str:
+    """A column's name as names are compared."""
+    return name.strip(SPACES).casefold()
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing but spaces is in a value."""
+    return not text.strip(SPACES)
 
 
 def column_names(path: str) -> list[str]:
@@ -23,92 +109,276 @@ def column_names(path: str) -> list[str]:
     Raises:
         SourceError: the file cannot be read at all, is no Parquet file, or a library for that is missing.
     """
-    data = _read(path)
+    return [folded(name) for name in header(path)]
+
+
+def header(path: str) -> list[str]:
+    """The first row of a text table, or a Parquet file's columns; none where it is no table.
+
+    Raises:
+        SourceError: as for `column_names`.
+    """
     if path.lower().endswith(".parquet"):
-        return [_folded(name) for name in _parquet(path, data, ()).column_names]
-    header = data[:_LONGEST_HEADER].decode("utf-8-sig", "replace").splitlines()[:1]
+        return list(_schema(path).names)
+    data = read_bytes(path)
+    whole = len(data) <= _MOST_HEAD
     try:
-        return [_folded(name) for row in csv.reader(header, delimiter=_delimiter(header)) for name in row]
-    except csv.Error:
+        # What the cut goes through may be no character.
+        text = decode_text(path, data) if whole else _decoder(data)(data[: _MOST_HEAD // 4 * 4], "replace")
+        rows = _first_rows(text)
+    except (SourceError, csv.Error):
         return []
+    return [name.strip(SPACES) for name in rows]
 
 
 def read_columns(path: str, wanted: Collection[str]) -> dict[str, list[str]]:
     """Column name, lower case, to its values, an empty text where there is none.
 
     Args:
-        path: a .csv (UTF-8, ',' or ';' between columns, a header) or .parquet file, or such a zip member.
-        wanted: read these columns, as far as they are there; in lower case.
+        path: a text table (see `read_sheet`) with a header or a .parquet file, or such a zip member.
+        wanted: read these columns, as far as they exist; in lower case.
 
     Raises:
         SourceError: the file cannot be read as what its suffix says, or a library for it is missing.
     """
-    data = _read(path)
+    sheet = read_sheet(path)
+    names = [folded(name) for name in sheet.names]
+    refuse_repeats(path, [name for name in names if name in wanted])
+    return {name: sheet.load(i) for i, name in enumerate(names) if name in wanted}
+
+
+def read_sheet(path: str) -> Sheet:
+    """A table of text with a header, or a .parquet file.
+
+    Text is UTF-8, or UTF-16 with a byte order mark; columns stand between commas, semicolons, tabs or bars, or the
+    last one after a space. A first line such as ``sep=;`` is Excel's.
+
+    Raises:
+        SourceError: the file cannot be read as what its suffix says, or a library for it is missing.
+    """
     if path.lower().endswith(".parquet"):
-        table = _parquet(path, data, wanted)
-        names = [_folded(name) for name in table.column_names]
-        _refuse_repeats(path, names)
-        columns = zip(names, table.columns, strict=True)
-        return {name: [_text(value) for value in column.to_pylist()] for name, column in columns}
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: not UTF-8 (byte {error.start:,}); save it as CSV UTF-8") from error
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text.splitlines()[:1]))
-    rows: list[list[str]] = []
-    try:
-        names = [_folded(name) for name in next(reader, [])]
-        for row in reader:
-            if not row:
-                continue
-            if len(row) != len(names):
-                line = f"{path}: line {reader.line_num:,}"
-                raise SourceError(f"{line} has {len(row)} columns, the header {len(names)}; mend it")
-            rows.append(row)
-    except csv.Error as error:
-        raise SourceError(f"{path}: line {reader.line_num:,} is no CSV ({error}); mend it") from error
-    _refuse_repeats(path, [name for name in names if name in wanted])
-    return {name: [row[i] for row in rows] for i, name in enumerate(names) if name in wanted}
+        return _parquet_sheet(path)
+    text = decode_text(path, read_bytes(path))
+    rows, places, delimiter = _rows(path, text)
+    if not rows:
+        return Sheet(path, (), 0, lambda i: [])
+    names = [name.strip(SPACES) for name in rows[0]]
+    while names and not names[-1]:
+        names.pop()
+    width = len(names)
+    for i, row in enumerate(rows):
+        if len(row) != width:
+            if len(row) < width or any(not is_blank(cell) for cell in row[width:]):
+                where = f"{path}: line {places[i]:,}"
+                sign = f"; columns stand between {delimiter!r}" if delimiter else "; no separator was recognised"
+                raise SourceError(f"{where} has {len(row)} columns, the header {width}{sign}; mend it")
+            del row[width:]
+    del rows[0], places[0]
+    lists = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
+    return Sheet(path, tuple(names), len(rows), lists.__getitem__, places)
 
 
-def _read(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        SourceError: it cannot be read, or is another kind of file than a table.
+    """
     try:
-        return images.read(path)
+        data = images.read(path)
     except BadImageError as error:
         raise SourceError(str(error)) from error
+    start = data[:64].lstrip().lower()
+    for mark, what in _OTHER_KINDS.items():
+        if start.startswith(mark.lower()):
+            raise SourceError(f"{path}: {what}")
+    return data
 
 
-def _parquet(path: str, data: bytes, wanted: Collection[str]) -> pa.Table:
-    """The wanted columns; for none of them an empty table with all columns."""
+def decode_text(path: str, data: bytes) -> str:
+    """Text from UTF-8, or from UTF-16 or UTF-32 with a byte order mark.
+
+    Raises:
+        SourceError: it is neither, with the byte and its line.
+    """
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise SourceError(f"{path}: Parquet needs pyarrow; pip install 'signsclf[parquet]'") from error
-    try:
-        schema = pq.read_schema(pa.BufferReader(data))
-        if not wanted:
-            return schema.empty_table()
-        chosen = [name for name in schema.names if _folded(name) in wanted]
-        return pq.read_table(pa.BufferReader(data), columns=chosen)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise SourceError(f"{path}: not a Parquet file that can be read ({reason}); write it again") from error
+        text = _decoder(data)(data, "strict")
+    except UnicodeDecodeError as error:
+        line = len(re.findall(rb"\r\n|\r|\n", data[: error.start])) + 1
+        what = f"byte {error.start + 1:,} (0x{data[error.start]:02X}), in line {line:,}"
+        raise SourceError(f"{path}: {what}, is not UTF-8; save it as CSV UTF-8") from error
+    if "\0" in text:
+        raise SourceError(f"{path}: not a text of UTF-8, it holds NUL characters; save it as CSV UTF-8")
+    return text
 
 
-def _folded(name: str) -> str:
-    return name.strip().casefold()
-
-
-def _delimiter(header: list[str]) -> str:
-    return ";" if header and header[0].count(";") > header[0].count(",") else ","
-
-
-def _text(value: object) -> str:
-    return "" if value is None or value != value else str(value)
-
-
-def _refuse_repeats(path: str, names: list[str]) -> None:
+def refuse_repeats(path: str, names: list[str]) -> None:
+    """Raises SourceError where a column's name is in the list twice."""
     for name, times in Counter(names).items():
         if times > 1:
             raise SourceError(f"{path}: {times} columns are called {name!r}; keep one")
+
+
+def _decoder(data: bytes) -> Callable[[bytes, str], str]:
+    marks = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+    encoding = next((name for mark, name in marks.items() if data.startswith(mark)), "utf-8-sig")
+    return lambda data, errors: str(data, encoding, errors)
+
+
+def _lines(text: str) -> io.StringIO:
+    """Lines that end in LF, CR LF or CR, and at none of the other places where `str.splitlines` would cut."""
+    return io.StringIO(text, newline="")
+
+
+def _start(text: str) -> tuple[int, str | None]:
+    """How many lines come before the first row, and the sign between columns; None for a space."""
+    skip, delimiter = 0, None
+    for line in _lines(text):
+        plain = line.strip("\r\n")
+        found = _SEP_LINE.fullmatch(plain)
+        if found and not skip:
+            return 1, found[1]
+        if is_blank(line):
+            skip += 1
+            continue
+        outside = re.sub(r'"[^"]*"', "", plain)
+        delimiter = max(_DELIMITERS, key=outside.count)
+        return skip, delimiter if delimiter in outside else None
+    return skip, delimiter
+
+
+def _first_rows(text: str) -> list[str]:
+    skip, delimiter = _start(text)
+    lines = _lines(text)
+    for _ in range(skip):
+        next(lines)
+    if delimiter is None:
+        return next(lines, "").split(None, 1)
+    return next(csv.reader(lines, delimiter=delimiter, skipinitialspace=True), [])
+
+
+def _rows(path: str, text: str) -> tuple[list[list[str]], list[int], str | None]:
+    """Rows that hold a value, the line on which each begins, and the sign between columns."""
+    skip, delimiter = _start(text)
+    if delimiter is None:
+        numbered = [(line.strip(SPACES), i) for i, line in enumerate(_lines(text), 1)]
+        kept = [(line.rsplit(None, 1), i) for line, i in numbered if line and i > skip]
+        return [row for row, _ in kept], [i for _, i in kept], None
+    try:
+        return (*_csv_rows(path, text, skip, delimiter), delimiter)
+    except csv.Error:
+        with _field_limit:
+            before = csv.field_size_limit(max(len(text), csv.field_size_limit()))
+            try:
+                return (*_csv_rows(path, text, skip, delimiter), delimiter)
+            except csv.Error as error:
+                raise SourceError(f"{path}: no CSV ({error}); mend it") from error
+            finally:
+                csv.field_size_limit(before)
+
+
+def _csv_rows(path: str, text: str, skip: int, delimiter: str) -> tuple[list[list[str]], list[int]]:
+    lines = _lines(text)
+    for _ in range(skip):
+        next(lines)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows: list[list[str]] = []
+    places: list[int] = []
+    before = 0
+    try:
+        for row in reader:
+            first, before = before, reader.line_num
+            if not "".join(row).strip(SPACES):
+                continue
+            if before > first + 1 and _holds_rows(row, delimiter):
+                raise _unclosed(path, text, skip + first, delimiter)
+            rows.append(row)
+            places.append(skip + first + 1)
+    except csv.Error as error:
+        if "field limit" in str(error):
+            raise
+        raise _unclosed(path, text, skip + before, delimiter) from error
+    return rows, places
+
+
+def _holds_rows(row: list[str], delimiter: str) -> bool:
+    """Whether a cell of several lines has swallowed rows: one of its lines names an image beside other cells."""
+    later = (line for cell in row for line in re.split("\r\n|\r|\n", cell)[1:])
+    cells = (line.split(delimiter) for line in later)
+    return any(len(parts) > 1 and any(images.is_image_name(part.strip(' "')) for part in parts) for parts in cells)
+
+
+def _unclosed(path: str, text: str, skip: int, delimiter: str) -> SourceError:
+    """Of the first quotation mark, from the line after ``skip`` on, that is not closed where its column ends."""
+    lines = _lines(text)
+    for _ in range(skip):
+        next(lines)
+    rest = text[lines.tell() :]
+    at = 0
+    # A mark opens a value only where a column begins; inside, a doubled one is text.
+    opening = re.compile(rf'(?:^|(?<=[\r\n])|(?<={re.escape(delimiter)})) *"')
+    closing = re.compile(r'(?:[^"]|"")*"(?!")', re.DOTALL)
+    while found := opening.search(rest, at):
+        closed = closing.match(rest, found.end())
+        after = rest[closed.end() : closed.end() + 1] if closed else "x"
+        if (after and after not in f"{delimiter}\r\n") or (closed and _holds_rows([closed[0]], delimiter)):
+            line = skip + len(re.findall("\r\n|\r|\n", rest[: found.end()])) + 1
+            remedy = 'close it, or write "" for a quotation mark in a quoted value'
+            return SourceError(f"{path}: line {line:,}: a quotation mark opens a value and is not closed; {remedy}")
+        at = closed.end() if closed else found.end()
+    return SourceError(f"{path}: line {skip + 1:,} is no CSV; mend it")
+
+
+def _pyarrow(path: str) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise SourceError(f"{path}: Parquet needs pyarrow; pip install 'signsclf[parquet]'") from error
+    return pyarrow
+
+
+def open_parquet(path: str) -> Any:
+    """A Parquet file on disk or in an archive as pyarrow's ParquetFile.
+
+    Raises:
+        SourceError: it cannot be read, or pyarrow is missing.
+    """
+    pa = _pyarrow(path)
+    try:
+        # From the disk only what is asked for is read; a member of an archive is read whole.
+        on_disk = not images.has_scheme(path) and Path(path).is_file()
+        return pa.parquet.ParquetFile(path if on_disk else pa.BufferReader(read_bytes(path)))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _no_parquet(path, error) from error
+
+
+def _no_parquet(path: str, error: Exception) -> SourceError:
+    reason = str(error).splitlines()[0]
+    return SourceError(f"{path}: not a Parquet file that can be read ({reason}); write it again")
+
+
+def _schema(path: str) -> pa.Schema:
+    return open_parquet(path).schema_arrow
+
+
+def _parquet_sheet(path: str) -> Sheet:
+    pa = _pyarrow(path)
+    file = open_parquet(path)
+    schema, n = file.schema_arrow, file.metadata.num_rows
+    names = tuple(name.strip(SPACES) for name in schema.names)
+
+    def load(i: int) -> list[str]:
+        try:
+            # By number: names may repeat, and pyarrow reads a name with dots as a path into a structure.
+            table = file.read(columns=[schema.names[i]]) if schema.names.count(schema.names[i]) == 1 else file.read()
+            return texts(table.column(i if table.num_columns > 1 else 0).to_pylist())
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise _no_parquet(path, error) from error
+
+    return Sheet(path, names, n, load, None, "row", tuple(schema.types))
+
+
+def texts(values: Iterable[object]) -> list[str]:
+    """Values as texts; None and NaN are empty."""
+    return ["" if value is None or value != value else str(value) for value in values]

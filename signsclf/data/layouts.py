@@ -29,13 +29,17 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """A recognised layout: its rows, and the folder (ending in '/', or '') that names are relative to."""
+    """A recognised layout: its rows, and the folder (ending in '/', or '') that names are relative to.
+
+    ``missing`` says which rows name an image that is not there, one line without what to do; or it is "".
+    """
 
     layout: Layout
     rows: list[Row]
     base: str
     is_gtsrb: bool = False
     notes: tuple[str, ...] = ()
+    missing: str = ""
 
 
 def gtsrb_tracks_fit(paths: Iterable[str]) -> bool | None:

@@ -15,10 +15,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import unicodedata
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,10 @@ from signsclf.choices import Reading
 from signsclf.data.folders import read_folders
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle, lookalikes
+from signsclf.data.labels import merge_spellings, refuse_labels
 from signsclf.data.layouts import Found, Layout, Row, gtsrb_tracks_fit
-from signsclf.data.tables import find_table, read_table
-from signsclf.data.tree import TABLE_SUFFIXES, Tree, list_folder, list_zip, relative_name, some
+from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
+from signsclf.data.tree import Tree, list_folder, list_zip, relative_name, some
 from signsclf.errors import BadImageError, SourceError
 from signsclf.paths import user_path
 
@@ -45,7 +45,7 @@ _TITLES = {
     Layout.TABLE: "table of paths and labels",
     Layout.SYNTHETIC: "drawn signs",
 }
-_FINDERS = {Layout.GTSRB: find_gtsrb, Layout.KAGGLE: find_kaggle, Layout.TABLE: find_table}
+_FINDERS = {Layout.GTSRB: find_gtsrb, Layout.KAGGLE: find_kaggle}
 _NEEDS = {
     Layout.GTSRB: "Images/CCCCC/GT-CCCCC.csv, Final_Test/Images, or class folders called by ClassId",
     Layout.KAGGLE: "Train.csv or Test.csv with the columns Path and ClassId",
@@ -65,6 +65,7 @@ class Source:
         root: absolute path of the folder or archive that was read, or "synthetic".
         origin: absolute path that `read_source` was given, or "synthetic"; with ``reading`` it reads the same again.
         reading: how `read_source` was told to read it.
+        missing: which images a table names that are not there, one line without what to do; or "".
         layout: what it was recognised as.
         table: one row an image; see the module's text.
         classes: labels in the order of class indices: by ClassId for GTSRB, else in natural order.
@@ -86,6 +87,7 @@ class Source:
     origin: str = ""
     reading: Reading = field(default_factory=Reading)
     twins: Mapping[str, str] = field(default_factory=dict)
+    missing: str = ""
 
     @property
     def has_roi(self) -> bool:
@@ -123,12 +125,12 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
         tree, found = _recognise(list_folder(path), reading)
     elif suffix == ".zip":
         tree, found = _recognise(list_zip(path, reading.zip_encoding), reading)
-    elif suffix in TABLE_SUFFIXES:
+    elif suffix in GIVEN_SUFFIXES:
         if layout not in (None, Layout.TABLE):
             raise SourceError(f"{path}: a table, so --layout {layout.value} does not fit; leave it out")
         whole = path.absolute()
         tree = Tree(whole.parent.as_posix(), False, {whole.name: whole.as_posix()})
-        found = read_table(tree, whole.name)
+        found = read_table(tree, whole.name, reading)
     else:
         what = "one image" if images.is_image_name(path.name) else f"a {suffix or 'plain'} file"
         raise SourceError(f"{path}: {what}; a source is a folder, a .zip, a .csv or a .parquet file")
@@ -190,7 +192,7 @@ def describe(source: Source) -> list[str]:
 
 def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, Found]:
     layout = reading.layout
-    for candidate, find in _FINDERS.items():
+    for candidate, find in {**_FINDERS, Layout.TABLE: partial(find_table, reading=reading)}.items():
         if layout in (None, candidate):
             found = find(tree, meant=layout is candidate)
             if found is not None:
@@ -227,13 +229,22 @@ def _synthetic(source: str | Path, layout: Layout | None) -> Source:
 
 def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
     table = _frame(found.rows)
+    of_labels: list[str] = []
+    if not found.is_gtsrb:
+        merged, of_labels = merge_spellings(table["label"].tolist(), reading.merge_case)
+        table["label"] = pd.Series(merged, dtype=object)
+        try:
+            refuse_labels(dict.fromkeys(merged), lambda label: "training refuses this source", "rename the folder")
+        except SourceError as error:
+            of_labels.append(str(error))
     labels = {split: set(part["label"]) for split, part in table.groupby("split")}
     for split in ("valid", "test"):
         lacking = sorted(labels.get(split, set()) - labels.get("train", set()), key=_natural)
         if lacking and "train" in labels:
             reason = f"{split} has classes that train lacks: {some(lacking)}"
             raise SourceError(f"{tree.root}: {reason}; add training images of them or take them out")
-    notes = [*tree.notes, *found.notes, *_label_notes(table["label"].value_counts().to_dict(), labels)]
+    missing = [f"{found.missing}; training needs --skip-bad to leave them out"] if found.missing else []
+    notes = [*tree.notes, *found.notes, *missing, *of_labels, *_unseen_notes(labels)]
     told = found.is_gtsrb or reading.layout is not None or any("GTSRB" in note for note in found.notes)
     if not told and found.layout in (Layout.FOLDERS, Layout.TABLE):
         notes += _class_id_notes(set(table["label"]), found)
@@ -253,6 +264,7 @@ def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
         origin=origin,
         reading=reading,
         twins=tree.twins,
+        missing=found.missing,
     )
 
 
@@ -269,16 +281,9 @@ def by_class_id(source: Source) -> Source | None:
     return replace(source, table=table, classes=_classes(table, True), is_gtsrb=True)
 
 
-def _label_notes(counts: dict[str, int], by_split: dict[str, set[str]]) -> list[str]:
-    """What is odd of the labels: some that are nearly one, and some that validation never sees."""
+def _unseen_notes(by_split: dict[str, set[str]]) -> list[str]:
+    """Which classes validation never sees."""
     notes = []
-    alike: dict[str, list[str]] = defaultdict(list)
-    for label in sorted(counts, key=_natural):
-        alike[" ".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
-    if twins := [labels for labels in alike.values() if len(labels) > 1]:
-        shown = "; ".join(", ".join(f"{label!r} {counts[label]:,}" for label in labels[:4]) for labels in twins[:3])
-        more = f"; and {len(twins) - 3:,} more" if len(twins) > 3 else ""
-        notes.append(f"classes of their own, though their names differ by case or spaces alone: {shown}{more}")
     lacking = by_split.get("train", set()) - by_split.get("valid", set())
     if "valid" in by_split and lacking:
         notes.append(f"valid has no image of {len(lacking):,} classes: {some(sorted(lacking, key=_natural))}")

@@ -2,45 +2,89 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
-import unicodedata
-from collections import Counter
-from collections.abc import Collection
-from pathlib import Path
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from signsclf import images
-from signsclf.choices import Layout
-from signsclf.data.columns import column_names, read_columns
+from signsclf.choices import Layout, Reading
+from signsclf.data.annotations import JSON_SUFFIXES, read_annotations
+from signsclf.data.columns import SPACES, Sheet, folded, header, is_blank, read_sheet
+from signsclf.data.labels import SeveralLabelsError, refuse_labels, tidy
 from signsclf.data.layouts import Found, Row
-from signsclf.data.splits import SPLITS
-from signsclf.data.tree import TABLE_SUFFIXES, Tree, member_name, some
-from signsclf.errors import BadImageError, SourceError
+from signsclf.data.places import find_places, is_address
+from signsclf.data.roles import Roles, find_roles, flag
+from signsclf.data.splits import SPLITS, splits_of
+from signsclf.data.tree import TABLE_SUFFIXES, Tree, some
+from signsclf.errors import SourceError
 
-TABLE_COLUMNS = ("path", "label", "split", "group")
+GIVEN_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".txt")
+"""Of files that are read as a table where they are given by name."""
+
+# Any other JSON beside images is more likely something else, and a folder may hold one for each image.
+_JSON_NAME = re.compile(r"_?(annotations?|labels|dataset|metadata|train|valid|val|test)([._].*)?\.json|.*coco.*\.json")
+_ENOUGH_OF_TABLE = 0.5
+_ENOUGH_OF_IMAGES = 0.1
 
 
-def find_table(tree: Tree, meant: bool = False) -> Found | None:
-    """The one CSV or Parquet file with path and label columns, of those that lie highest; None without.
+@dataclass(frozen=True)
+class _Part:
+    """One table, read: its rows go together with their places in the sheet."""
+
+    name: str
+    sheet: Sheet
+    rows: list[Row]
+    at: list[int]
+    notes: list[str]
+    lost: list[str]
+    hint: str
+
+    def place(self, row: int) -> str:
+        return f"{self.sheet.path}: {self.sheet.place(self.at[row])}"
+
+
+def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) -> Found | None:
+    """The one table of images and labels, of those that lie highest, or one for each split; None without.
+
+    A table with the columns path and label is meant to be one; another only where it names images of the tree.
 
     Raises:
         SourceError: there are several, or see `read_table`; also where a table is meant, or images are flat.
     """
+    reading = reading or Reading()
     tables = [name for name in tree.files if name.lower().endswith(TABLE_SUFFIXES)]
+    tables += [name for name in tree.files if _JSON_NAME.fullmatch(posixpath.basename(name).lower())]
     highest = min((name.count("/") for name in tables), default=0)
+    tables = [name for name in tables if name.count("/") == highest]
+    stems = {_stem(name) for name in tree.image_names}
+    exact: list[str] = []
     fitting: list[str] = []
     trouble: list[SourceError] = []
     for name in tables:
-        if name.count("/") == highest:
-            try:
-                _refuse_lacking(tree.files[name], column_names(tree.files[name]))
+        try:
+            if _is_exact(tree.files[name]):
+                exact.append(name)
+            elif _names_images(tree.files[name], reading, stems) or meant:
                 fitting.append(name)
-            except SourceError as error:
-                trouble.append(error)
-    if len(fitting) > 1:
-        raise SourceError(f"{tree.root}: several tables with path and label: {some(fitting)}; keep or give one")
-    if fitting:
-        return read_table(tree, fitting[0])
+        except SourceError as error:
+            trouble.append(error)
+    called = _called([*exact, *fitting])
+    if len(exact) + len(fitting) > 1 and "train" in called.values() and len(set(called.values())) == len(called):
+        chosen = called
+    elif exact:
+        chosen = dict.fromkeys(exact)
+    else:
+        # Such as one table for each class folder.
+        chosen = dict.fromkeys(fitting) if len(fitting) == 1 or meant else {}
+    if len(chosen) > 1 and chosen is not called:
+        raise SourceError(
+            f"{tree.root}: several tables with path and label: {some(list(chosen))}; keep or give one, or call them "
+            "train, valid and test"
+        )
+    if chosen:
+        unlabelled = [name for name in tables if name not in chosen and _is_unlabelled(tree, name, stems)]
+        return _joined(tree, chosen if len(chosen) > 1 else dict.fromkeys(chosen), unlabelled, reading)
     if trouble and meant:
         raise trouble[0]
     names = tree.image_names
@@ -49,69 +93,285 @@ def find_table(tree: Tree, meant: bool = False) -> Found | None:
     return None
 
 
-def read_table(tree: Tree, name: str) -> Found:
-    """The rows of a CSV or Parquet file: path and label, and if present split and group.
+def read_table(tree: Tree, name: str, reading: Reading | None = None) -> Found:
+    """The rows of a table: the image and its label, and if present split and group.
 
-    Paths are relative to the table's folder. From a table on disk they may lead anywhere, from one in an
-    archive only to members of that.
+    Which column is what, see `signsclf.data.roles.find_roles`; where images lie, see
+    `signsclf.data.places.find_places`. Paths are relative to the table's folder. From a table on disk they may lead
+    anywhere, from one in an archive only to members of that. Rows that say the same count once. Rows whose image is
+    not there stay, unless that is none of them: see `Found.missing`.
 
     Raises:
-        SourceError: columns or values are missing, a split is unknown, images are not there or named twice.
+        SourceError: columns or values are missing, a split is unknown, a label is no line of text or several, no
+            image is there, an image is named twice with different labels, or it is at a web address.
     """
-    table = tree.files[name]
-    columns = read_columns(table, TABLE_COLUMNS)
-    _refuse_lacking(table, columns)
-    n = len(columns["path"])
-    if n == 0:
+    return _joined(tree, {name: None}, [], reading or Reading())
+
+
+def _joined(tree: Tree, chosen: dict[str, str | None], unlabelled: list[str], reading: Reading) -> Found:
+    parts = [_read(tree, name, split, reading) for name, split in chosen.items()]
+    notes: list[str] = []
+    for part in parts:
+        before = f"{posixpath.basename(part.name)}: " if len(parts) > 1 else ""
+        notes += [before + note for note in part.notes]
+    if len(parts) > 1:
+        notes.insert(0, "tables are the splits: " + ", ".join(f"{name} {split}" for name, split in chosen.items()))
+        _refuse_shared(parts)
+    if unlabelled:
+        notes.append(f"tables without labels are left out ({len(unlabelled):,}): {some(unlabelled)}")
+    rows = [row for part in parts for row in part.rows]
+    used = {row.path for row in rows}
+    if tree.folders or len(tree.files) > 1:
+        others = [name for name in tree.image_names if tree.files[name] not in used]
+        if others:
+            notes.append(f"images that the table does not name are left out ({len(others):,}): {some(others)}")
+    folders = {posixpath.dirname(part.name) for part in parts}
+    base = posixpath.commonpath(folders) if "" not in folders else ""
+    missing = " and ".join(
+        f"{len(part.lost):,} of {len(part.rows):,} images that {part.sheet.path} names are not there: "
+        + ", ".join(part.lost[:3])
+        + (f" and {len(part.lost) - 3:,} more" if len(part.lost) > 3 else "")
+        + (f"; {part.hint}" if part.hint else "")
+        for part in parts
+        if part.lost
+    )
+    return Found(Layout.TABLE, rows, f"{base}/" if base else "", notes=tuple(notes), missing=missing)
+
+
+def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
+    path = tree.files[name]
+    roles = find_roles(_sheet(path), SPLITS, reading.path_column, reading.label_column)
+    sheet, notes = roles.sheet, list(roles.notes)
+    table = f"{path}: {sheet.kind}" if sheet.kind else path
+    if sheet.told:
+        notes.append(sheet.told)
+    if sheet.rows == 0:
         raise SourceError(f"{table}: no rows; give one for each image")
-    for column in ("path", "label"):
-        if empty := [i for i in range(n) if not columns[column][i].strip()]:
-            raise SourceError(f"{table}: {len(empty):,} rows have no {column}, first row {empty[0] + 1:,}; fill it in")
-    splits = _splits(table, columns.get("split", [""] * n))
-    groups = [text.strip() or None for text in columns.get("group", [""] * n)]
-    folder = posixpath.dirname(name)
-    where = _in_archive if tree.is_archive else _on_disk
-    paths = [where(tree, folder, text) for text in columns["path"]]
-    if lost := [text for text, path in zip(columns["path"], paths, strict=True) if path is None]:
+    texts = [text.strip(SPACES) for text in sheet.load(roles.path)]
+    labels = _labels(sheet, roles)
+    splits = _splits(sheet, roles)
+    groups = [text.strip(SPACES) or None for text in sheet.load(roles.group)] if roles.group is not None else None
+    kept = [i for i in range(sheet.rows) if texts[i] or labels[i]]
+    kept, left_out = _without_unlabelled_tests(sheet, kept, texts, labels, splits)
+    notes += left_out
+    if not kept:
+        raise SourceError(f"{table}: no rows with an image and a label; give one for each image")
+    texts, labels, splits = ([column[i] for i in kept] for column in (texts, labels, splits))
+    try:
+        labels, more = tidy(labels)
+    except SeveralLabelsError as error:
+        where = sheet.place(kept[labels.index(error.label)])
         raise SourceError(
-            f"{table}: {len(lost):,} of {n:,} images are not there: {some(lost)}; paths start at the table's folder"
+            f"{table}: {where}: {error.label!r} are {error.n:,} labels; a classifier takes one label each"
+        ) from error
+    notes += more
+    if empty := [i for i, label in enumerate(labels) if not label]:
+        raise SourceError(f"{table}: {sheet.place(kept[empty[0]])} has no label; fill it in or take the row out")
+    refuse_labels(
+        dict.fromkeys(labels), lambda label: f"{table}: {sheet.place(kept[labels.index(label)])}", "mend the cell"
+    )
+    if far := [i for i, text in enumerate(texts) if is_address(text)]:
+        first = f"{sheet.place(kept[far[0]])} {texts[far[0]]!r}"
+        raise SourceError(
+            f"{table}: {len(far):,} of {len(texts):,} images are at web addresses, first {first}: they are not "
+            "fetched; download them and name the files"
         )
-    if repeated := [path for path, times in Counter(paths).items() if times > 1]:
-        raise SourceError(f"{table}: {len(repeated):,} images are named more than once: {some(repeated)}; keep one")
-    labels = [unicodedata.normalize("NFC", text) for text in columns["label"]]
-    rows = [Row(*values) for values in zip(paths, labels, splits, groups, strict=True)]
-    return Found(Layout.TABLE, rows, f"{folder}/" if folder else "")
+    if called is None and roles.split is None and not roles.flags:
+        splits, more = _splits_of_folders(texts)
+        notes += more
+    elif called is not None and not any(splits):
+        splits = [called] * len(texts)
+    _refuse_some_without(sheet, kept, splits)
+    folder = posixpath.dirname(name)
+    places = find_places(tree, folder, texts, labels)
+    if len(places.lost) == len(texts):
+        why = places.hint or "paths start at the table's folder"
+        shown = _named(sheet, kept, texts, places.lost)
+        raise SourceError(f"{table}: none of its {len(texts):,} images is there: {', '.join(shown[:3])}; {why}")
+    if places.note:
+        notes.append(places.note)
+    of_group = [groups[i] for i in kept] if groups is not None else [None] * len(kept)
+    rows = [Row(*values) for values in zip(places.paths, labels, splits, of_group, strict=True)]
+    written = dict(zip(kept, texts, strict=True))
+    rows, kept, again = _once(sheet, rows, kept, texts)
+    if again:
+        notes.append(f"rows that say the same again count once ({len(again):,}): {sheet.some_places(again)}")
+    lost = set(places.lost) and {places.paths[i] for i in places.lost}
+    shown = [f"{sheet.place(at)} {written[at]!r}" for row, at in zip(rows, kept, strict=True) if row.path in lost]
+    return _Part(name, sheet, rows, kept, notes, shown, places.hint)
 
 
-def _refuse_lacking(table: str, columns: Collection[str]) -> None:
-    if lacking := [column for column in ("path", "label") if column not in columns]:
-        has = ", ".join(columns) or "none"
-        raise SourceError(f"{table}: lacks the column {' and '.join(lacking)} (it has: {has})")
+def _sheet(path: str) -> Sheet:
+    return read_annotations(path) if path.lower().endswith(JSON_SUFFIXES) else read_sheet(path)
 
 
-def _splits(table: str, texts: list[str]) -> list[str | None]:
-    words = [text.strip().casefold() for text in texts]
-    if unknown := [text for text, word in zip(texts, words, strict=True) if word and word not in SPLITS]:
-        raise SourceError(f"{table}: unknown split {unknown[0]!r}; right are train, valid and test")
-    if any(words) and not all(words):
-        raise SourceError(f"{table}: {words.count(''):,} of {len(words):,} rows have no split; give all one, or none")
-    return [SPLITS[word] if word else None for word in words]
+def _is_exact(path: str) -> bool:
+    """Whether a table has the columns path and label, by its header alone: what follows it may be damaged."""
+    if path.lower().endswith(JSON_SUFFIXES):
+        return False
+    return {"path", "label"} <= set(map(folded, header(path)))
 
 
-def _in_archive(tree: Tree, folder: str, text: str) -> str | None:
-    return tree.files.get(posixpath.normpath(posixpath.join(folder, member_name(text))))
+def _names_images(path: str, reading: Reading, stems: set[str]) -> bool:
+    """Whether a table with columns of other names is one of the images that exist, and says more than their folders."""
+    roles = find_roles(_sheet(path), SPLITS, reading.path_column, reading.label_column)
+    texts = roles.sheet.load(roles.path)
+    if roles.label is not None and roles.split is None and not roles.flags:
+        pairs = zip(texts, roles.sheet.load(roles.label), strict=True)
+        if all(posixpath.basename(posixpath.dirname(text)) == label for text, label in pairs):
+            return False
+    named = {_stem(text) for text in texts}
+    there = len(named & stems)
+    return there > 0 and there >= _ENOUGH_OF_TABLE * len(named) and there >= _ENOUGH_OF_IMAGES * len(stems)
 
 
-def _on_disk(tree: Tree, folder: str, text: str) -> str | None:
-    text = text.replace("\\", "/")
-    # A name written on one system and unpacked on another may differ in its Unicode form alone.
-    for form in dict.fromkeys((text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))):
-        path = os.path.normpath(Path(tree.root, folder, form))
-        path = Path(path).as_posix()
-        try:
-            inside = images.split_archive(path)
-            if Path(path).is_file() or (inside and images.open_archive(inside[0]).NameToInfo.get(inside[1])):
-                return path
-        except (ValueError, BadImageError):  # a NUL in the path, or a damaged archive
-            continue
-    return None
+def _is_unlabelled(tree: Tree, name: str, stems: set[str]) -> bool:
+    """Whether a table names images and no labels, as that of a competition's test images does."""
+    try:
+        roles = find_roles(_sheet(tree.files[name]), SPLITS, labelled=False)
+    except SourceError:
+        return False
+    return roles.label is None and bool(stems & {_stem(text) for text in roles.sheet.load(roles.path)})
+
+
+def _stem(text: str) -> str:
+    base = posixpath.basename(text.strip(SPACES).replace("\\", "/"))
+    return (posixpath.splitext(base)[0] if images.is_image_name(base) else base).casefold()
+
+
+def _called(names: Sequence[str]) -> dict[str, str]:
+    """The splits that tables are called after, or else their folders: train.csv, pets-test.csv, valid/metadata.csv."""
+    stems = {name: posixpath.basename(name).casefold().split(".")[0] for name in names}
+    found = {}
+    for name, stem in stems.items():
+        splits = {SPLITS[word] for word in re.split(r"[\W_]+", stem) if word in SPLITS}
+        if len(splits) == 1:
+            found[name] = splits.pop()
+    folders = {name: posixpath.basename(posixpath.dirname(name)) for name in names}
+    of_folders = splits_of({folder for folder in folders.values() if folder})
+    return {
+        name: split
+        for name in names
+        if (split := found.get(name) or of_folders.get(folders[name])) in ("train", "valid", "test")
+    }
+
+
+def _labels(sheet: Sheet, roles: Roles) -> list[str]:
+    if roles.label is not None:
+        return sheet.load(roles.label)
+    labels = [""] * sheet.rows
+    for column in roles.one_hot:
+        name = sheet.names[column]
+        for i, text in enumerate(sheet.load(column)):
+            if text and flag(sheet, column, text, i):
+                if labels[i]:
+                    raise SourceError(
+                        f"{sheet.path}: {sheet.place(i)} is of {labels[i]!r} and of {name!r}; a classifier takes one "
+                        "label each"
+                    )
+                labels[i] = name
+    return labels
+
+
+def _splits(sheet: Sheet, roles: Roles) -> list[str | None]:
+    splits: list[str | None] = [None] * sheet.rows
+    if roles.split is not None:
+        texts = sheet.load(roles.split)
+        words = {text: folded(text) for text in dict.fromkeys(texts)}
+        if unknown := [text for text, word in words.items() if word and word not in SPLITS]:
+            where = sheet.place(texts.index(unknown[0]))
+            raise SourceError(f"{sheet.path}: {where}: unknown split {unknown[0]!r}; right are train, valid and test")
+        return [SPLITS[words[text]] if words[text] else None for text in texts]
+    for column, what in sorted(roles.flags, key=lambda item: ("train", "valid", "test").index(item[1])):
+        for i, text in enumerate(sheet.load(column)):
+            if flag(sheet, column, text, i):
+                splits[i] = what
+            elif splits[i] is None:
+                splits[i] = "valid" if what == "train" else "train"
+    return splits
+
+
+def _without_unlabelled_tests(
+    sheet: Sheet, kept: list[int], texts: Sequence[str], labels: Sequence[str], splits: Sequence[str | None]
+) -> tuple[list[int], list[str]]:
+    """Rows that have an image and a label; those of the test split without a label are left out and told.
+
+    Raises:
+        SourceError: another row lacks one of the two.
+    """
+    blank = {label for label in dict.fromkeys(labels) if is_blank(label)}
+    out = []
+    for column, is_empty in (("path", lambda i: not texts[i]), ("label", lambda i: labels[i] in blank)):
+        empty = [i for i in kept if is_empty(i)]
+        if column == "label":
+            out = [i for i in empty if splits[i] == "test"]
+            empty = [i for i in empty if splits[i] != "test"]
+        if empty:
+            these = sheet.some_places(empty)
+            verb = "have" if len(empty) > 1 else "has"
+            raise SourceError(f"{sheet.path}: {these} {verb} no {column}; fill it in or take the row out")
+    without = set(out)
+    notes = [f"test images without a label are left out ({len(out):,}): {sheet.some_places(out)}"] if out else []
+    return [i for i in kept if i not in without], notes
+
+
+def _splits_of_folders(texts: Sequence[str]) -> tuple[list[str | None], list[str]]:
+    """Splits that the first folder of every path names, where there are two of them at least."""
+    heads = [posixpath.normpath(text.replace("\\", "/")).partition("/")[0] for text in texts]
+    splits = {head: SPLITS.get(head.casefold()) for head in dict.fromkeys(heads)}
+    if None in splits.values() or len(set(splits.values())) < 2:
+        return [None] * len(texts), []
+    return [splits[head] for head in heads], [f"the folders in the paths are the splits: {', '.join(splits)}"]
+
+
+def _refuse_some_without(sheet: Sheet, kept: list[int], splits: Sequence[str | None]) -> None:
+    without = [i for i, split in enumerate(splits) if split is None]
+    if 0 < len(without) < len(splits):
+        these = sheet.some_places([kept[i] for i in without])
+        raise SourceError(
+            f"{sheet.path}: {len(without):,} of {len(splits):,} rows have no split ({these}); give all one, or none"
+        )
+
+
+def _named(sheet: Sheet, kept: list[int], texts: Sequence[str], rows: Sequence[int]) -> list[str]:
+    shown = [f"{sheet.place(kept[i])} {texts[i]!r}" for i in rows[:3]]
+    return [*shown[:-1], f"{shown[-1]} and {len(rows) - 3:,} more"] if len(rows) > 3 else shown
+
+
+def _once(
+    sheet: Sheet, rows: list[Row], kept: list[int], texts: Sequence[str]
+) -> tuple[list[Row], list[int], list[int]]:
+    """Rows without those that repeat another; their places, and the places of those left out.
+
+    Raises:
+        SourceError: an image is in two rows that differ.
+    """
+    first: dict[str, int] = {}
+    again: list[int] = []
+    contrary: list[tuple[int, int]] = []
+    for i, row in enumerate(rows):
+        j = first.setdefault(row.path, i)
+        if j != i:
+            again.append(i)
+            if rows[j] != row:
+                contrary.append((j, i))
+    if contrary:
+        j, i = contrary[0]
+        what = next(k for k in ("label", "split", "group") if getattr(rows[i], k) != getattr(rows[j], k))
+        says = " and ".join(f"{sheet.place(kept[k])} ({getattr(rows[k], what)!r})" for k in (j, i))
+        more = f"; {len(contrary):,} rows do so" if len(contrary) > 1 else ""
+        raise SourceError(
+            f"{sheet.path}: the image {texts[i]!r} is named more than once with another {what}: {says}{more}; keep one"
+        )
+    out = set(again)
+    left = [i for i in range(len(rows)) if i not in out] if again else range(len(rows))
+    return [rows[i] for i in left], [kept[i] for i in left], [kept[i] for i in again]
+
+
+def _refuse_shared(parts: Sequence[_Part]) -> None:
+    first: dict[str, str] = {}
+    for part in parts:
+        for i, row in enumerate(part.rows):
+            if row.path in first:
+                raise SourceError(f"{part.place(i)} names an image of {first[row.path]}; keep one: {row.path}")
+        first.update({row.path: part.name for row in part.rows})

@@ -17,7 +17,8 @@ from signsclf.hidden import hidden_images, hidden_text, is_hidden, is_nobodys
 from signsclf.imagekinds import HEAD, Sniffer, skipped_text, suffix_of, why_unread
 from signsclf.text import file_text
 
-TABLE_SUFFIXES = (".csv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".jsonl", ".ndjson")
+"""Of files that are read as a table wherever they lie; others only where they are given by name."""
 _LINKED_FOLDERS = 10_000
 """More linked folders than this are refused: links to links to links can name the same files without end."""
 _ENCRYPTED = 0x1

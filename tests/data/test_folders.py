@@ -282,7 +282,7 @@ class TestLabels:
         place(root, "owl ", n=1)
         source = read_source(root)
         assert len(source.classes) == 5
-        assert "'Dog' 2, 'dog' 3; 'owl' 2, 'owl ' 1" in note(source, "case or spaces")
+        assert "'dog' 3, 'Dog' 2; 'owl' 2, 'owl ' 1" in note(source, "case or spaces")
 
     def test_in_a_table(self, root):
         place(root, "images", n=4)

@@ -16,7 +16,7 @@ from PIL import Image
 from signsclf import images
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.table import Layout, Source, apply_crop, describe, read_source
-from signsclf.errors import SourceError
+from signsclf.errors import BadImageError, SourceError
 
 
 def draw(*paths: Path, size: tuple[int, int] = (20, 16)) -> None:
@@ -420,7 +420,11 @@ class TestTable:
     def test_in_an_archive_never_leads_outside(self, root, tmp_path):
         draw(tmp_path / "a/b/c/1.png", root / "2.png")
         write(root / "labels.csv", "path,label", "../1.png,cat", f"{tmp_path}/a/b/c/1.png,cat", "2.png,dog")
-        assert "2 of 3 images are not there" in refusal(zipped(root))
+        source = read_source(zipped(root))
+        assert source.missing.startswith("2 of 3 images")
+        for path in source.table["path"][:2]:
+            with pytest.raises(BadImageError):
+                images.read(path)
 
     def test_parquet(self, root, packed):
         pytest.importorskip("pyarrow")
@@ -439,8 +443,8 @@ class TestTable:
     @pytest.mark.parametrize(
         "lines, says",
         [
-            (["file,class", "1.png,cat"], "lacks the column path and label (it has: file, class)"),
-            (["path,label", "1.png,cat", "2.png,cat", "3.png,dog"], "2 of 3 images are not there: '2.png'"),
+            (["shown,seen", "1.png,cat"], "lacks the column path and label (it has: shown, seen)"),
+            (["path,label", "2.png,cat", "3.png,dog"], "none of its 2 images is there: line 2 '2.png', line 3"),
             (["path,label", "1.png,"], "no label"),
             (["path,label,split", "1.png,cat,dev"], "unknown split 'dev'"),
             (["path,label", "1.png,cat", "./1.png,dog"], "more than once"),

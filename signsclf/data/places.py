@@ -1,0 +1,250 @@
+"""The files that a table's texts name: where they lie, and the one rule that sets nearly right texts right."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+import unicodedata
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from signsclf import images
+from signsclf.data.tree import Tree, member_name
+from signsclf.errors import BadImageError
+
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]+://", re.IGNORECASE)
+_DRIVE = re.compile(r"[A-Za-z]:/")
+_MOST_LISTED = 200_000
+_DEEPEST = 8
+_ROOTS_TRIED = 3
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the images of a table lie.
+
+    Attributes:
+        paths: of each text the path for `signsclf.images`; where nothing is there, the one that it should have.
+        lost: rows whose image is not there.
+        note: the rule that was applied to the texts, with an example; or "".
+        hint: a rule that sets only a part of the lost ones right, with an example; or "".
+    """
+
+    paths: list[str]
+    lost: list[int]
+    note: str = ""
+    hint: str = ""
+
+
+def is_address(text: str) -> bool:
+    """Whether a text is a web address or another of a remote store, which is not fetched."""
+    return bool(_ADDRESS.match(text))
+
+
+def find_places(tree: Tree, folder: str, texts: Sequence[str], labels: Sequence[str]) -> Places:
+    """Finds each text as a path from the table's folder on; where many are lost, tries rules on all of these.
+
+    On disk texts may lead anywhere, in an archive to its members alone.
+
+    Args:
+        folder: of the table, as it is named in the tree.
+        texts: of the column of paths, without spaces around.
+        labels: of each, for images that lie in folders called as their labels.
+    """
+    where = _in_archive if tree.is_archive else _on_disk
+    found = {text: where(tree, folder, text) for text in dict.fromkeys(texts)}
+    lost = [text for text, path in found.items() if path is None]
+    if not lost:
+        return Places([found[text] or "" for text in texts], [])
+    by_label = dict(zip(texts, labels, strict=True))
+    note = hint = ""
+    best: tuple[int, _Rule | None, dict[str, str]] = (0, None, {})
+    taken = {path for path in found.values() if path}
+    for rule in _rules(_Index(_listed(tree, folder)), lost, by_label):
+        right = {text: name for text in lost if (name := rule.named(text)) is not None}
+        # Two texts for one image, or one that another text names as it is: the rule says too little of them.
+        paths = {_listed_path(tree, folder, name) for name in right.values()}
+        if len(paths) == len(right) > best[0] and not paths & taken:
+            best = (len(right), rule, right)
+        if best[0] == len(lost):
+            break
+    if best[1]:
+        rule, example = best[1], next(iter(best[2].items()))
+        # Where others are there as written, a file of the same name elsewhere need not be the one that is meant.
+        if best[0] == len(lost) and (rule.stays or not taken):
+            found.update({text: _listed_path(tree, folder, name) for text, name in best[2].items()})
+            what = f"{len(lost):,} images" if taken else "the images"
+            note = f"{what} are found {rule.said}: {example[0]!r} is {example[1]!r}"
+            lost = []
+        else:
+            hint = f"{best[0]:,} of these would be found {rule.said}: {example[0]!r} would be {example[1]!r}"
+    gone = set(lost)
+    paths = [found[text] or _expected(tree, folder, text) for text in texts]
+    return Places(paths, [i for i, text in enumerate(texts) if text in gone], note, hint)
+
+
+class _Index:
+    """Names of images below the table's folder, to be looked up by what is written of them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self._tables: dict[Callable[[str], str], dict[str, str | None]] = {}
+
+    def one(self, key: Callable[[str], str], text: str) -> str | None:
+        """The one image whose name gives the same key as a text."""
+        if key not in self._tables:
+            table: dict[str, str | None] = {}
+            for name in self.names:
+                table[key(name)] = None if key(name) in table else name
+            self._tables[key] = table
+        return self._tables[key].get(key(text))
+
+
+def _same(name: str) -> str:
+    return name
+
+
+def _stem(name: str) -> str:
+    """A name without the suffix of an image."""
+    return posixpath.splitext(name)[0] if images.is_image_name(name) else name
+
+
+def _folded_stem(name: str) -> str:
+    return _stem(name).casefold()
+
+
+_KEYS: tuple[tuple[Callable[[str], str], str], ...] = (
+    (_same, ""),
+    (str.casefold, "with capitals and small letters taken for the same"),
+    (_stem, "whatever their suffix"),
+    (_folded_stem, "whatever their suffix, with capitals and small letters taken for the same"),
+)
+
+
+def _last(key: Callable[[str], str]) -> Callable[[str], str]:
+    """The key of a name's last part."""
+    return lambda name: key(posixpath.basename(name))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How texts are to be read.
+
+    Attributes:
+        said: of it, after "the images are found".
+        named: gives the name of the image that a text means, or None.
+        stays: whether that lies in the folder that the text names.
+    """
+
+    said: str
+    named: Callable[[str], str | None]
+    stays: bool = False
+
+
+def _rules(index: _Index, lost: Sequence[str], labels: dict[str, str]) -> Iterator[_Rule]:
+    """Rules, the strictest first."""
+    plain = {text: _plain(text) for text in lost}
+    if any(plain[text] != text for text in lost):
+        yield _Rule("as their addresses say", lambda text: index.one(_same, plain[text]), True)
+    for key, how in _KEYS:
+        also = f", {how}" if how else ""
+        if how:
+            yield _Rule(how, lambda text, key=key: index.one(key, plain[text]), True)
+        roots = (_other_root(index, key, plain[text]) for text in lost[:_ROOTS_TRIED])
+        for old, new in dict.fromkeys(root for root in roots if root is not None):
+
+            def moved(text: str, key: Callable[[str], str] = key, old: str = old, new: str = new) -> str | None:
+                same = plain[text].startswith(old)
+                return index.one(key, new + plain[text][len(old) :]) if same else None
+
+            said = f"in {new!r}" if not old else f"with {old!r} left out" if not new else f"with {new!r} for {old!r}"
+            yield _Rule(said + also, moved)
+        yield _Rule(
+            f"in the folders of their labels{also}",
+            lambda text, key=key: index.one(key, f"{labels[text]}/{plain[text]}"),
+        )
+        last = _last(key)
+        yield _Rule(
+            f"by their names alone, anywhere below the table{also}",
+            lambda text, last=last: index.one(last, plain[text]),
+        )
+
+
+def _other_root(index: _Index, key: Callable[[str], str], text: str) -> tuple[str, str] | None:
+    """What to cut from the start of a text, and what to put there, so that it is an image's name; or None."""
+    wanted = key(text).split("/")
+    best: tuple[int, str] | None = None
+    for name in index.names:
+        have = key(name).split("/")
+        if have[-1] != wanted[-1]:
+            continue
+        same = 1
+        while same < min(len(have), len(wanted)) and have[-1 - same] == wanted[-1 - same]:
+            same += 1
+        if best is None or same > best[0]:
+            best = (same, name)
+    if best is None:
+        return None
+    old, new = text.split("/")[: -best[0]], best[1].split("/")[: -best[0]]
+    return "".join(f"{part}/" for part in old), "".join(f"{part}/" for part in new)
+
+
+def _plain(text: str) -> str:
+    """A text with forward slashes, without file://, './' and percent signs of an address."""
+    if text[:7].lower() == "file://":
+        text = urllib.parse.unquote(text[7:])
+        text = text[1:] if _DRIVE.match(text[1:]) else text
+    text = text.replace("\\", "/")
+    return unicodedata.normalize("NFC", posixpath.normpath(text)) if text else text
+
+
+def _listed(tree: Tree, folder: str) -> list[str]:
+    """Names of the images below the table's folder, from there on; of a table given by itself up to a limit."""
+    prefix = f"{folder}/" if folder else ""
+    if tree.is_archive or len(tree.files) > 1 or tree.folders:
+        return [name[len(prefix) :] for name in tree.image_names if name.startswith(prefix)]
+    top = f"{tree.root}/{prefix}"
+    names: list[str] = []
+    for here, folders, files in os.walk(top):
+        below = Path(here).as_posix()[len(top.rstrip("/")) :].lstrip("/")
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if below.count("/") < _DEEPEST else []
+        names += [f"{below}/{name}" if below else name for name in files if images.is_image_name(name)]
+        if len(names) > _MOST_LISTED:
+            break
+    return [unicodedata.normalize("NFC", name) for name in sorted(names)]
+
+
+def _listed_path(tree: Tree, folder: str, name: str) -> str:
+    whole = f"{folder}/{name}" if folder else name
+    return tree.files.get(whole) or _on_disk(tree, folder, name) or f"{tree.root}/{whole}"
+
+
+def _expected(tree: Tree, folder: str, text: str) -> str:
+    """The path that a lost image should have; never one that leads out of an archive."""
+    if tree.is_archive:
+        return f"{tree.root}/{posixpath.join(folder, member_name(text).lstrip('/'))}"
+    return posixpath.normpath(posixpath.join(tree.root, folder, _plain(text)))
+
+
+def _in_archive(tree: Tree, folder: str, text: str) -> str | None:
+    return tree.files.get(posixpath.normpath(posixpath.join(folder, member_name(text))))
+
+
+def _on_disk(tree: Tree, folder: str, text: str) -> str | None:
+    text = text.replace("\\", "/")
+    # A name written on one system and unpacked on another may differ in its Unicode form alone.
+    forms = (
+        (text,) if text.isascii() else (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
+    )
+    for form in dict.fromkeys(forms):
+        path = Path(os.path.normpath(os.path.join(tree.root, folder, form))).as_posix()  # noqa: PTH118 - a million times
+        try:
+            inside = images.split_archive(path)
+            if os.path.isfile(path) or (inside and images.open_archive(inside[0]).NameToInfo.get(inside[1])):  # noqa: PTH113
+                return path
+        except (ValueError, BadImageError):  # a NUL in the path, or a damaged archive
+            continue
+    return None

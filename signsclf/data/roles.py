@@ -1,0 +1,233 @@
+"""Which columns of a table hold the image, its label and its split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from signsclf import images
+from signsclf.data.columns import SPACES, Sheet, folded, is_blank, refuse_repeats
+from signsclf.data.tree import some
+from signsclf.errors import SourceError
+
+_PATHS = (
+    ("path",),
+    ("image_path", "img_path", "file_path", "filepath", "image_file", "image_file_path", "file_name", "filename",
+     "fname", "image_name", "img_name", "image_filename", "image_location", "relative_path", "full_path"),
+    ("image", "img", "file", "picture", "photo"),
+    ("image_id", "img_id", "image_index", "id_code", "id"),
+)  # fmt: skip
+_LABELS = (
+    ("label",),
+    ("labels", "label_name", "class", "class_name", "classname", "class_label", "category", "category_name", "target",
+     "target_name", "y", "species", "breed", "choice", "annotation", "diagnosis", "finding_labels"),
+    ("class_id", "classid", "label_id", "category_id", "target_id", "label_group"),
+)  # fmt: skip
+"""Names for the image and for its label, spaces and hyphens taken for underscores: the first row with one of them
+decides, so that numbers are taken only where there are no names."""
+_SPLITS = ("split", "set", "subset", "partition", "data_set", "usage")
+_FLAGS = {
+    "is_valid": "valid", "valid": "valid", "is_val": "valid", "is_validation": "valid", "valid_flag": "valid",
+    "is_test": "test", "test": "test", "is_train": "train", "train": "train",
+}  # fmt: skip
+"""Columns of true and false to the split that true means."""
+_TRUE = frozenset({"true", "1", "1.0", "yes", "t"})
+_FALSE = frozenset({"false", "0", "0.0", "no", "f"})
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Positions of columns in a sheet.
+
+    Attributes:
+        sheet: with a first row that was no header taken for a row.
+        path: of the image.
+        label: of the label; None where ``one_hot`` tells it, or where there is none.
+        one_hot: columns of zeros and ones, one for each class.
+        split: of texts such as "train".
+        flags: of true and false to the split that true means.
+        group: of what belongs to one object.
+        notes: what was taken for what, where names do not say it by themselves.
+    """
+
+    sheet: Sheet
+    path: int
+    label: int | None = None
+    one_hot: tuple[int, ...] = ()
+    split: int | None = None
+    flags: tuple[tuple[int, str], ...] = ()
+    group: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+def find_roles(
+    sheet: Sheet, splits: dict[str, str], path: str | None = None, label: str | None = None, labelled: bool = True
+) -> Roles:
+    """Finds the columns by their names, else by what the first row holds.
+
+    Args:
+        splits: what parts are called, in lower case, to what the table calls them.
+        path, label: names, or numbers from 1, of columns that a user chose.
+        labelled: whether a label is needed; without, ``label`` may be None with no ``one_hot``.
+
+    Raises:
+        SourceError: a column is lacking, is there twice, or several could be it.
+    """
+    if not sheet.names:
+        raise SourceError(f"{sheet.path}: lacks the columns path and label, it is empty; give a row for each image")
+    if not sheet.types and any(images.is_image_name(name) for name in sheet.names):
+        return _headerless(sheet.with_header(), splits, path, label, labelled)
+    names = [folded(name) for name in sheet.names]
+    refuse_repeats(sheet.path, [name for name in names if name in ("path", "label", "split", "group")])
+    of_path = _chosen(sheet, path, "--path-column") if path else _by_name(sheet, _PATHS, "path")
+    rest = [i for i in range(len(names)) if i != of_path]
+    of_label = _chosen(sheet, label, "--label-column") if label else _by_name(sheet, _LABELS, "label")
+    if of_label == of_path:
+        of_label = None
+    split = _split_column(sheet, splits, of_label)
+    flags = _flags(sheet, of_label) if split is None else ()
+    group = names.index("group") if "group" in names else None
+    used = {of_path, of_label, split, group, *(i for i, _ in flags)}
+    others = [i for i in rest if i not in used and sheet.names[i]]
+    one_hot = _one_hot(sheet, others) if of_label is None and of_path is not None and labelled else ()
+    lacking = [what for what, at in (("path", of_path), ("label", of_label)) if at is None]
+    if one_hot:
+        lacking, others = [], [i for i in others if i not in one_hot]
+    if of_path is None or (lacking and labelled):
+        raise SourceError(_lacking(sheet, lacking))
+    notes = []
+    if taken := [
+        f"{sheet.names[at]!r} as {what}"
+        for what, at in (("path", of_path), ("label", of_label), ("split", split))
+        if at is not None and names[at] != what and not (path and what == "path") and not (label and what == "label")
+    ]:
+        notes.append(f"columns of other names are taken: {', '.join(taken)}")
+    notes += [f"the column {sheet.names[i]!r} of true and false is the split ({what})" for i, what in flags]
+    if one_hot:
+        some_names = some([sheet.names[i] for i in one_hot])
+        notes.append(f"columns of 0 and 1 are the classes ({len(one_hot):,}): {some_names}")
+    if others:
+        notes.append(f"columns that are not used ({len(others):,}): {', '.join(_unused(sheet, i) for i in others[:5])}")
+    return Roles(sheet, of_path, of_label, one_hot, split, flags, group, tuple(notes))
+
+
+def flag(sheet: Sheet, column: int, text: str, row: int) -> bool:
+    """A value of a column of true and false; an empty one is false.
+
+    Raises:
+        SourceError: it is neither.
+    """
+    word = folded(text)
+    if word in _TRUE:
+        return True
+    if word in _FALSE or not word:
+        return False
+    raise SourceError(
+        f"{sheet.path}: {sheet.place(row)}: {sheet.names[column]} is {text!r}, where it should be true or false"
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\s\-]+", "_", folded(name))
+
+
+def _chosen(sheet: Sheet, name: str, option: str) -> int:
+    names = [folded(n) for n in sheet.names]
+    if folded(name) in names:
+        return names.index(folded(name))
+    if name.isdecimal() and 1 <= int(name) <= len(names):
+        return int(name) - 1
+    raise SourceError(f"{sheet.path}: {option}: no column {name!r} (it has: {_names(sheet)}); give one of these")
+
+
+def _by_name(sheet: Sheet, known: Sequence[Sequence[str]], what: str) -> int | None:
+    names = [_plain(name) for name in sheet.names]
+    for row in known:
+        found = [i for i, name in enumerate(names) if name in row]
+        if len(found) > 1:
+            which = " and ".join(repr(sheet.names[i]) for i in found)
+            raise SourceError(
+                f"{sheet.path}: the {what} may be in {which}; say which with --{what}-column, or call it {what}"
+            )
+        if found:
+            return found[0]
+    return None
+
+
+def _split_column(sheet: Sheet, splits: dict[str, str], taken: int | None) -> int | None:
+    names = [_plain(name) for name in sheet.names]
+    if "split" in names:
+        return names.index("split")
+    for i, name in enumerate(names):
+        # Under another name it is a split only if nothing else is in it.
+        if name in _SPLITS and i != taken and {folded(text) for text in sheet.load(i)} - {""} <= splits.keys():
+            return i
+    return None
+
+
+def _flags(sheet: Sheet, taken: int | None) -> tuple[tuple[int, str], ...]:
+    found = []
+    for i, name in enumerate(map(_plain, sheet.names)):
+        if i != taken and name in _FLAGS:
+            words = {folded(text) for text in sheet.load(i)} - {""}
+            if words and (name.startswith("is_") or words <= _TRUE | _FALSE):
+                found.append((i, _FLAGS[name]))
+    return tuple(found)
+
+
+def _one_hot(sheet: Sheet, columns: list[int]) -> tuple[int, ...]:
+    if len(columns) < 2:
+        return ()
+    found = []
+    for i in columns:
+        if set(map(folded, sheet.load(i))) <= _TRUE | _FALSE | {""}:
+            found.append(i)
+    return tuple(found) if len(found) > 1 else ()
+
+
+def _headerless(sheet: Sheet, splits: dict[str, str], path: str | None, label: str | None, labelled: bool) -> Roles:
+    """Without a header: the image is where the first row names one, the label in the only column besides."""
+    n = len(sheet.names)
+    first = [sheet.load(i)[0] for i in range(n)]
+    named = [i for i in range(n) if images.is_image_name(first[i].strip(SPACES))]
+    of_path = _chosen(sheet, path, "--path-column") if path else named[0]
+    rest = [i for i in range(n) if i != of_path and not all(map(is_blank, sheet.load(i)))]
+    split = None
+    for i in rest if len(rest) > 1 else ():
+        if {folded(text) for text in sheet.load(i)} <= splits.keys():
+            split = i
+    rest = [i for i in rest if i != split]
+    of_label = _chosen(sheet, label, "--label-column") if label else rest[0] if len(rest) == 1 else None
+    if of_label is None and labelled:
+        many = f"{len(rest)} columns beside the image; say which is the label with --label-column NUMBER"
+        why = many if rest else "no column beside the image, so no labels; give each image one"
+        raise SourceError(f"{sheet.path}: no header and {why}, or begin with a line such as path,label")
+    taken = [("path", of_path), ("label", of_label), ("split", split)]
+    said = ", ".join(f"{what} from column {at + 1}" for what, at in taken if at is not None)
+    return Roles(sheet, of_path, of_label, (), split, notes=(f"no header, so the first row is an image: {said}",))
+
+
+def _names(sheet: Sheet) -> str:
+    shown = ", ".join(name if name.isprintable() and name else repr(name) for name in sheet.names[:20])
+    return shown + (f" and {len(sheet.names) - 20:,} more" if len(sheet.names) > 20 else "")
+
+
+def _lacking(sheet: Sheet, lacking: list[str]) -> str:
+    if len(sheet.names) == 1 and not sheet.types:
+        why = "if others are in it, no separator was recognised (comma, semicolon, tab and bar are)"
+    else:
+        why = "or say which column it is with " + " and ".join(f"--{what}-column" for what in lacking)
+    return f"{sheet.path}: lacks the column {' and '.join(lacking)} (it has: {_names(sheet)}); {why}"
+
+
+def _unused(sheet: Sheet, i: int) -> str:
+    if sheet.types:
+        return repr(sheet.names[i])
+    values: set[str] = set()
+    for text in sheet.load(i):
+        values.add(text.strip(SPACES))
+        if len(values) > 2:
+            return repr(sheet.names[i])
+    held = " and ".join(repr(value) for value in sorted(values))
+    return f"{sheet.names[i]!r} (only {held})" if len(held) < 60 else repr(sheet.names[i])
