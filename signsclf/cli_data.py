@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,10 @@ def check_command(
     as_json: AsJson = False,
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Decode every image; list the unreadable, the tiny and the duplicates; count the classes."""
+    """Decode every image; list the unreadable, the tiny and the duplicates; count the classes.
+
+    The exit code is 1 where images cannot be read, or identical ones are in two classes or in two splits.
+    """
     from signsclf.data import check
     from signsclf.data.table import read_source
 
@@ -138,8 +142,12 @@ def _print_check(result: Any, bars: list[str]) -> None:
     for path, width, height in result.tiny:
         echo(f"tiny: {path}: {width}×{height}")
     for found in result.duplicates:
-        echo(f"duplicates ({found.kind.value}): {', '.join(found.paths)}")
+        told = {"across classes": found.labels, "across splits": found.splits}.get(found.kind.value)
+        names = found.paths if told is None else [f"{path} ({of})" for path, of in zip(found.paths, told, strict=True)]
+        echo(f"duplicates ({found.kind.value}): {', '.join(names)}")
+    harmful = Counter(found.kind.value for found in result.duplicates if found.kind.value != "within class")
+    kinds = f" ({', '.join(f'{n:,} {kind}' for kind, n in sorted(harmful.items()))})" if harmful else ""
     echo(
         f"{result.n:,} images: {len(result.unreadable):,} unreadable, {len(result.tiny):,} tiny, "
-        f"{len(result.duplicates):,} sets of duplicates"
+        f"{len(result.duplicates):,} sets of duplicates{kinds}"
     )

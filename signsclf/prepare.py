@@ -13,9 +13,10 @@ import pandas as pd
 from signsclf import images, modelfolder
 from signsclf.choices import Layout
 from signsclf.data.cache import Decoded, decode_all, fingerprint
+from signsclf.data.copies import contradictions, group_named_copies, group_repeats, same_files
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.labels import refuse_labels
-from signsclf.data.split import Split, group_repeats, hold_out
+from signsclf.data.split import Split, hold_out
 from signsclf.data.table import Source, apply_crop
 from signsclf.errors import BadImageError, SignsclfError, SourceError
 from signsclf.observer import Observer
@@ -31,14 +32,16 @@ class Plan:
     """A recipe with every field set, for a source.
 
     Attributes:
-        source: without its test images, which nothing here looks at.
+        source: without its test images.
         reasons: of the recipe's fields that were chosen here.
+        test_paths: of the source's test images, of which only copies of the others are counted.
     """
 
     source: Source
     recipe: Recipe
     arch: architectures.Architecture
     reasons: dict[str, str]
+    test_paths: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         ModelError: there is no such architecture.
     """
     is_drawn = source.layout is Layout.SYNTHETIC
+    test_paths = tuple(source.table.loc[source.table["split"].eq("test"), "path"])
     source = apply_crop(source, recipe.crop is Crop.ROI)
     table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
     if table.empty:
@@ -115,7 +119,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
             raise SignsclfError(f"--size {recipe.size}: {arch.name} runs at {arch.native_size} only; leave it out")
         recipe, more["size"] = recipe.replace(size=arch.native_size), f"all that {arch.name} runs at"
     source = replace(source, table=table, roi_sizes=(None,) * len(table))
-    return Plan(source, recipe, arch, {**reasons, **more})
+    return Plan(source, recipe, arch, {**reasons, **more}, test_paths)
 
 
 def prepare(
@@ -161,8 +165,15 @@ def prepare(
     names = [source.relative(path) for path in table["path"]]
     mark = fingerprint(names, table["label"].tolist(), decoded.digests)
     if split is None:
-        grouped = group_repeats(table, decoded.inputs)
+        _say_copies(table, decoded, planned.test_paths, observer)
+        grouped, n_images, n_photos = group_named_copies(table, names)
+        grouped = group_repeats(grouped, decoded.inputs)
         split = hold_out(grouped, recipe.split_by, recipe.valid_fraction, recipe.seed, recipe.fold)
+        if n_images:
+            apart = "a photo's stay together; --split-by random takes them one by one"
+            if recipe.split_by is SplitBy.RANDOM:
+                apart = "taken one by one, they flatter the validation figures; --split-by group keeps them together"
+            observer.say(f"by their names, {n_images:,} images are versions of {n_photos:,} photos: {apart}")
     _say_split(split, recipe, observer)
     if recipe.add_synthetic:
         observer.say(f"drawn signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
@@ -199,6 +210,18 @@ def _refuse_flip(flip: Flip, classes: tuple[str, ...]) -> None:
         raise SignsclfError(
             f"--flip always: class {sided[0]!r} tells left from right, and mirroring would mislabel it; use never"
         )
+
+
+def _say_copies(table: pd.DataFrame, decoded: Decoded, test_paths: tuple[str, ...], observer: Observer) -> None:
+    in_classes, in_splits = contradictions(table["label"], table["split"].fillna("train"), decoded.digests)
+    in_test = same_files(test_paths, table["path"].tolist())
+    found = (
+        (in_classes, "in two classes"),
+        (in_splits, "in training and validation"),
+        (in_test, "of the test set in training or validation too"),
+    )
+    if told := ", ".join(f"{n:,} {where}" for n, where in found if n):
+        observer.say(f"warning: identical images: {told}; signsclf data check lists them")
 
 
 def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:

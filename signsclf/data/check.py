@@ -93,8 +93,9 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """Whether every image can be read."""
-        return not self.unreadable
+        """Whether every image can be read, and none stands in two classes or in two splits."""
+        harmless = DuplicateKind.WITHIN_CLASS
+        return not self.unreadable and all(found.kind is harmless for found in self.duplicates)
 
     @property
     def totals(self) -> dict[str, int]:

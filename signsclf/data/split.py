@@ -94,15 +94,6 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int,
     )
 
 
-def group_repeats(table: pd.DataFrame, digests: list[str]) -> pd.DataFrame:
-    """The table with each set of identical images that have no group made one, so that a split keeps it whole."""
-    digest = pd.Series(digests, index=table.index)
-    repeated = digest.duplicated(keep=False) & (digest != "") & table["group"].isna()
-    table = table.copy()
-    table["group"] = table["group"].astype(object).where(~repeated, "same image " + digest)
-    return table
-
-
 def _keys(groups: np.ndarray, by: SplitBy) -> np.ndarray:
     alone = np.array([by is SplitBy.RANDOM or pd.isna(group) for group in groups])
     return np.where(alone, [f"\0{i}" for i in range(len(groups))], groups)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import threading
 import zipfile
 from pathlib import Path
@@ -100,9 +101,31 @@ def test_duplicates_are_told_by_what_they_harm(clean: Path, first: str, second: 
     save(picture(60), clean / second)
     (found,) = check(read_source(clean)).duplicates
     assert found.kind is kind
+    assert check(read_source(clean)).ok == (kind is DuplicateKind.WITHIN_CLASS)
     assert set(zip(found.paths, found.labels, found.splits, strict=True)) == {
         (path, path.split("/")[1], path.split("/")[0]) for path in (first, second)
     }
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (
+            "train/Yield/y.png",
+            ["train/Stop/x.png (Stop)", "train/Yield/y.png (Yield)", "1 sets of duplicates (1 across classes)"],
+        ),
+        ("test/Stop/y.png", ["train/Stop/x.png (train)", "test/Stop/y.png (test)", "(1 across splits)"]),
+    ],
+)
+def test_the_command_fails_where_duplicates_contradict_each_other(
+    cli, clean: Path, second: str, told: list[str]
+) -> None:
+    save(picture(60), clean / "train/Stop/x.png")
+    assert cli("data", "check", clean).code == 0
+    shutil.copy(clean / "train/Stop/x.png", clean / second)
+    ran = cli("data", "check", clean)
+    assert ran.code == 1
+    assert all(text in ran.out for text in told), ran.out
 
 
 def test_a_duplicate_is_the_same_decoded_pixels_whatever_the_file(clean: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signsclf.data.split import group_repeats, hold_out
+from signsclf.data.split import hold_out
 from signsclf.errors import SourceError
 from signsclf.recipe import SplitBy
 
@@ -180,21 +180,6 @@ def test_rows_are_positions_whatever_the_index():
     source.index = range(100, 110)
     split = hold_out(source, SplitBy.GROUP, 0.3, 0)
     assert np.array_equal(np.sort(np.r_[split.rows("train"), split.rows("valid")]), np.arange(10))
-
-
-def test_identical_images_become_one_group():
-    source = table(["a", "a", "b", "b", "b"], groups=[None, None, None, "own", None])
-    grouped = group_repeats(source, ["x", "x", "y", "x", "z"])
-    first, second, third, fourth, fifth = grouped["group"]
-    assert first == second
-    assert fourth == "own"
-    assert pd.isna(third)
-    assert pd.isna(fifth)
-    assert source["group"].isna().sum() == 4
-
-
-def test_unreadable_images_are_not_taken_for_identical():
-    assert group_repeats(table(["a", "b"]), ["", ""])["group"].isna().all()
 
 
 def in_folds(source: pd.DataFrame, n: int, seed: int = 0, by: SplitBy = SplitBy.GROUP) -> list[set[int]]:

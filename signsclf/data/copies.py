@@ -1,0 +1,203 @@
+"""Finds copies: images that are the same pixel for pixel, and augmented versions of one photo, told by their names."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from signsclf import images
+from signsclf.errors import BadImageError
+
+
+class _Sign(Enum):
+    """What in a name says that an image is a version of a photo."""
+
+    NONE = 0
+    COUNT = 1
+    WORD = 2
+    TOOL = 3
+
+
+MOST_COPIES = 50
+"""A larger family is no photo with its copies but a common word in the names of many photos."""
+
+_MARK = (
+    "(?:aug(?:ment(?:ed|ation)?)?s?|horizontal(?:ly)?|vertical(?:ly)?|cop(?:y|ie|ia)|kopie|dup(?:licate)?|mirror(?:ed)?|rot(?:at(?:ed?|ion))?"
+    "|[hv]?flip(?:ped)?(?:lr|ud|tb|[hvxy])?|(?:new)?[0-9]{1,3}deg(?:rees)?(?:flip(?:lr|ud|tb)?)?"
+    "|crop(?:ped)?|zoom(?:ed)?|scal(?:ed?|ing)|shift(?:ed)?|shear(?:ed)?|translat(?:ed?|ion)|nois(?:e|y)"
+    "|gauss(?:ian)?|blur(?:red)?|bright(?:er|ness|ened)?|dark(?:er|ened)?|contrast|hue|saturation|gamma|jitter"
+    "|sharp(?:en(?:ed)?)?|distort(?:ed)?|warp(?:ed)?|elastic|perspective|affine|transform(?:ed)?|cutout|eras(?:ed|ing))"
+)
+_NUMBER = "[-_. ]{0,3}[-+]?[0-9]{1,6}(?:\\.[0-9]{1,6})?"
+_UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+# Names that tools give to augmented images alone: Roboflow's export, and the Augmentor package's.
+_TOOLS = (
+    re.compile("(?P<photo>.+?)(?:[_.](?:jpe?g|png|bmp|webp|gif|tiff?))?\\.rf\\.[0-9a-z]{8,}", re.IGNORECASE),
+    re.compile(f".*_original_(?P<photo>.+?)(?:\\.(?:jpe?g|png|bmp|webp|gif|tiff?))?_{_UUID}", re.IGNORECASE),
+)
+_SUFFIX = re.compile(
+    f"(?P<photo>.+?)(?:[-_. ]{{1,3}}{_MARK}(?:{_NUMBER}){{0,2}}|(?P<count>[-_. ]{{0,3}}\\([0-9]{{1,3}}\\)))",
+    re.IGNORECASE,
+)
+_PREFIX = re.compile(
+    f"(?:(?:copy|kopie|copia|copie)[-_ ](?:of|von|de)|{_MARK}(?P<number>{_NUMBER})?)[-_. ]{{1,3}}(?P<photo>.+)",
+    re.IGNORECASE,
+)
+# What browsers call a download without a name: "images (3).jpg" is no copy of "images.jpg".
+_NAMELESS = re.compile("(?:images?|img|photos?|pictures?|download(?:ed)?|unnamed|untitled|index|file)", re.IGNORECASE)
+_MOST_COUNTED = 10
+_MOST_STRIPPED = 6
+
+
+def copies_by_name(names: Sequence[str]) -> dict[int, str]:
+    """Finds versions of one photo in one folder: ``a.jpg``, ``a_rot90.jpg``, ``a_aug1.jpg``, ``a_jpg.rf.HASH.jpg``.
+
+    Names that only a tool gives count as they are. A word such as "flip" counts where the photo without it is in the
+    same folder, or where several photos there have versions and none has more than half of the images; a number as in
+    ``a (1).jpg`` only beside ``a.jpg``. So words and numbers in the names of unrelated photos make no versions of them.
+
+    Args:
+        names: relative paths, with ``/``.
+
+    Returns:
+        Position to the photo that it is a version of, for families of two to `MOST_COPIES`.
+    """
+    folders: dict[str, list[tuple[int, str, _Sign]]] = {}
+    for position, name in enumerate(names):
+        folder, _, file = name.rpartition("/")
+        folders.setdefault(folder, []).append((position, *_photo(file.rpartition(".")[0] or file)))
+    found = {}
+    for folder, files in folders.items():
+        families: dict[str, list[tuple[int, str, _Sign]]] = {}
+        for file in files:
+            families.setdefault(file[1].casefold(), []).append(file)
+        families = {
+            photo: members
+            for photo, members in families.items()
+            if 2 <= len(members) <= MOST_COPIES and any(sign is not _Sign.NONE for _, _, sign in members)
+        }
+        several = len(families) > 1 and max(map(len, families.values())) <= len(files) / 2
+        for photo, members in families.items():
+            signs = {sign for _, _, sign in members}
+            if _Sign.TOOL in signs:
+                real = True
+            elif _Sign.WORD in signs:
+                real = several or _Sign.NONE in signs
+            else:
+                real = _Sign.NONE in signs and len(members) <= _MOST_COUNTED
+            if real:
+                found.update((position, f"{folder}/{photo}".lstrip("/")) for position, _, _ in members)
+    return found
+
+
+def group_named_copies(table: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, int, int]:
+    """The table with `copies_by_name` made groups, where rows have none; how many images, and of how many photos.
+
+    Args:
+        names: relative path of each row.
+    """
+    alone = np.flatnonzero(table["group"].isna().to_numpy())
+    copies = copies_by_name([names[row] for row in alone])
+    if not copies:
+        return table, 0, 0
+    groups = table["group"].to_numpy(dtype=object).copy()
+    for place, photo in copies.items():
+        groups[alone[place]] = f"copies of {photo}"
+    return table.assign(group=groups), len(copies), len(set(copies.values()))
+
+
+def group_repeats(table: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:
+    """The table with identical images in one group, so that a split keeps them on one side; their groups become one.
+
+    Args:
+        digests: of each row's pixels; empty where they cannot be read.
+    """
+    digest = pd.Series(list(digests), index=table.index)
+    repeated = (digest.duplicated(keep=False) & (digest != "")).to_numpy()
+    if not repeated.any():
+        return table
+    groups = table["group"].to_numpy(dtype=object).copy()
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while (above := parent.get(name, name)) != name:
+            parent[name] = parent.get(above, above)
+            name = above
+        return name
+
+    for row in np.flatnonzero(repeated):
+        same = root(f"same image {digest.iloc[row]}")
+        if pd.isna(groups[row]):
+            groups[row] = same
+        else:
+            # A group of the source keeps its name, the first of several.
+            own = root(str(groups[row]))
+            first, second = sorted((own, same), key=lambda name: (name.startswith("same image "), name))
+            parent[second] = first
+    merged = [group if pd.isna(group) else root(str(group)) for group in groups] if parent else groups
+    return table.assign(group=pd.Series(merged, index=table.index, dtype=object))
+
+
+def contradictions(labels: Sequence[str], splits: Sequence[str], digests: Sequence[str]) -> tuple[int, int]:
+    """How many images are, pixel for pixel, in two classes too; how many, in one class, in two splits too.
+
+    Args:
+        labels, splits, digests: of each image; an empty digest is like no other.
+    """
+    frame = pd.DataFrame({"label": labels, "split": splits, "digest": digests}).astype(str)
+    frame = frame[frame["digest"] != ""]
+    kinds = frame.groupby("digest")[["label", "split"]].transform("nunique")
+    in_classes = kinds["label"] > 1
+    return int(in_classes.sum()), int(((kinds["split"] > 1) & ~in_classes).sum())
+
+
+def same_files(paths: Sequence[str], others: Sequence[str]) -> int:
+    """How many of ``paths`` are byte for byte one of ``others``; only files of a size that both have are read."""
+    sizes, other_sizes = [_size(path) for path in paths], [_size(path) for path in others]
+    shared = set(sizes) & set(other_sizes)
+    known = {_hash(path) for path, size in zip(others, other_sizes, strict=True) if size in shared} - {None}
+    return sum(_hash(path) in known for path, size in zip(paths, sizes, strict=True) if size in shared)
+
+
+def _size(path: str) -> int | None:
+    """Bytes of a file; None of a member of an archive."""
+    try:
+        return Path(path).stat().st_size
+    except (OSError, ValueError):
+        return None
+
+
+def _hash(path: str) -> bytes | None:
+    try:
+        return hashlib.blake2b(images.read(path), digest_size=16).digest()
+    except BadImageError:
+        return None
+
+
+def _photo(stem: str) -> tuple[str, _Sign]:
+    """The name of the photo that a stem is a version of, and what says so."""
+    for tool in _TOOLS:
+        if named := tool.fullmatch(stem):
+            return named["photo"], _Sign.TOOL
+    sign = _Sign.NONE
+    for _ in range(_MOST_STRIPPED):
+        if named := _SUFFIX.fullmatch(stem):
+            counted = named["count"] is not None
+            if counted and _NAMELESS.fullmatch(named["photo"]):
+                break
+        elif named := _PREFIX.fullmatch(stem):
+            counted = False
+            # Of "aug_1_2" nothing says which number is the photo's.
+            if named["number"] is not None and named["photo"].isdigit():
+                break
+        else:
+            break
+        stem = named["photo"]
+        sign = _Sign.COUNT if counted and sign is not _Sign.WORD else _Sign.WORD
+    return stem, sign
