@@ -7,7 +7,7 @@ from typing import Any
 
 from signsclf import modelfolder
 from signsclf.files import write_atomic
-from signsclf.judging.metrics import Report
+from signsclf.judging.metrics import Report, stated_n
 
 _WEAKEST = 8
 
@@ -86,7 +86,7 @@ def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
             "them, so figures on other images may be a little lower."
         ),
         "",
-        f"| | n = {valid['n']:,} |",
+        f"| | {stated_n(valid)} |",
         "| --- | --- |",
         (
             f"| accuracy | {_percent(valid['accuracy'])} "

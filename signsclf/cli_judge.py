@@ -177,7 +177,7 @@ def diff_command(
 def _tell_judgement(judgement: Judgement) -> None:
     from signsclf.judging.metrics import headline
 
-    echo(f"{judgement.part}: {headline(judgement.report.to_dict())}")
+    echo(f"{judgement.part}: {headline(judgement.to_dict())}")
     if not judgement.has_record:
         echo("seen in training: not known, the model folder has no run/split.csv")
     elif judgement.seen_in_training:

@@ -266,6 +266,11 @@ def _cautions(judgement: Judgement) -> Iterator[str]:
         yield "The model folder has no run/split.csv: whether it was trained on some of these images is not known."
     elif seen := len(judgement.seen_in_training):
         yield f"The model was trained on {seen:,} of these {n:,} images: their figures flatter."
+    if repeated := n - judgement.n_distinct:
+        yield (
+            f"{count(repeated, 'image')} of these {n:,} are, pixel for pixel, others of them: the figures and the "
+            "interval beside n count them again, the resampled intervals take them together."
+        )
     if judgement.n_calibrated:
         which = "These images" if judgement.n_calibrated == n else f"{judgement.n_calibrated:,} of these {n:,} images"
         yield (

@@ -16,6 +16,7 @@ import pandas as pd
 from signsclf import modelfolder
 from signsclf.choices import Layout, Part, Reading
 from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, fingerprint
+from signsclf.data.copies import group_named_copies, group_repeats
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.table import Source, apply_crop, by_class_id, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
@@ -42,13 +43,14 @@ class Judgement:
         names: relative path of each.
         paths: full path of each.
         rois: box of each that the network sees, or None where it sees the whole.
-        groups: physical object of each, or None where that is not known.
+        groups: physical object of each, or the photo that it is a copy of; None where neither is known.
         sizes: (width, height) in pixels of each as photographed, or None where the source's csv does not say it.
         pixels: uint8 (N, H, W, 3), each as the network sees it.
         twins: training's path and label of each image in ``seen_in_training``, by the image's name.
         train_counts: images of each class that training had, in class order; empty where not known.
         n_calibrated: how many of the images fitted temperature and reject threshold, and chose the epoch.
         unreadable: relative paths and reasons of images that were left out.
+        n_distinct: images of which none is, pixel for pixel, another one of these.
     """
 
     report: Report
@@ -68,12 +70,14 @@ class Judgement:
     train_counts: tuple[int, ...]
     n_calibrated: int
     unreadable: tuple[tuple[str, str], ...]
+    n_distinct: int
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as one JSON object."""
         return {
             "split": self.part,
             **self.report.to_dict(),
+            "n_distinct": self.n_distinct,
             "n_seen_in_training": len(self.seen_in_training) if self.has_record else None,
             "seen_in_training": list(self.seen_in_training),
             "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
@@ -147,6 +151,8 @@ def evaluate(
         raise SourceError(f"{found.root}: no image of it can be read; nothing to judge")
     if unreadable:
         chosen, names, decoded = chosen.iloc[kept], [names[i] for i in kept], decoded.take(kept.tolist())
+    # Copies tell no more than one image does: they are resampled together.
+    chosen = group_repeats(group_named_copies(chosen, names)[0], decoded.inputs)
     probabilities = infer(classifier, decoded.pixels, observer)
     targets = chosen["label"].map(index).to_numpy(np.int64)
     trained_on, calibrated_on = (_side(record, side) for side in ("train", "valid"))
@@ -169,6 +175,7 @@ def evaluate(
         train_counts=() if record is None else _train_counts(record, classifier.labels),
         n_calibrated=sum(seen in calibrated_on for seen in decoded.inputs),
         unreadable=unreadable,
+        n_distinct=len(set(decoded.digests)),
     )
 
 

@@ -154,7 +154,13 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
             "source": trained.source_name,
             "skipped": len(trained.skipped),
         },
-        "valid": None if report is None else {"n": report.n, **{name: getattr(report, name) for name in FIGURES}},
+        "valid": None
+        if report is None
+        else {
+            "n": report.n,
+            "n_distinct": len({trained.decoded.digests[row] for row in valid_rows}),
+            **{name: getattr(report, name) for name in FIGURES},
+        },
         "calibration": None if calibration is None else calibration.to_dict(),
     }
     if trained.int8 is not Int8.NONE:

@@ -120,3 +120,8 @@ def test_the_code_of_the_card_runs(model, source, monkeypatch, capsys):
 @pytest.mark.parametrize("figures", [{}, {"training": None}, {"valid": None}])
 def test_a_foreign_folder_without_figures_has_a_card(figures):
     assert "## Figures" in of(figures)
+
+
+def test_repeated_images_are_told_beside_n():
+    assert "n = 200, 150 distinct" in of({"training": TRAINING, "valid": {**VALID, "n_distinct": 150}})
+    assert "distinct" not in of({"training": TRAINING, "valid": {**VALID, "n_distinct": 200}})

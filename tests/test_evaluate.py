@@ -267,3 +267,20 @@ class TestClassIds:
         assert evaluate(numbers, drawn("0", "1")).report.n == 2
         with pytest.raises(SourceError, match="'0' is none that the model knows"):
             evaluate(write_folder(tmp_path / "colours", input_size=(8, 8)), tmp_path / "drawn")
+
+
+def test_repeated_images_count_once_in_the_distinct_n_and_in_the_resampled_interval(cli, model, tmp_path):
+    source = draw_source(tmp_path / "test", tracks=4, frames=1, seed=9)
+    once = evaluate(model, source)
+    assert (once.report.n, once.n_distinct, len(set(once.groups))) == (12, 12, 12)
+    assert "n = 12)" in cli("evaluate", model, source).out
+    for path in list(source.rglob("*.png")):
+        shutil.copy(path, path.with_name(f"again{path.name}"))
+    twice = evaluate(model, source)
+    assert (twice.report.n, twice.n_distinct, len(set(twice.groups))) == (24, 12, 12)
+    assert twice.to_dict()["n_distinct"] == 12
+    ran = cli("evaluate", model, source, "--report", tmp_path / "r")
+    assert "n = 24, 12 distinct)" in ran.out
+    assert "12 images of these 24 are, pixel for pixel, others of them" in (tmp_path / "r/report.html").read_text(
+        "utf-8"
+    )

@@ -322,10 +322,20 @@ def macro_f1(matrix: np.ndarray) -> float:
 
 
 def headline(figures: dict[str, Any]) -> str:
-    """Accuracy with interval and n, top-5 and macro-F1 of a `Report.to_dict`, in one line."""
+    """Accuracy with interval and n, top-5 and macro-F1 of a `Report.to_dict`, in one line.
+
+    An entry ``n_distinct`` is told too where it is not n.
+    """
+    n = stated_n(figures)
     low, high = 100 * figures["accuracy_low"], 100 * figures["accuracy_high"]
     return (
-        f"accuracy {100 * figures['accuracy']:.2f} % (95 % interval {low:.2f} to {high:.2f}, n = {figures['n']:,}), "
+        f"accuracy {100 * figures['accuracy']:.2f} % (95 % interval {low:.2f} to {high:.2f}, {n}), "
         f"top-5 {100 * figures['top5']:.2f} %, macro-F1 {100 * figures['macro_f1']:.2f} % "
         f"({figures['n_classes_present']} classes)"
     )
+
+
+def stated_n(figures: dict[str, Any]) -> str:
+    """Such as "n = 1,000", or "n = 1,000, 980 distinct" where images repeat others pixel for pixel."""
+    n, distinct = figures["n"], figures.get("n_distinct", figures["n"])
+    return f"n = {n:,}" + (f", {distinct:,} distinct" if distinct != n else "")
