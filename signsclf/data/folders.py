@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from signsclf import images
 from signsclf.choices import Layout, Reading
+from signsclf.data.archives import inner_archives, is_archive_name
 from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
 from signsclf.data.layouts import Found, Row, gtsrb_tracks_fit, tracks
 from signsclf.data.splits import UNLABELLED, is_annotation_folder, is_container, split_of, splits_of
@@ -153,6 +154,9 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> Found:
     notes = [*walk.all_notes(), *more]
     if empty:
         notes.append(f"folders without images are no classes ({len(empty):,}): {some(empty)}")
+    mounted = {found.above.partition("/")[0] for found in walk.classes}
+    if packed := [name for name in tree.files if is_archive_name(name) and name not in mounted]:
+        notes.append(f"archives among the files are not looked into ({len(packed):,}): {some(packed)}")
     used = walk.told.union(*(found.images for found in walk.classes))
     if stray := [name for name in names if name not in used]:
         notes.append(f"images in no class folder are left out ({len(stray):,}): {some(stray)}")
@@ -307,6 +311,7 @@ def _above(folder: str) -> Iterator[str]:
 
 
 def _no_images(tree: Tree) -> SourceError:
+    """What there is in place of images, and what to do."""
     kind = "archive" if tree.is_archive else "folder"
     if tree.skipped:
         return SourceError(
@@ -314,10 +319,17 @@ def _no_images(tree: Tree) -> SourceError:
         )
     if tree.hidden:
         return SourceError(f"{tree.root}: hidden images alone in this {kind}: {hidden_text(tree.hidden)}")
+    told = "".join(f"; {note}" for note in tree.notes)
+    if archives := inner_archives(tree.files, tree.is_archive, tree.root):
+        return SourceError(f"{tree.root}: {archives}{told}")
     if not tree.files:
-        return SourceError(f"{tree.root}: an empty {kind}; give one with a folder of images for each class")
+        return SourceError(f"{tree.root}: an empty {kind}{told}; give one with a folder of images for each class")
+    kinds = Counter(posixpath.splitext(name)[1].lower() or "without suffix" for name in tree.files)
+    there = ", ".join(f"{n:,} {suffix}" for suffix, n in kinds.most_common(3))
     suffixes = " ".join(sorted(images.SUFFIXES))
-    return SourceError(f"{tree.root}: no images in this {kind}; looked for {suffixes}")
+    return SourceError(
+        f"{tree.root}: no images in this {kind}, only other files ({there}){told}; looked for {suffixes}"
+    )
 
 
 def _refuse_vanishing(tree: Tree, above: set[str], empty: list[str]) -> None:

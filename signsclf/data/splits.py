@@ -32,7 +32,7 @@ _IMAGES = frozenset((
 _NEUTRAL = _IMAGES | {
     "set", "sets", "data", "dataset", "datasets", "split", "splits", "part", "folder", "folders", "dir",
     "file", "files", "sample", "samples", "seg", "cls", "class", "classes", "classification", "object",
-    "objects", "labeled", "labelled", "raw", "full", "final", "all", "cropped", "crops", "resized",
+    "objects", "labeled", "labelled", "raw", "full", "final", "all", "cropped", "crops", "resized", "zip",
 }
 _ANNOTATIONS = frozenset((
     "annotation", "annotations", "annot", "annots", "mask", "masks", "segmentation", "segmentations", "trimap",

@@ -25,11 +25,13 @@ import pandas as pd
 
 from signsclf import images
 from signsclf.choices import Reading
+from signsclf.data.archives import way_to_read
 from signsclf.data.folders import read_folders
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle, lookalikes
 from signsclf.data.labels import merge_spellings, refuse_labels
 from signsclf.data.layouts import Found, Layout, Row, gtsrb_tracks_fit
+from signsclf.data.splits import splits_of
 from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
 from signsclf.data.tree import Tree, list_folder, list_zip, relative_name, some
 from signsclf.errors import BadImageError, SourceError
@@ -73,7 +75,7 @@ class Source:
         notes: what the user should be told, a line each.
         base: what `relative` cuts: the folder, ending in '/', that the layout lies in below ``root``; or ''.
         roi_sizes: for each row the (width, height) that its roi is measured on, or None.
-        twins: path to the name of each image whose own name is another's in a different Unicode form; see `Tree`.
+        names: path to the name below ``root`` of each image whose path does not tell it; see `Tree`.
     """
 
     root: str
@@ -86,7 +88,7 @@ class Source:
     roi_sizes: tuple[tuple[int, int] | None, ...] = ()
     origin: str = ""
     reading: Reading = field(default_factory=Reading)
-    twins: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
     missing: str = ""
 
     @property
@@ -99,7 +101,7 @@ class Source:
         if self.layout is Layout.SYNTHETIC:
             return path
         mounted = self.layout is Layout.GTSRB
-        name = self.twins.get(path) or relative_name(path, self.root, mounted)
+        name = self.names.get(path) or relative_name(path, self.root, mounted)
         return name.removeprefix(self.base)
 
 
@@ -131,6 +133,8 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
         whole = path.absolute()
         tree = Tree(whole.parent.as_posix(), False, {whole.name: whole.as_posix()})
         found = read_table(tree, whole.name, reading)
+    elif way := way_to_read(path):
+        raise SourceError(f"{path}: {way}")
     else:
         what = "one image" if images.is_image_name(path.name) else f"a {suffix or 'plain'} file"
         raise SourceError(f"{path}: {what}; a source is a folder, a .zip, a .csv or a .parquet file")
@@ -201,8 +205,14 @@ def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, Found]:
         if len(tree.archives) == 1:
             return _recognise(list_zip(tree.files[tree.archives[0]], reading.zip_encoding), reading)
         if tree.archives:
+            # train.zip and test.zip side by side.
+            if len(splits_of(tree.archives)) == len(tree.archives) and layout in (None, Layout.FOLDERS):
+                for name in tree.archives:
+                    tree = tree.mount(name, reading.zip_encoding)
+                return tree, read_folders(tree, reading)
             which = some(tree.archives)
-            raise SourceError(f"{tree.root}: {len(tree.archives)} archives and no images: {which}; give one")
+            way = "give one, or unpack them into one folder"
+            raise SourceError(f"{tree.root}: {len(tree.archives)} archives and no images: {which}; {way}")
     if layout in (None, Layout.FOLDERS):
         found = read_folders(tree, reading)
         return tree, replace(found, notes=(*found.notes, *(() if layout else lookalikes(tree))))
@@ -228,6 +238,8 @@ def _synthetic(source: str | Path, layout: Layout | None) -> Source:
 
 
 def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
+    if reading.zip_encoding and not any(images.split_archive(row.path) for row in found.rows[:1]):
+        raise SourceError(f"{tree.root}: no .zip archive, so --zip-encoding does not fit; leave it out")
     table = _frame(found.rows)
     of_labels: list[str] = []
     if not found.is_gtsrb:
@@ -263,7 +275,7 @@ def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
         roi_sizes=tuple(row.size for row in found.rows),
         origin=origin,
         reading=reading,
-        twins=tree.twins,
+        names=tree.names,
         missing=found.missing,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import unicodedata
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from signsclf import images
+from signsclf.data.zipnames import decode_names
 from signsclf.errors import BadImageError, SourceError
 from signsclf.hidden import hidden_images, hidden_text, is_hidden, is_nobodys
 from signsclf.imagekinds import HEAD, Sniffer, skipped_text, suffix_of, why_unread
@@ -34,8 +36,8 @@ class Tree:
         files: name below the root (forward slashes, Unicode NFC, in order) to the path for `signsclf.images`.
         folders: names of all folders below the root, empty ones too.
         notes: what a user should be told of the listing.
-        twins: path to the name in ``files`` of each file whose name differs from another's in its Unicode form alone,
-            and which is therefore called "name (2)".
+        names: path to the name in ``files`` of each file whose path does not tell it: a zip member's name may be in
+            any encoding, and a name that differs from another's in its Unicode form alone is called "name (2)".
         unnamed: names of images whose names do not say so.
         skipped: name to suffix of each picture of a kind that is not read.
         hidden: name of each hidden folder, or folder with hidden files, to the number of images that it hides.
@@ -46,7 +48,7 @@ class Tree:
     files: dict[str, str]
     folders: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
-    twins: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
     unnamed: frozenset[str] = frozenset()
     skipped: Mapping[str, str] = field(default_factory=dict)
     hidden: Mapping[str, int] = field(default_factory=dict)
@@ -63,9 +65,9 @@ class Tree:
             return []
         return [name for name in self.files if "/" not in name and name.lower().endswith(".zip")]
 
-    def mount(self, name: str) -> Tree:
+    def mount(self, name: str, encoding: str | None = None) -> Tree:
         """This tree with the members of its own zip archive ``name`` listed below that name."""
-        inner = list_zip(self.files[name])
+        inner = list_zip(self.files[name], encoding)
         files = {**self.files, **{f"{name}/{member}": path for member, path in inner.files.items()}}
         folders = self.folders | {f"{name}/{folder}" for folder in inner.folders}
         return replace(
@@ -73,7 +75,7 @@ class Tree:
             files=files,
             folders=folders,
             notes=tuple(dict.fromkeys((*self.notes, *inner.notes))),
-            twins={**self.twins, **inner.twins},
+            names={**self.names, **{path: f"{name}/{member}" for path, member in inner.names.items()}},
             unnamed=self.unnamed | {f"{name}/{member}" for member in inner.unnamed},
             skipped={**self.skipped, **{f"{name}/{member}": suffix for member, suffix in inner.skipped.items()}},
         )
@@ -88,6 +90,8 @@ class _Listing:
         self.hidden: Counter[str] = Counter()
         self._files: list[tuple[str, str, str, bool]] = []  # name in NFC, as spelled, path, whether by content
         self._skipped: dict[str, str] = {}
+        self.untold: set[str] = set()
+        """Paths that do not tell the names that were added with them."""
         self._sniffer = Sniffer()
 
     def add(self, name: str, path: str, read_head: Callable[[], bytes]) -> None:
@@ -103,7 +107,8 @@ class _Listing:
     def tree(self, is_archive: bool, notes: list[str]) -> Tree:
         """The files in order. Of names that are one in NFC the first keeps it; none is lost."""
         files: dict[str, str] = {}
-        twins: dict[str, str] = {}
+        twins: list[str] = []
+        names: dict[str, str] = {}
         unnamed: set[str] = set()
         skipped: dict[str, str] = {}
         taken = {name for name, *_ in self._files}
@@ -114,14 +119,16 @@ class _Listing:
                 suffix = suffix_of(whole)
                 name = f"{whole[: len(whole) - len(suffix)]} ({number}){whole[len(whole) - len(suffix) :]}"
             if number > 1:
-                twins[path] = name
+                twins.append(name)
+            if number > 1 or path in self.untold:
+                names[path] = name
             files[name] = path
             if by_content:
                 unnamed.add(name)
             if path in self._skipped:
                 skipped[name] = self._skipped[path]
         if twins:
-            shown = some(list(twins.values()))
+            shown = some(twins)
             notes.append(f"names that differ in their Unicode form alone ({len(twins):,}): {shown}; all are kept")
         if skipped:
             notes.append(f"skipped {len(skipped):,} files: {skipped_text(skipped.values())}")
@@ -133,7 +140,7 @@ class _Listing:
             dict(sorted(files.items())),
             frozenset(self.folders),
             tuple(notes),
-            twins,
+            names,
             frozenset(unnamed),
             skipped,
             dict(self.hidden),
@@ -189,8 +196,12 @@ def list_folder(root: Path) -> Tree:
 def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
     """All members of a zip archive but hidden ones and those whose names lead outside it.
 
+    Args:
+        encoding: of names that are not marked as UTF-8; None tells it from them, see `decode_names`.
+
     Raises:
-        SourceError: the archive is damaged, encrypted, or compressed in a way that Python does not read.
+        SourceError: the archive is damaged, encrypted, compressed in a way that is not read, or its names are not
+            in that encoding.
     """
     top = Path(archive).absolute().as_posix()
     try:
@@ -198,30 +209,51 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
     except (BadImageError, NotImplementedError, ValueError, struct.error) as error:
         why = str(error).removeprefix(f"{top}: ")
         raise SourceError(f"{top}: {why}; fetch or pack it again") from error
+    try:
+        written, assumed = decode_names(members, encoding)
+    except UnicodeError as error:
+        raise SourceError(f"{top}: a name in it is not {encoding}; leave out --zip-encoding") from error
+    _refuse_unreadable(top, [info for info, name in zip(members, written, strict=True) if _is_wanted(name)])
     listing = _Listing(top)
-    for info in members:
-        parts = [part for part in member_name(info.filename).split("/") if part not in ("", ".")]
+    outside: list[str] = []
+    repeated: list[str] = []
+    seen: set[str] = set()
+    for info, text in zip(members, written, strict=True):
+        parts = [part for part in _nfc(text.replace("\\", "/")).split("/") if part not in ("", ".")]
+        if not parts:
+            continue
+        if ".." in parts:
+            outside += [] if info.is_dir() else [text]
+            continue
         name = "/".join(parts)
         hiding = next((depth for depth, part in enumerate(parts, 1) if is_hidden(part)), 0)
         if hiding:
             hider = parts[hiding - 1]
-            if not info.is_dir() and ".." not in parts and not is_nobodys(hider) and images.is_image_name(name):
+            if not info.is_dir() and not is_nobodys(hider) and images.is_image_name(name):
                 listing.hidden["/".join(parts[:hiding])] += 1
-            continue
-        if not parts:
             continue
         if info.is_dir():
             listing.folders.add(name)
             continue
-        if _is_wanted(name):
-            if info.flag_bits & _ENCRYPTED:
-                raise SourceError(f"{top}: encrypted; unpack it with its password and give the folder")
-            if info.compress_type not in images.BOUNDED_METHODS:
-                raise SourceError(f"{top}: compressed by a method that is not read; zip it with deflate, or unpack it")
         listing.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
         path = f"{top}/{info.filename}"
+        if path in seen:
+            repeated.append(name)
+            continue
+        seen.add(path)
+        if name != member_name(info.filename):
+            listing.untold.add(path)
         listing.add(name, path, lambda path=path: images.head(path, HEAD))
-    return listing.tree(True, [])
+    notes = []
+    if assumed not in (None, "utf-8") and encoding is None:
+        example = next(name for name in written if not name.isascii())
+        way = "--zip-encoding NAME reads them otherwise"
+        notes.append(f"names in the archive, not marked as UTF-8, are taken for {assumed}, as in {example!r}; {way}")
+    if outside:
+        notes.append(f"members whose names lead outside the archive are left out ({len(outside):,}): {some(outside)}")
+    if repeated:
+        notes.append(f"members of one name ({len(repeated):,}), the last of which counts: {some(repeated)}")
+    return listing.tree(True, notes)
 
 
 def member_name(name: str) -> str:
@@ -264,6 +296,16 @@ def _head(path: str) -> bytes:
 
 def _nfc(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", file_text(name))
+
+
+def _refuse_unreadable(top: str, members: list[zipfile.ZipInfo]) -> None:
+    """Refuses an archive of which some images or tables are encrypted, or packed by a method that is not read."""
+    encrypted = sum(bool(info.flag_bits & _ENCRYPTED) for info in members)
+    if encrypted:
+        count = f"{encrypted:,} of {len(members):,} members"
+        raise SourceError(f"{top}: {count} are encrypted; unpack it with its password and give the folder")
+    if any(info.compress_type not in images.BOUNDED_METHODS for info in members):
+        raise SourceError(f"{top}: compressed by a method that is not read; zip it with deflate, or unpack it")
 
 
 def _is_wanted(name: str) -> bool:
