@@ -32,6 +32,7 @@ from signsclf.predict import Classifier
 from signsclf.quantize import CALIBRATION_IMAGES, write_int8
 from signsclf.recipe import Recipe
 from signsclf.replay import REPLAY, store_replay
+from signsclf.text import visible
 from signsclf.training import architectures
 from signsclf.training.fit import FitResult
 from signsclf.training.learner import restore_model
@@ -119,7 +120,8 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
         is_gtsrb=trained.is_gtsrb,
         crop=recipe.crop.value,
         parity=parity.to_dict(),
-        licence=_licence(recipe),
+        licence=_licence(_initial_weights(recipe, arch)),
+        initial_weights=_initial_weights(recipe, arch),
         readers=readers(model, arch, len(classes), gate_pixels[:2]),
         classifier=classifier_weight,
         fixed_input_size=arch.fixed_size or arch.one_size,
@@ -319,12 +321,21 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
 
 
-def _licence(recipe: Recipe) -> str:
+def _initial_weights(recipe: Recipe, arch: architectures.Architecture) -> str:
+    """What training started from, by a name that later releases of the libraries understand; "" for random weights."""
     if recipe.weights == "none":
+        return ""
+    return (
+        architectures.weights_source(arch, recipe.weights) or f"local {visible(Path(recipe.weights).absolute().name)}"
+    )
+
+
+def _licence(initial_weights: str) -> str:
+    if not initial_weights:
         return "Trained from random weights; the rights to the training images are their owners'."
     return (
-        "Trained from other weights, whose licence applies as well (ImageNet's are for research in many cases); "
-        "the rights to the training images are their owners'."
+        f"Trained from other weights ({initial_weights}), whose licence applies as well (ImageNet's are for research "
+        "in many cases); the rights to the training images are their owners'."
     )
 
 

@@ -55,8 +55,8 @@ class Config:
         classifier: the last linear layer's weight in model.safetensors, (classes, channels), for class
             activation maps; None where the architecture has no such map.
         fixed_input_size: the architecture takes ``input_size`` only, as vision transformers do.
-        initial_weights: which weights training started from, with their version or address where that is known;
-            "" for random ones and for folders of format 1.0.
+        initial_weights: which weights training started from: of a package, with their version and address, or
+            "local" and the name of a file or folder; "" for random ones and in folders of format 1.0.
 
     Raises:
         ModelError: a value is of the wrong kind or out of range.

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.numpy import load_file
+from tinymodel import config
 from tinysource import CLASSES, TINY, Ran, command, draw_source, environment, flags, one_thread
 
 import signsclf
+from signsclf import finish
 from signsclf.data import synthetic
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
 from signsclf.locks import LockedError
@@ -25,6 +27,7 @@ from signsclf.observer import Observer
 from signsclf.recipe import Recipe
 from signsclf.runexport import export_run
 from signsclf.train import resume, search_lr, train
+from signsclf.training import architectures
 
 RECIPE = Recipe(**TINY)
 LONG = {**TINY, "epochs": 30}
@@ -185,10 +188,23 @@ def test_weights_of_a_model_folder_drop_the_head_where_classes_differ(model, sou
     recipe = RECIPE.replace(epochs=1, arch=None, weights=str(model))
     folder = train(other, tmp_path / "m", recipe, observer=told).folder
     assert any("head dropped" in line for line in told.lines), told.lines
-    assert read_config(folder).recipe["weights"] == model.name
+    config = read_config(folder)
+    assert config.recipe["weights"] == model.name
+    assert config.initial_weights == f"local {model.name}"
+    assert f"from other weights (local {model.name}), whose licence applies" in config.licence
+    assert read_config(model).initial_weights == ""
     told = Told()
     train(source, tmp_path / "n", recipe, observer=told)
     assert any("weights of tiny" in line and "dropped" not in line for line in told.lines)
+
+
+def test_imagenet_weights_are_recorded_by_the_name_that_releases_give_them():
+    arch = architectures.find("resnet34")
+    recorded = finish._initial_weights(RECIPE.replace(weights="imagenet"), arch)
+    assert recorded.startswith("torchvision ResNet34_Weights.IMAGENET1K_V1, https://")
+    assert recorded in finish._licence(recorded)
+    odd = finish._initial_weights(RECIPE.replace(weights="/x/a\n" + "b" * 250), arch)
+    config(initial_weights=odd, licence=finish._licence(odd))
 
 
 def test_a_folder_called_imagenet_does_not_hide_the_keyword(model, source, tmp_path, monkeypatch):
