@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from fastai.data.core import DataLoaders
 from torch import nn
 
 from signsclf import modelfolder
@@ -44,6 +43,9 @@ from signsclf.training.learner import build_learner
 from signsclf.training.loaders import dataloaders, mix_seed, planned_draws
 from signsclf.training.pace import estimate
 from signsclf.training.settings import own_settings
+
+if TYPE_CHECKING:
+    from fastai.data.core import DataLoaders
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def _run(
     shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
     run = partial / modelfolder.RUN
     (run / "plots").mkdir(parents=True, exist_ok=True)
-    plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png")
+    plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
     observer.fitting(fit)
     result = fit.run(
         on_search=lambda search: write_search(search, run),

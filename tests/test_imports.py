@@ -12,7 +12,7 @@ import signsclf
 
 ROOT = Path(signsclf.__file__).parent
 LAYERS = [
-    ["signsclf", "errors", "choices", "threads", "text", "arrivals"],
+    ["signsclf", "errors", "choices", "threads", "text", "arrivals", "mpl"],
     ["files", "locks", "paths"],
     ["outputs"],
     ["imagekinds", "depth"],
@@ -150,7 +150,7 @@ def test_there_are_no_circles():
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] == "judging"])
 def test_judging_knows_no_trainer(name):
-    assert {other.split(".")[0] for other in own(name)} <= {"judging", "errors", "files", "text", "signsclf"}
+    assert {other.split(".")[0] for other in own(name)} <= {"judging", "errors", "files", "mpl", "text", "signsclf"}
     assert not {full.split(".")[0] for full in IMPORTS[name]} & {"torch", "fastai", "timm"}
 
 
