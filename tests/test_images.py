@@ -183,8 +183,10 @@ def test_16_bit_grey_is_on_the_scale_of_the_least_depth_that_holds_it(
     kind: str, values: list[int], expected: list[int]
 ) -> None:
     grey = Image.fromarray(np.array([values], np.uint16))
-    assert decoded(grey, kind)[0].tolist() == [[value] * 3 for value in expected]
-    assert np.array_equal(np.asarray(images.to_rgb(grey)), decoded(grey, kind))
+    pgm = b"P5 4 1 65535\n" + np.array(values, ">u2").tobytes()  # which not every Pillow writes
+    got = np.asarray(images.decode(pgm)) if kind == "PPM" else decoded(grey, kind)
+    assert got[0].tolist() == [[value] * 3 for value in expected]
+    assert np.array_equal(np.asarray(images.to_rgb(grey)), got)
 
 
 def with_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
