@@ -41,6 +41,7 @@ def predict_command(
     """Predict the classes of images, with the exported model."""
     with no_garbage():
         from signsclf import writers
+        from signsclf.hidden import hidden_text
         from signsclf.imagekinds import skipped_text
         from signsclf.listing import expand, listed_names
         from signsclf.predict import Classifier, find_model, stream
@@ -56,13 +57,14 @@ def predict_command(
     columns = min(top_k, len(classifier.labels))
     failures = 0
     skipped: Counter[str] = Counter()
+    hidden: Counter[str] = Counter()
     bar = Bar()
     # On a terminal the rows themselves show how far it is.
     shows_bar = out is not None or not sys.stdout.isatty()
 
     def watched() -> Any:
         nonlocal failures
-        paths = expand(image, recursive, listed_names(byte_input()) if "-" in image else None, skipped)
+        paths = expand(image, recursive, listed_names(byte_input()) if "-" in image else None, skipped, hidden)
         for number, prediction in enumerate(stream(classifier, paths, top_k=top_k), 1):
             failures += prediction.error is not None
             if shows_bar and number % 16 == 0:
@@ -85,6 +87,8 @@ def predict_command(
         _write_file(out, form, columns, watched())
     if skipped:
         tell(f"left out: {skipped_text(skipped.elements())}")
+    if hidden:
+        tell(f"left out, since hidden: {hidden_text(hidden)}")
     if failures:
         tell(
             "one image could not be read; its row says why"

@@ -501,7 +501,8 @@ def _named(name: str, error: BadImageError) -> BadImageError:
 def _unreadable(name: str, error: Exception, what: str = "cannot be read") -> BadImageError:
     if isinstance(error, MemoryError):
         return BadImageError(f"{name}: too large for the memory that is free")
-    return BadImageError(f"{name}: {what} ({getattr(error, 'strerror', None) or error})")
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return BadImageError(f"{name}: {what} ({reason})")
 
 
 def _orientation(image: Image.Image) -> int:
