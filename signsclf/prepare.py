@@ -81,6 +81,8 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
     if table.empty:
         raise SourceError(f"{source.root}: it has test images only; give a source with training images")
+    if table["split"].eq("valid").all():
+        raise SourceError(f"{source.root}: it has validation images only; give a source with training images")
     if len(source.classes) < 2:
         raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
     refuse_labels(source.classes, lambda label: source.root, "rename it")
