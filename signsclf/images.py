@@ -17,7 +17,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import PIL
@@ -423,8 +423,9 @@ def _rgb(image: Image.Image, orientation: int, declared: int | None = None) -> I
     if image.mode == "LAB":
         from PIL import ImageCms
 
-        profiles = [ImageCms.createProfile(space) for space in ("LAB", "sRGB")]
-        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        # None for a call in place only.
+        return cast(Image.Image, ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
