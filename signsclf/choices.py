@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 
 from signsclf.errors import SignsclfError
@@ -61,6 +61,18 @@ class Reading:
                 raise SignsclfError(
                     f"--zip-encoding: {self.zip_encoding!r} is no encoding of text; such are cp932, gbk, cp850, cp1251"
                 ) from error
+
+    def flags(self) -> list[str]:
+        """The options of the command line that ask for this."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.class_level is not None:
+            del given["layout"]
+        found: list[str] = []
+        for name, value in given.items():
+            if value is not None and value is not False:
+                text = value.value if isinstance(value, Enum) else str(value)
+                found += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
+        return found
 
 
 class Part(str, Enum):

@@ -64,7 +64,7 @@ def train_command(
     if resume is not None:
         if source or out or reading != Reading() or skip_bad or recipe != Recipe():
             raise SignsclfError("--resume: the run has its own SOURCE, --out and recipe; give --resume DIR alone")
-        read_record(partial_folder(final_folder(resume.absolute())))
+        reading = read_record(partial_folder(final_folder(resume.absolute()))).order.reading
         train = _trainer()
         outcome = train.resume(resume, overwrite=overwrite, cache=cache, observer=observer)
     else:
@@ -93,7 +93,8 @@ def train_command(
         echo(headline(outcome.metrics))
     echo(f"model: {folder}")
     origin = source or shown_path(Path(outcome.source))
-    tell(f"evaluate it: signsclf evaluate {folder} {quoted(origin)}")
+    how = "".join(f" {quoted(flag)}" for flag in reading.flags())
+    tell(f"evaluate it: signsclf evaluate {folder} {quoted(origin)}{how}")
     tell(f"predict with it: signsclf predict --model {folder} image.png")
 
 
