@@ -48,6 +48,12 @@ class DivergedError(SignsclfError):
     exit_code = 1
 
 
+class RunError(SignsclfError):
+    """Something unexpected ended a training; its traceback is in the run's folder."""
+
+    exit_code = 1
+
+
 class DownloadError(SignsclfError):
     """A download failed, or what came is not what was asked for."""
 
