@@ -161,6 +161,39 @@ def test_a_transparent_colour_of_an_rgb_png_becomes_white() -> None:
     assert decoded(image, transparency=(1, 2, 3)).tolist() == [[[255] * 3, [4, 5, 6]]]
 
 
+def test_a_transparent_colour_of_16_bits_becomes_white() -> None:
+    grey = np.array([[[1000], [1001], [60_000]]], np.uint16)
+    data = with_chunk(deep_png(grey), b"tRNS", struct.pack(">H", 1000))
+    assert np.asarray(images.decode(data))[0, :, 0].tolist() == [255, 3, 234]
+    colours = np.array([[[1000, 2000, 3000], [1000, 2000, 3001], [60_000, 0, 0]]], np.uint16)
+    data = with_chunk(deep_png(colours), b"tRNS", struct.pack(">3H", 1000, 2000, 3000))
+    assert np.asarray(images.decode(data)).tolist() == [[[255] * 3, [3, 7, 11], [234, 0, 0]]]
+
+
+def test_lab_has_the_colours_of_the_rgb_one() -> None:
+    from PIL import ImageCms
+
+    profiles = [ImageCms.createProfile(space) for space in ("sRGB", "LAB")]
+    lab = ImageCms.profileToProfile(smooth(), *profiles, outputMode="LAB")
+    for compression in (None, "tiff_lzw"):
+        got = decoded(lab, "TIFF", compression=compression)
+        assert np.abs(got.astype(int) - np.asarray(smooth())).max() < 12
+
+
+def test_first_frame_of_an_animated_png_or_webp_is_taken() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "green")]
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        got = decoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=100, **options)
+        assert np.array_equal(got, np.full((4, 4, 3), (255, 0, 0)))
+
+
+def test_an_orientation_in_xmp_alone_counts() -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    got = decoded(Image.fromarray(picture()), pnginfo=notes)
+    assert np.array_equal(got, np.rot90(picture(), -1))
+
+
 def test_grey_and_one_bit_become_rgb() -> None:
     assert decoded(Image.fromarray(np.array([[0, 77]], np.uint8))).tolist() == [[[0] * 3, [77] * 3]]
     assert decoded(Image.fromarray(np.array([[False, True]]))).tolist() == [[[0] * 3, [255] * 3]]
@@ -787,9 +820,10 @@ def test_resizing_is_pillows_bilinear_squash_bit_for_bit(size: tuple[int, int]) 
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_resizing_is_fastais_squish_bit_for_bit() -> None:
-    from fastai.vision.all import PILImage, Resize
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's of its own functions
+        from fastai.vision.all import PILImage, Resize
 
     for seed, (width, height) in enumerate([(24, 16), (15, 15), (131, 90), (250, 243)]):
         image = Image.fromarray(picture(seed, width, height))
