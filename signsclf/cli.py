@@ -29,6 +29,7 @@ MODULES = {
     "export": "cli_model",
     "reload": "cli_model",
     "data": "cli_data",
+    "cache": "cli_cache",
 }
 """Each command, in the order of the help, and the module of this package whose ``app`` holds it."""
 

@@ -91,6 +91,9 @@ ForceInt8Option = Annotated[bool, typer.Option("--force-int8", help="Keep model.
 AcceptError = Annotated[
     float, typer.Option("--accept-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
 ]
+Bare = Annotated[
+    bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows or names the images trained on.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SplitOption = Annotated[Part | None, typer.Option("--split", help="Unset: test if there is one, else valid.")]
 DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
@@ -123,6 +126,16 @@ def reading_options(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = plain.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_options
+
+
+def given_options(context: typer.Context) -> dict[str, str]:
+    """What stands on the command line, though it be a default: the parameters' names, and what each is called there."""
+    given = {}
+    for parameter in context.command.params:
+        if getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE":
+            named = max(parameter.opts, key=len)
+            given[parameter.name] = named if named.startswith("-") else parameter.human_readable_name
+    return given
 
 
 def chosen_int8(int8: bool, force: bool) -> Int8:

@@ -168,7 +168,12 @@ def resume(
         wanted = {"accept_error": accept_error, "int8": int8, "bare": bare, "overwrite": overwrite or None}
         if source is not None:
             wanted["source"] = user_path(source).absolute().as_posix()
-        record = replace(record, order=replace(record.order, **{k: v for k, v in wanted.items() if v is not None}))
+        changes = {name: value for name, value in wanted.items() if value not in (None, getattr(record.order, name))}
+        for name, value in changes.items():
+            told = getattr(value, "value", value)
+            before = getattr(record.order, name)
+            observer.say(f"{name.replace('_', '-')}: {told}, in place of {getattr(before, 'value', before)}")
+        record = replace(record, order=replace(record.order, **changes))
         order = record.order
         refuse_taken(out, order.overwrite, resuming=True)
         checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None

@@ -48,7 +48,7 @@ LIGHT = {
     "recipe_options": {"numpy", "PIL", "onnxruntime", "rich"},
     **{
         f"cli_{name}": {"numpy", "PIL", "onnxruntime", "rich"}
-        for name in ("compare", "data", "judge", "model", "predict", "train")
+        for name in ("cache", "compare", "data", "judge", "model", "predict", "train")
     },
     "imagekinds": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
     "hidden": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
