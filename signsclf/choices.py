@@ -9,7 +9,14 @@ from enum import Enum
 from signsclf.errors import SignsclfError
 
 
-class Layout(str, Enum):
+class Choice(str, Enum):
+    """A choice whose text is its value: what the command line shows and takes, in every release of Typer."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Layout(Choice):
     """How a source lies on disk."""
 
     GTSRB = "gtsrb"
@@ -75,7 +82,7 @@ class Reading:
         return found
 
 
-class Part(str, Enum):
+class Part(Choice):
     """Which images of a source are judged."""
 
     TRAIN = "train"
@@ -83,7 +90,7 @@ class Part(str, Enum):
     TEST = "test"
 
 
-class Format(str, Enum):
+class Format(Choice):
     """How predictions are written."""
 
     TABLE = "table"
@@ -93,7 +100,7 @@ class Format(str, Enum):
     PARQUET = "parquet"
 
 
-class Provider(str, Enum):
+class Provider(Choice):
     """Where an exported model runs."""
 
     AUTO = "auto"
@@ -101,7 +108,7 @@ class Provider(str, Enum):
     CUDA = "cuda"
 
 
-class Int8(str, Enum):
+class Int8(Choice):
     """Whether model.int8.onnx is written."""
 
     NONE = "none"

@@ -14,6 +14,7 @@ import typer
 
 from signsclf.choices import Int8, Layout, Part, Provider, Reading
 from signsclf.errors import SignsclfError
+from signsclf.paths import user_path
 from signsclf.terminal import tell
 
 SOURCE_HELP = "A folder, a .zip, a .csv or .parquet table, or synthetic; none means GTSRB."
@@ -99,9 +100,31 @@ SplitOption = Annotated[Part | None, typer.Option("--split", help="Unset: test i
 DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
 
 
+class _App(typer.Typer):
+    """Commands whose paths may begin with ``~``, which a shell leaves alone in ``--out=~/m``."""
+
+    def command(self, *names: Any, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        register = super().command(*names, **settings)
+
+        def add(function: Callable[..., None]) -> Callable[..., None]:
+            @functools.wraps(function)
+            def expanded(**values: Any) -> None:
+                function(**{name: _expanded(value) for name, value in values.items()})
+
+            return register(expanded)
+
+        return add
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, Path):
+        return user_path(value)
+    return [_expanded(each) for each in value] if isinstance(value, list) else value
+
+
 def new_app(**settings: Any) -> typer.Typer:
     """An app for the commands of one module, with plain help; see `signsclf.cli.MODULES`."""
-    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+    return _App(rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
 
 
 def reading_options(command: Callable[..., None]) -> Callable[..., None]:
