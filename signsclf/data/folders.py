@@ -158,7 +158,8 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> Found:
     if empty:
         notes.append(f"folders without images are no classes ({len(empty):,}): {some(empty)}")
     mounted = {found.above.partition("/")[0] for found in walk.classes}
-    if packed := [name for name in tree.files if is_archive_name(name) and name not in mounted]:
+    others = tree.files.keys() - set(names) - mounted if len(tree.files) > len(names) else set()
+    if packed := sorted(filter(is_archive_name, others)):
         notes.append(f"archives among the files are not looked into ({len(packed):,}): {some(packed)}")
     used = walk.told.union(*(found.images for found in walk.classes))
     if stray := [name for name in names if name not in used]:
