@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 
 from signsclf.errors import SignsclfError
 
 
-class Choice(str, Enum):
-    """A choice whose text is its value: what the command line shows and takes, in every release of Typer."""
-
-    def __str__(self) -> str:
-        return str(self.value)
-
-
-class Layout(Choice):
+class Layout(str, Enum):
     """How a source lies on disk."""
 
     GTSRB = "gtsrb"
@@ -69,20 +62,8 @@ class Reading:
                     f"--zip-encoding: {self.zip_encoding!r} is no encoding of text; such are cp932, gbk, cp850, cp1251"
                 ) from error
 
-    def flags(self) -> list[str]:
-        """The options of the command line that ask for this."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.class_level is not None:
-            del given["layout"]
-        found: list[str] = []
-        for name, value in given.items():
-            if value is not None and value is not False:
-                text = value.value if isinstance(value, Enum) else str(value)
-                found += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
-        return found
 
-
-class Part(Choice):
+class Part(str, Enum):
     """Which images of a source are judged."""
 
     TRAIN = "train"
@@ -90,7 +71,7 @@ class Part(Choice):
     TEST = "test"
 
 
-class Format(Choice):
+class Format(str, Enum):
     """How predictions are written."""
 
     TABLE = "table"
@@ -100,7 +81,18 @@ class Format(Choice):
     PARQUET = "parquet"
 
 
-class Provider(Choice):
+FORMATS = {
+    ".txt": Format.TABLE,
+    ".json": Format.JSON,
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".csv": Format.CSV,
+    ".parquet": Format.PARQUET,
+}
+"""Suffix of a file of predictions, in lower case, to its format."""
+
+
+class Provider(str, Enum):
     """Where an exported model runs."""
 
     AUTO = "auto"
@@ -108,7 +100,7 @@ class Provider(Choice):
     CUDA = "cuda"
 
 
-class Int8(Choice):
+class Int8(str, Enum):
     """Whether model.int8.onnx is written."""
 
     NONE = "none"

@@ -14,8 +14,8 @@ import typer
 from signsclf.choices import Reading
 from signsclf.errors import SignsclfError, SourceError
 from signsclf.files import write_atomic
-from signsclf.options import AsJson, MaxPixels, Source, new_app, reading_options, writable_folder
-from signsclf.paths import user_path
+from signsclf.options import AsJson, MaxPixels, OverwriteFiles, Source, new_app, reading_options, writable_folder
+from signsclf.outputs import COUNT_FILES, mark_png, refuse_replacing
 from signsclf.terminal import Bar, TerminalObserver, echo, echo_json, tell
 from signsclf.text import visible
 
@@ -32,6 +32,7 @@ def check_command(
     reading: Reading,
     source: Source,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for class_counts.csv and .png.")] = None,
+    overwrite: OverwriteFiles = False,
     as_json: AsJson = False,
     max_pixels: MaxPixels = None,
 ) -> None:
@@ -44,6 +45,8 @@ def check_command(
 
     if out is not None:
         writable_folder(out)
+        for name in COUNT_FILES:
+            refuse_replacing(out / name, overwrite)
     observer = TerminalObserver()
     found = read_source(source, reading)
     observer.source(found)
@@ -79,6 +82,7 @@ def draw_command(
     size: Annotated[str, typer.Option("--size", help="Smallest and largest side in pixels, LOW:HIGH.")] = "24:96",
     seed: Annotated[int, typer.Option("--seed", help="Of everything drawn.", min=0)] = 0,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG that shows every class.")] = None,
+    overwrite: OverwriteFiles = False,
 ) -> None:
     """Draw the 43 German traffic signs, as a source to train on, as a contact sheet, or both."""
     from signsclf.data import synthetic
@@ -86,10 +90,13 @@ def draw_command(
     if folder is None and sheet is None:
         raise SignsclfError("data draw: nothing to draw to; give a DIR, --sheet FILE.png, or both")
     if sheet is not None:
+        if sheet.suffix.lower() not in ("", ".png"):
+            raise SignsclfError(f"--sheet {sheet}: a PNG file is written, so name it .png")
+        refuse_replacing(sheet, overwrite, option="--sheet")
         writable_folder(sheet.absolute().parent)
         data = io.BytesIO()
         synthetic.contact_sheet().save(data, "PNG")
-        write_atomic(sheet, data.getvalue())
+        write_atomic(sheet, mark_png(data.getvalue()))
         echo(str(sheet))
     if folder is not None:
         low, _, high = size.partition(":")
@@ -109,7 +116,7 @@ def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
     from platformdirs import user_data_path
 
     environment = os.environ.get("SIGNSCLF_DATA_DIR")
-    folder = data_dir or (user_path(environment) if environment else user_data_path("signsclf", False) / "gtsrb")
+    folder = data_dir or (Path(environment) if environment else user_data_path("signsclf", False) / "gtsrb")
     # A broken download leaves its .part.
     if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.zip.part")):
         return str(folder)

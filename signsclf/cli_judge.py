@@ -9,12 +9,14 @@ import typer
 
 from signsclf.choices import Provider, Reading
 from signsclf.errors import SignsclfError
+from signsclf.files import writes_directly
 from signsclf.options import (
     AsJson,
     CacheOption,
     DeviceOption,
     MaxPixels,
     ModelDir,
+    OverwriteFiles,
     SkipBad,
     Source,
     SplitOption,
@@ -23,6 +25,7 @@ from signsclf.options import (
     reading_options,
     writable_folder,
 )
+from signsclf.outputs import REPORT_FILES, refuse_replacing
 from signsclf.terminal import TerminalObserver, echo, echo_json, tell
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ def evaluate_command(
     split: SplitOption = None,
     as_json: AsJson = False,
     report: Annotated[Path | None, typer.Option("--report", help="Folder for report.html and its tables.")] = None,
+    overwrite: OverwriteFiles = False,
     robustness: Annotated[
         bool, typer.Option("--robustness", help="Judge corrupted images too: noise, fog, rotation, eight more.")
     ] = False,
@@ -66,6 +70,8 @@ def evaluate_command(
     read_config(model)
     if report is not None:
         writable_folder(report)
+        for name in REPORT_FILES:
+            refuse_replacing(report / name, overwrite, [source], "--report")
     if unknown is not None and not unknown.exists():
         raise SignsclfError(f"--unknown {unknown}: not there; name a folder or a .zip archive of pictures")
     if audit:
@@ -123,6 +129,7 @@ def diff_command(
     out: Annotated[
         Path | None, typer.Option("--out", help="CSV file for the images on which they differ.", metavar="FILE")
     ] = None,
+    overwrite: OverwriteFiles = False,
     fail_under: Annotated[
         float | None, typer.Option("--fail-under", help="Exit with 1 where B's accuracy is lower.", min=0, max=1)
     ] = None,
@@ -141,7 +148,11 @@ def diff_command(
     for model in (a, b):
         read_config(model)
     if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise SignsclfError(f"--out {out}: name a file in a folder that is there")
+        raise SignsclfError(f"--out {out}: name a file in a folder that exists")
+    if out is not None:
+        if out.suffix.lower() not in ("", ".csv") and not writes_directly(out):
+            raise SignsclfError(f"--out {out}: CSV is written, so name it .csv")
+        refuse_replacing(out, overwrite, [source])
     from signsclf.diff import diff, write_disagreements
 
     observer = TerminalObserver()

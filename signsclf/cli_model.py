@@ -10,7 +10,6 @@ import typer
 from signsclf.options import (
     AcceptError,
     AsJson,
-    Bare,
     CacheOption,
     ForceInt8Option,
     Int8Option,
@@ -18,7 +17,6 @@ from signsclf.options import (
     ModelDir,
     Overwrite,
     chosen_int8,
-    given_options,
     new_app,
 )
 from signsclf.terminal import TerminalObserver, echo, echo_json, shown_path, tell
@@ -29,7 +27,6 @@ app = new_app()
 @app.command("export")
 def export_command(
     run: Annotated[Path, typer.Argument(help="A .partial folder, or a finished model folder.", metavar="RUN")],
-    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
     overwrite: Overwrite = False,
     int8: Int8Option = False,
@@ -42,23 +39,19 @@ def export_command(
             metavar="MODEL",
         ),
     ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source", help="What these models were trained on; or where a run's images lie now.", metavar="SOURCE"
-        ),
-    ] = None,
+    source: Annotated[str | None, typer.Option("--source", help="What these models were trained on.")] = None,
     accept_error: AcceptError = 0.005,
-    bare: Bare = False,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows the images trained on.")
+    ] = False,
     cache: CacheOption = "auto",
     max_pixels: MaxPixels = None,
 ) -> None:
     """Export the best weights of a run, through the parity gate, to a model folder; or a finished model anew."""
     from signsclf.modelfolder import RECORD, read_config
-    from signsclf.runfolder import claimed, refuse_taken
+    from signsclf.runfolder import refuse_taken
 
-    with claimed(out.absolute()):
-        refuse_taken(out.absolute(), overwrite)
+    refuse_taken(out.absolute(), overwrite)
     if not (run / RECORD).is_file():
         read_config(run)
     from signsclf.judging.metrics import headline
@@ -72,7 +65,7 @@ def export_command(
         int8=chosen_int8(int8, force_int8),
         holdouts=holdout or (),
         source=source,
-        accept_error=accept_error if "accept_error" in given_options(context) else None,
+        accept_error=accept_error,
         bare=bare,
         cache=cache,
         observer=observer,

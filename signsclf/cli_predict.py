@@ -12,16 +12,18 @@ from typing import Annotated, Any
 
 import typer
 
-from signsclf.choices import Format, Provider
+from signsclf.choices import FORMATS, Format, Provider
 from signsclf.errors import SignsclfError
-from signsclf.files import open_output, write_atomic
-from signsclf.options import DeviceOption, MaxPixels, new_app, provider_name, writable_folder
+from signsclf.files import open_output, write_atomic, writes_directly
+from signsclf.options import DeviceOption, MaxPixels, OverwriteFiles, new_app, provider_name, writable_folder
+from signsclf.outputs import mark_png, refuse_replacing
 from signsclf.terminal import Bar, byte_input, machine_output, no_garbage, tell
+from signsclf.text import count
 
 app = new_app()
 
-# File systems take 255 bytes, of which the number, the suffix and a copy of the folder elsewhere need some.
-_NAME_BYTES = 200
+# Most file systems take names of 255 bytes, encrypted ones 143; the number and the suffix need some of them.
+_NAME_BYTES = 120
 
 
 @app.command("predict")
@@ -29,9 +31,13 @@ def predict_command(
     image: Annotated[list[str], typer.Argument(help="Files, folders, globs, .zip archives; - reads a list.")],
     model: Annotated[Path | None, typer.Option("--model", help="Model folder; unset: see docs/cli.md.")] = None,
     top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show an image.", min=1)] = 5,
-    form: Annotated[Format | None, typer.Option("--format", help="Unset: table.")] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="Unset: by the suffix of --out, else table.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
-    out: Annotated[Path | None, typer.Option("--out", help="Write to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write to this file: .txt (a table), .json, .jsonl, .csv or .parquet."),
+    ] = None,
+    overwrite: OverwriteFiles = False,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all below them.")] = False,
     explain: Annotated[Path | None, typer.Option("--explain", help="Folder for a heat map over each image.")] = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Processor threads.", min=1)] = None,
@@ -41,12 +47,13 @@ def predict_command(
     """Predict the classes of images, with the exported model."""
     with no_garbage():
         from signsclf import writers
-        from signsclf.hidden import hidden_text
         from signsclf.imagekinds import skipped_text
         from signsclf.listing import expand, listed_names
         from signsclf.predict import Classifier, find_model, stream
 
-    form = form or (Format.JSON if as_json else Format.TABLE)
+    if out is not None:
+        refuse_replacing(out, overwrite, image)
+    form = form or (Format.JSON if as_json else _format_of(out))
     if form is Format.PARQUET and out is None:
         raise SignsclfError("--format parquet: a binary file, which needs --out FILE")
     folder, found_by = find_model(model, os.environ, Path.cwd())
@@ -57,20 +64,20 @@ def predict_command(
     columns = min(top_k, len(classifier.labels))
     failures = 0
     skipped: Counter[str] = Counter()
-    hidden: Counter[str] = Counter()
+    left_out: list[str] = []
     bar = Bar()
     # On a terminal the rows themselves show how far it is.
     shows_bar = out is not None or not sys.stdout.isatty()
 
     def watched() -> Any:
         nonlocal failures
-        paths = expand(image, recursive, listed_names(byte_input()) if "-" in image else None, skipped, hidden)
+        paths = expand(image, recursive, listed_names(byte_input()) if "-" in image else None, skipped, left_out.append)
         for number, prediction in enumerate(stream(classifier, paths, top_k=top_k), 1):
             failures += prediction.error is not None
             if shows_bar and number % 16 == 0:
                 bar("predicting", number, None)
             if explain is not None and prediction.error is None:
-                _explain(classifier, prediction.path, explain, number)
+                _explain(classifier, prediction.path, explain / picture_name(number, prediction.path), overwrite)
             yield prediction
             if out is None:
                 # Here it is written; the next one may be long in coming.
@@ -85,10 +92,10 @@ def predict_command(
         writers.write(watched(), sys.stdout if form is Format.TABLE else machine_output(), form, columns)
     else:
         _write_file(out, form, columns, watched())
+    if left_out:
+        tell(f"left out what signsclf wrote: {count(len(left_out), 'picture')}, such as {left_out[0]}")
     if skipped:
         tell(f"left out: {skipped_text(skipped.elements())}")
-    if hidden:
-        tell(f"left out, since hidden: {hidden_text(hidden)}")
     if failures:
         tell(
             "one image could not be read; its row says why"
@@ -98,12 +105,25 @@ def predict_command(
         raise typer.Exit(1)
 
 
-def _explain(classifier: Any, path: str, folder: Path, number: int) -> None:
+def _format_of(out: Path | None) -> Format:
+    """What a file of predictions holds by its suffix; a device, a pipe or a file without a suffix gets a table."""
+    if out is None or not out.suffix or writes_directly(out):
+        return Format.TABLE
+    form = FORMATS.get(out.suffix.lower())
+    if form is None:
+        raise SignsclfError(
+            f"--out {out}: {out.suffix} is the suffix of no format; there are {' '.join(FORMATS)}, or give --format"
+        )
+    return form
+
+
+def _explain(classifier: Any, path: str, picture: Path, overwrite: bool) -> None:
     from signsclf.explain import heat_map
 
+    refuse_replacing(picture, overwrite, [path], "--explain")
     data = io.BytesIO()
     heat_map(classifier, path).save(data, "PNG")
-    write_atomic(folder / picture_name(number, path), data.getvalue())
+    write_atomic(picture, mark_png(data.getvalue()))
 
 
 def picture_name(number: int, path: str) -> str:

@@ -9,15 +9,15 @@ from pathlib import Path
 import pandas as pd
 
 from signsclf import images, modelfolder
-from signsclf.choices import Int8, Layout, Reading
+from signsclf.choices import Layout, Reading
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.split import Split
 from signsclf.data.table import Source, read_source
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
 from signsclf.judging.ladder import Ladder, Rung, write_ladder
 from signsclf.observer import Observer
+from signsclf.outputs import LADDER_FILES, refuse_replacing
 from signsclf.paths import user_path
-from signsclf.preflight import preflight
 from signsclf.prepare import Plan, Prepared, plan, prepare
 from signsclf.recipe import LADDER, Recipe, SplitBy
 from signsclf.runfolder import Order, claimed
@@ -92,6 +92,8 @@ def _compare(
     cache: str | Path,
     observer: Observer,
 ) -> Comparison:
+    for file in LADDER_FILES:
+        refuse_replacing(out / file, overwrite)
     for name in names or ():
         architectures.find(name)
         if list(names).count(name) > 1:
@@ -113,7 +115,7 @@ def _compare(
             raise
         except SignsclfError as error:
             rungs[name] = _failed(name, error, observer)
-    climb = _Climb(out, skip_bad, overwrite, cache_folder(cache, observer.say), observer)
+    climb = _Climb(out, skip_bad, overwrite, cache_folder(cache), observer)
     stopped = False
     for number, name in enumerate(plans, 1):
         observer.say(f"rung {number} of {len(plans)}: {name}")
@@ -155,9 +157,6 @@ class _Climb:
         prepared = prepare(planned, self.skip_bad, self.observer, self.cache, self.split)
         if not len(prepared.split.rows("valid")):
             raise SourceError("compare: no image is held out, so there is nothing to compare on; give --valid-fraction")
-        if prepared.decoded.entry is None and prepared.source.layout is not Layout.SYNTHETIC:
-            # It could not be written, which was said: the other rungs do without.
-            self.cache = None
         self.split, self.device = prepared.split, describe_device(prepared.recipe.device)
         folder = self.out / name
         kept = folder.exists() and not self.overwrite
@@ -170,7 +169,6 @@ class _Climb:
             order = Order(source.origin, source.reading, self.skip_bad, overwrite=True)
             model = build_network(prepared, self.observer)
             with claimed(folder):
-                preflight(prepared, model, folder, Int8.NONE, None, self.observer)
                 if begin(order, prepared, model, folder, self.observer).stopped:
                     return None
         return _judged(folder, prepared, kept)

@@ -16,9 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from signsclf import images
+from signsclf import images, outputs
 from signsclf.errors import BadImageError, SignsclfError
-from signsclf.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
 from signsclf.imagekinds import HEAD, Sniffer, is_image_name, skipped_text, suffix_of, why_unread
 from signsclf.paths import user_path
 from signsclf.text import count
@@ -36,24 +35,25 @@ def expand(
     recursive: bool = False,
     listed: Iterable[str] | None = None,
     skipped: Counter[str] | None = None,
-    hidden: Counter[str] | None = None,
+    left_out: Callable[[str], object] | None = None,
 ) -> Iterator[str]:
     """Image paths, one after another, in memory that does not grow with the number of files.
 
     Args:
         arguments: files as they are; folders, zip archives and folders in them for the images there, in
-            natural order and without hidden ones; patterns with ``*``, ``?``, ``[…]`` or ``**``; "-" for
-            ``listed``. One that leads to no image is given as it is, for the reader to say what is wrong.
+            natural order and without hidden ones and what this program wrote; patterns with ``*``, ``?``,
+            ``[…]`` or ``**``; "-" for ``listed``. One that leads to no image is given as it is, for the reader
+            to say what is wrong.
         recursive: also the images in folders below.
         listed: further arguments, such as `listed_names` of standard input.
         skipped: counts the suffixes of pictures in folders and archives that were passed over, since they are not read.
-        hidden: counts the images in each hidden folder, or hidden file, that was passed over.
+        left_out: called with the path of each picture that was found and that this program wrote.
     """
     for argument in arguments:
         if argument == "-" and listed is not None:
-            yield from expand(listed, recursive, skipped=skipped, hidden=hidden)
+            yield from expand(listed, recursive, skipped=skipped, left_out=left_out)
             continue
-        listing = _Listing(recursive)
+        listing = _Listing(recursive, left_out or _ignore)
         found = False
         for path in listing.find(argument):
             found = True
@@ -62,8 +62,6 @@ def expand(
             yield argument
         elif skipped is not None:
             skipped.update(listing.skipped)
-        if hidden is not None:
-            hidden.update(listing.hidden)
 
 
 def why_no_image(path: str) -> str | None:
@@ -73,17 +71,11 @@ def why_no_image(path: str) -> str | None:
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path's raises for names that are too long
         try:
-            with os.scandir(path) as entries:
-                hidden = {entry.name: n for entry in entries if is_hidden(entry.name) and (n := hidden_images(entry))}
-            files = []
-            for _, folders, inside in islice(os.walk(path), _LOOKED_AT):
-                folders[:] = [name for name in folders if not is_hidden(name)]
-                files += [name for name in inside if not is_hidden(name)]
+            with os.scandir(path):
+                files = [name for _, _, inside in islice(os.walk(path), _LOOKED_AT) for name in inside]
         except OSError as error:
             return f"a folder that cannot be listed ({error.strerror or error})"
-        if hidden and not any(map(is_image_name, files)):
-            return f"a folder of hidden images alone: {hidden_text(hidden)}"
-        return _why("folder", files)
+        return _why("folder", [name for name in files if not name.startswith(".")])
     if os.path.isfile(path):  # noqa: PTH113
         return _why_archive(path, "") if path.lower().endswith(".zip") else None
     if inside := images.split_archive(path):
@@ -186,21 +178,24 @@ def natural_key(name: str) -> tuple[Any, ...]:
     return tuple(parts), name
 
 
+def _ignore(path: str) -> None:
+    """Do nothing with what this program wrote."""
+
+
 class _Listing:
     """Finds the images that an argument leads to.
 
     Attributes:
         skipped: suffixes of the pictures that were passed over, since they are not read.
-        hidden: images in each hidden folder or file that was passed over.
     """
 
-    def __init__(self, recursive: bool) -> None:
-        self.recursive = recursive
+    def __init__(self, recursive: bool, left_out: Callable[[str], object]) -> None:
+        self.recursive, self._left_out = recursive, left_out
         self.skipped: Counter[str] = Counter()
-        self.hidden: Counter[str] = Counter()
         self._sniffer = Sniffer()
 
-    def find(self, argument: str) -> Iterator[str]:
+    def find(self, argument: str, is_named: bool = True) -> Iterator[str]:
+        """Images of an argument; a file that a pattern matched is not itself ``is_named``, and may be our own."""
         try:
             path = user_path(argument)
         except SignsclfError:  # an address, or the home of nobody: the reader of the path will say so
@@ -210,22 +205,24 @@ class _Listing:
         if os.path.isfile(argument):  # noqa: PTH113
             if path.suffix.lower() == ".zip":
                 yield from self._archive(argument, "")
-            else:
+            elif is_named or not outputs.is_own_file(argument):
                 yield argument
+            else:
+                self._left_out(argument)
         elif os.path.isdir(argument):  # noqa: PTH112
             yield from self._folder(path)
         elif inside := images.split_archive(argument):
             yield from self._archive(*inside)
         elif glob.has_magic(argument):
             for match in _sorted(glob.iglob(argument, recursive=True)):  # noqa: PTH207 - Path.glob refuses absolute ones
-                yield from self.find(match)
+                yield from self.find(match, is_named=False)
 
     def _folder(self, root: Path) -> Iterator[str]:
         # A stack, not recursion: folders may be nested deeper than Python's calls. `above` holds the real folders
-        # that a folder lies in, against symbolic links that lead back up.
-        stack = [(root, {root.resolve()}, self._entries(root))]
+        # that a folder lies in, against symbolic links that lead back up; `own` is what models and runs list.
+        stack = [(root, {root.resolve()}, _own_paths(root), self._entries(root))]
         while stack:
-            folder, above, entries = stack[-1]
+            folder, above, own, entries = stack[-1]
             try:
                 name = next(entries, None)
             except OSError:  # the reader of the path will say why
@@ -236,9 +233,13 @@ class _Listing:
             elif name.endswith("/"):
                 below = folder / name
                 if (real := below.resolve()) not in above:
-                    stack.append((below, above | {real}, self._entries(below)))
+                    stack.append((below, above | {real}, own | _own_paths(below), self._entries(below)))
             else:
-                yield str(folder / name)
+                path = str(folder / name)
+                if path in own or (name.lower().endswith(".png") and outputs.is_own_file(path)):
+                    self._left_out(path)
+                else:
+                    yield path
 
     def _entries(self, folder: Path) -> Iterator[str]:
         """Names of the images in a folder and, with a slash after them, of the folders."""
@@ -246,11 +247,9 @@ class _Listing:
         def scan() -> Iterator[str]:
             with os.scandir(folder) as found:
                 for entry in found:
-                    if is_hidden(entry.name):
-                        if (self.recursive or not _is_folder(entry)) and (n := hidden_images(entry)):
-                            self.hidden[entry.path if _is_folder(entry) else str(folder / HIDDEN_FILES)] += n
+                    if entry.name.startswith("."):
                         continue
-                    if _is_folder(entry):
+                    if entry.is_dir():
                         if self.recursive:
                             yield entry.name + "/"
                     elif self._is_image(entry.name, lambda path=entry.path: _head(path)):
@@ -268,14 +267,17 @@ class _Listing:
             return
         if prefix and not prefix.endswith("/"):
             prefix += "/"
+        own = outputs.own_names({name: name for name in handle.namelist() if name.startswith(prefix)}, handle.open)
         for name in sorted(handle.namelist(), key=natural_key):
             if not name.startswith(prefix) or name.endswith("/"):
                 continue
             folders = name[len(prefix) :].split("/")
-            hides, counted_for = hiding_part(folders)
-            if counted_for and (self.recursive or len(folders) == 1):
-                self.hidden[f"{archive}/{prefix}{counted_for}"] += 1
-            if not hides and (self.recursive or len(folders) == 1) and self._is_image(name):
+            hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
+            if hidden or not (self.recursive or len(folders) == 1) or not self._is_image(name):
+                continue
+            if name in own:
+                self._left_out(f"{archive}/{name}")
+            else:
                 yield f"{archive}/{name}"
 
     def _is_image(self, name: str, read_head: Callable[[], bytes] | None = None) -> bool:
@@ -285,11 +287,8 @@ class _Listing:
         return found
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, of which its reader will tell
-        return False
+def _own_paths(folder: Path) -> frozenset[str]:
+    return frozenset(str(folder / name) for name in outputs.own_below(folder))
 
 
 def _head(path: str) -> bytes:

@@ -7,19 +7,33 @@ values are checked before use, no name leads outside the folder, and nothing is 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from signsclf.errors import ModelError
 from signsclf.files import is_tmp_name, sha256, write_atomic
 from signsclf.modelconfig import FORMAT_VERSION, MAX_BYTES, Config, check_classes, parse_json
+from signsclf.outputs import (
+    CARD,
+    CHECKPOINT,
+    CONFIG,
+    LEARNER,
+    ONNX,
+    ONNX_INT8,
+    RECORD,
+    RUN,
+    SUMS,
+    UNFINISHED,
+    WEIGHTS,
+    delete_own,
+    foreign_names,
+)
 from signsclf.paths import user_path
 
 __all__ = [
@@ -37,29 +51,16 @@ __all__ = [
     "WEIGHTS",
     "Config",
     "check_classes",
-    "may_replace",
-    "parse_json",
     "publish",
     "read_config",
     "read_tensor",
     "read_text",
+    "refuse_to_delete",
+    "refuse_to_replace",
     "verify_sums",
     "write_config",
     "write_sums",
 ]  # fmt: skip
-
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-ONNX = "model.onnx"
-ONNX_INT8 = "model.int8.onnx"
-LEARNER = "learner.pkl"
-CARD = "README.md"
-SUMS = "SHA256SUMS"
-RUN = "run"
-RECORD = "run.json"
-CHECKPOINT = "checkpoint.pt"
-UNFINISHED = (RECORD, CHECKPOINT, CHECKPOINT + ".new")
-"""Files of a run under way, which a finished folder has no more."""
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format itself
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
@@ -169,42 +170,72 @@ def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> 
     What was of use to its run only is deleted then, not before: until the move the run can be resumed.
 
     Args:
-        overwrite: replace a model folder: the old is moved aside, the new in, then the old is deleted.
+        overwrite: replace a model folder: the old is moved aside, the new in, then what the program wrote in the old
+            is deleted.
 
     Raises:
-        ModelError: something is there and is not to be, or may not be, replaced; or the move fails.
+        ModelError: something exists and is not to be, or may not be, replaced; or the move fails.
     """
     partial, final = Path(partial), Path(final)
-    aside = final.with_name(final.name + ".old")
-    there = final.is_symlink() or final.exists()
-    if there and not overwrite:
-        raise ModelError(f"{final} is there already: --overwrite replaces it, --out DIR writes elsewhere")
-    for path in (final, aside):
-        if (path.is_symlink() or path.exists()) and not may_replace(path):
-            raise ModelError(f"{path} is there and is not a model folder, so it is not replaced: choose another --out")
+    exists = final.is_symlink() or final.exists()
+    if exists:
+        try:
+            refuse_to_replace(final, overwrite)
+        except ModelError as error:
+            raise ModelError(f"{error}; the new model is in {partial}") from error
+    backup = _unused(final.with_name(final.name + ".old"))
     try:
-        if there:
-            _delete(aside)
-            final.rename(aside)
+        if exists:
+            final.rename(backup)
         try:
             partial.rename(final)
         except OSError:
-            if there:
-                aside.rename(final)
+            if exists:
+                backup.rename(final)
             raise
     except OSError as error:
         raise ModelError(f"{final}: cannot be put in place ({error.strerror or error}); it is in {partial}") from error
     try:
         for name in UNFINISHED:
             (final / name).unlink(missing_ok=True)
-        _delete(aside)
+        if exists:
+            _delete(backup)
     except OSError as error:
         raise ModelError(
             f"{final} is in place, but something that it replaces or no longer needs cannot be deleted ({error})"
         ) from error
 
 
-def read_tensor(path: str | Path, name: str) -> np.ndarray[Any, Any]:
+def refuse_to_replace(folder: Path, overwrite: bool) -> None:
+    """Raise ModelError where ``folder``, which exists, is not to go for a model folder.
+
+    A model folder may go if ``overwrite`` says so and nothing is in it that the program did not write; so may an empty
+    folder, and a link, whose target stays.
+    """
+    is_model = (folder / CONFIG).is_file() and (folder / SUMS).is_file()
+    if not folder.is_symlink() and not is_model and not (folder.is_dir() and not any(folder.iterdir())):
+        raise ModelError(f"{folder} exists and is not a model folder, so it is not replaced: choose another --out")
+    if not overwrite:
+        raise ModelError(f"{folder} exists already: --overwrite replaces it, --out DIR writes elsewhere")
+    if not folder.is_symlink():
+        refuse_to_delete(folder)
+
+
+def refuse_to_delete(folder: Path) -> None:
+    """Raise ModelError where the folder of a model or a run holds what the program did not write, or was changed."""
+    try:
+        names = foreign_names(folder)
+    except OSError as error:
+        raise ModelError(f"{folder}: cannot be listed ({error.strerror or error}); choose another --out") from error
+    if names:
+        more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+        raise ModelError(
+            f"{folder} holds what signsclf did not write, or what was changed since, so nothing is deleted: "
+            f"{', '.join(names[:5])}{more}; move that away, or choose another --out"
+        )
+
+
+def read_tensor(path: str | Path, name: str) -> np.ndarray:
     """One float32 or float16 tensor of a safetensors file, as float32.
 
     Raises:
@@ -221,21 +252,19 @@ def read_tensor(path: str | Path, name: str) -> np.ndarray[Any, Any]:
             entry = header.get(name) if isinstance(header, dict) else None
             if not isinstance(entry, dict):
                 raise ModelError(f"{path}: has no tensor {name!r}")
-            dtype = {"F32": "<f4", "F16": "<f2"}.get(str(entry.get("dtype")))
-            shape, offsets = (
-                numbers
-                if isinstance(numbers, list) and all(type(v) is int and 0 <= v <= size for v in numbers)
-                else None
-                for numbers in (entry.get("shape"), entry.get("data_offsets"))
+            dtype = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}.get(str(entry.get("dtype")))
+            shape, offsets = entry.get("shape"), entry.get("data_offsets")
+            sound = all(
+                isinstance(numbers, list) and all(type(v) is int and 0 <= v <= size for v in numbers)
+                for numbers in (shape, offsets)
             )
-            if dtype is None or shape is None or offsets is None or len(offsets) != 2 or len(shape) > 8:
+            if dtype is None or not sound or len(offsets) != 2 or len(shape) > 8:
                 raise ModelError(f"{path}: tensor {name!r} is not of float32 or float16, or its entry is damaged")
             start, end = offsets
-            if end - start != math.prod(shape) * np.dtype(dtype).itemsize or 8 + length + end > size:
+            if end - start != math.prod(shape) * dtype.itemsize or 8 + length + end > size:
                 raise ModelError(f"{path}: tensor {name!r} does not fit the file, which is damaged or truncated")
             file.seek(8 + length + start)
-            stored: np.ndarray[Any, Any] = np.frombuffer(file.read(end - start), dtype)
-            return stored.reshape(shape).astype(np.float32)
+            return np.frombuffer(file.read(end - start), dtype).reshape(shape).astype(np.float32)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from error
 
@@ -276,15 +305,14 @@ def _unix_sha256(path: Path) -> str | None:
     return hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest() if len(data) <= MAX_BYTES else None
 
 
-def may_replace(path: Path) -> bool:
-    """Whether what is there may go for a model folder: a model folder, an empty folder, or a link."""
-    return path.is_symlink() or (
-        path.is_dir() and (((path / CONFIG).is_file() and (path / SUMS).is_file()) or not any(path.iterdir()))
-    )
+def _unused(path: Path) -> Path:
+    """The path, or where that exists one with a number after it."""
+    others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(other for other in itertools.chain([path], others) if not (other.is_symlink() or other.exists()))
 
 
 def _delete(path: Path) -> None:
     if path.is_symlink():
         path.unlink()
     elif path.exists():
-        shutil.rmtree(path)
+        delete_own(path)

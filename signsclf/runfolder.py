@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ from signsclf.errors import ModelError, SignsclfError
 from signsclf.files import is_tmp_name, json_bytes, write_atomic
 from signsclf.locks import locked
 from signsclf.modelconfig import parse_json
-from signsclf.modelfolder import CONFIG, RECORD, RUN, may_replace, read_text
+from signsclf.modelfolder import CONFIG, RECORD, RUN, read_text, refuse_to_delete, refuse_to_replace
+from signsclf.outputs import delete_own
 from signsclf.recipe import Recipe
 
 _SUFFIX = ".partial"
-ERROR_LOG = "error.log"
-"""Below run/: the traceback of an unexpected error, while the run is unfinished."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,6 @@ class Order:
         accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
         overwrite: replace a model folder that is there.
         int8: whether model.int8.onnx is written as well.
-        bare: ship no learner.pkl, and nothing that shows or names the images trained on.
     """
 
     source: str
@@ -46,34 +43,15 @@ class Order:
     accept_error: float = 0.005
     overwrite: bool = False
     int8: Int8 = Int8.NONE
-    bare: bool = False
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a run can go on with where its source is gone: beside it, run/split.csv has the rows.
-
-    Attributes:
-        entry: absolute path of the cache's entry that its images were decoded to.
-        layout: what the source was recognised as.
-        classes: in index order.
-        is_gtsrb: whether they are GTSRB's.
-    """
-
-    entry: str
-    layout: str
-    classes: tuple[str, ...]
-    is_gtsrb: bool
 
 
 @dataclass(frozen=True)
 class Record:
-    """run.json: an order, its resolved recipe, the fingerprint of the data of both, and what is held of it."""
+    """run.json: an order, its resolved recipe, and the fingerprint of the data that both were made for."""
 
     order: Order
     recipe: Recipe
     fingerprint: str
-    held: Held | None = None
 
 
 def partial_folder(out: Path) -> Path:
@@ -112,17 +90,28 @@ def refuse_taken(out: Path, overwrite: bool, resuming: bool = False) -> None:
         resuming: the run of that folder is no obstacle, but what is to be gone on with.
     """
     if out.exists() or out.is_symlink():
-        if not may_replace(out):
-            raise ModelError(f"{out} is there and is not a model folder, so it is not replaced: choose another --out")
-        if not overwrite:
-            raise ModelError(f"{out} is there already: --overwrite replaces it, --out DIR writes elsewhere")
+        refuse_to_replace(out, overwrite)
     partial = partial_folder(out)
     if (partial / RECORD).exists():
         if not overwrite and not resuming:
             raise ModelError(f"{partial} is an interrupted run: --resume {out} goes on, --overwrite starts anew")
+        if not resuming:
+            refuse_to_delete(partial)
     elif partial.exists() and not _is_barely_begun(partial):
         raise ModelError(f"{partial} is there and is no run: move it away, or choose another --out")
     _refuse_unwritable(out)
+
+
+def refuse_images_inside(out: Path, paths: Iterable[str]) -> None:
+    """Raise ModelError where images to train on lie in what a new model folder would replace.
+
+    Args:
+        out: absolute path of the model folder.
+        paths: of the images, absolute, with forward slashes.
+    """
+    folders = tuple(f"{folder.as_posix()}/" for folder in (out, partial_folder(out)))
+    if inside := next((path for path in paths if path.startswith(folders)), None):
+        raise ModelError(f"{out}: {inside} is trained on and lies in what would be replaced: choose another --out")
 
 
 def make_partial(out: Path, overwrite: bool) -> Path:
@@ -135,7 +124,7 @@ def make_partial(out: Path, overwrite: bool) -> Path:
     partial = partial_folder(out)
     try:
         if partial.is_dir():
-            shutil.rmtree(partial)
+            delete_own(partial)
         partial.mkdir(parents=True)
         (partial / RUN).mkdir()
     except OSError as error:
@@ -160,10 +149,8 @@ def write_record(partial: Path, record: Record) -> None:
         "accept_error": order.accept_error,
         "overwrite": order.overwrite,
         "int8": order.int8.value,
-        "bare": order.bare,
         "recipe": record.recipe.to_dict(),
         "fingerprint": record.fingerprint,
-        "held": record.held and asdict(record.held),
     }
     write_atomic(partial / RECORD, json_bytes(values), ModelError)
 
@@ -189,19 +176,10 @@ def read_record(partial: Path) -> Record:
             accept_error=float(values["accept_error"]),
             overwrite=bool(values["overwrite"]),
             int8=Int8(values["int8"]),
-            bare=bool(values.get("bare")),
         )
-        recipe = Recipe.from_dict(values["recipe"])
-        return Record(order, recipe, str(values["fingerprint"]), _held(values.get("held")))
+        return Record(order, Recipe.from_dict(values["recipe"]), str(values["fingerprint"]))
     except (ValueError, KeyError, TypeError, SignsclfError) as error:
         raise ModelError(f"{path}: damaged ({error}); start the training anew") from error
-
-
-def _held(values: dict[str, Any] | None) -> Held | None:
-    if not values:
-        return None
-    classes = tuple(str(name) for name in values["classes"])
-    return Held(str(values["entry"]), Layout(values["layout"]).value, classes, bool(values["is_gtsrb"]))
 
 
 def _reading(values: dict[str, Any]) -> Reading:

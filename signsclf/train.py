@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from fastai.data.core import DataLoaders
 from torch import nn
 
 from signsclf import modelfolder
 from signsclf.choices import Int8, Layout, Reading
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
-from signsclf.data.table import Source
-from signsclf.errors import RunError, SignsclfError
+from signsclf.data.table import Source, read_source
+from signsclf.errors import SignsclfError, SourceError
 from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.finish import Trained, finish
 from signsclf.judging import plots
 from signsclf.observer import Observer
 from signsclf.paths import user_path
-from signsclf.preflight import preflight
-from signsclf.prepare import Plan, Prepared, prepare, read_plan, training_rows
+from signsclf.prepare import Plan, Prepared, plan, prepare, training_rows
 from signsclf.recipe import Device, Flip, Recipe, Trainer
-from signsclf.restore import restore
 from signsclf.runfolder import (
-    ERROR_LOG,
-    Held,
     Order,
     Record,
     claimed,
@@ -38,6 +32,7 @@ from signsclf.runfolder import (
     make_partial,
     partial_folder,
     read_record,
+    refuse_images_inside,
     refuse_taken,
     write_record,
 )
@@ -50,9 +45,6 @@ from signsclf.training.learner import build_learner
 from signsclf.training.loaders import dataloaders, mix_seed, planned_draws
 from signsclf.training.pace import estimate
 from signsclf.training.settings import own_settings
-
-if TYPE_CHECKING:
-    from fastai.data.core import DataLoaders
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,6 @@ def train(
     skip_bad: bool = False,
     accept_error: float = 0.005,
     int8: Int8 = Int8.NONE,
-    bare: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Outcome:
@@ -97,26 +88,23 @@ def train(
         overwrite: replaces a model folder, or an interrupted run, that is there.
         skip_bad: leaves unreadable images out, lists them in run/skipped.csv, and goes on.
         accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
-        int8: whether model.int8.onnx is written as well; what comes of it is told and is in the figures.
-        bare: ship no learner.pkl, and nothing that shows or names the images trained on.
+        int8: whether model.int8.onnx is written as well.
         cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
         observer: told of everything that happens.
 
     Raises:
-        LockedError: another process writes ``out``.
-        SourceError, BadImageError, ModelError, GateError, RunError, SignsclfError: see their docstrings.
+        SourceError, BadImageError, ModelError, GateError, SignsclfError: see their docstrings.
     """
     observer = observer or Observer()
-    _refuse_share(accept_error)
+    if not 0 <= accept_error <= 1:
+        raise SignsclfError(f"--accept-error: {accept_error:g} is no share from 0 to 1")
     out = user_path(out).absolute()
     with claimed(out):
         refuse_taken(out, overwrite)
-        planned = read_plan(source, layout, recipe or Recipe(), observer)
+        planned = _plan(source, layout, recipe or Recipe(), observer)
         model = build_network(planned, observer)
-        folder = cache_folder(cache, observer.say)
-        leave = preflight(planned, model, out, int8, folder, observer)
-        prepared = prepare(planned, skip_bad, observer, folder, leave=leave)
-        order = Order(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8, bare)
+        prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
+        order = Order(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8)
         return begin(order, prepared, model, out, observer)
 
 
@@ -125,65 +113,39 @@ def begin(order: Order, prepared: Prepared, model: nn.Module, out: Path, observe
 
     The caller holds the lock on ``out``, see `signsclf.runfolder.claimed`.
     """
+    refuse_images_inside(out, prepared.split.table["path"])
     partial = make_partial(out, order.overwrite)
-    with _logged(partial):
-        _record(partial, order, prepared)
-        return _run(order, prepared, model, partial, observer, None)
+    _record(partial, order, prepared)
+    return _run(order, prepared, model, partial, observer, None)
 
 
 @own_settings()
 def resume(
-    out: str | Path,
-    *,
-    overwrite: bool = False,
-    source: str | Path | None = None,
-    accept_error: float | None = None,
-    int8: Int8 | None = None,
-    bare: bool | None = None,
-    cache: str | Path = AUTO,
-    observer: Observer | None = None,
+    out: str | Path, *, overwrite: bool = False, cache: str | Path = AUTO, observer: Observer | None = None
 ) -> Outcome:
     """Goes on with an interrupted run; on a CPU it ends in the weights of the unbroken run, bit for bit.
 
     Args:
         out: the model folder that the run was to write, or its .partial folder.
         overwrite: as if the run had been started with it.
-        source: where the same images lie now.
-        accept_error, int8, bare: in place of those that the run was started with; they decide no weights.
         cache: see `train`.
 
     Raises:
-        LockedError: another process writes ``out``.
         ModelError: there is no such run, or its checkpoint is damaged; or its model folder is there by now.
-        SourceError: its images have changed since, or are gone and held nowhere, see `signsclf.restore.restore`.
-        RunError: something unexpected ended it.
+        SourceError: the source has changed since.
     """
     observer = observer or Observer()
-    if accept_error is not None:
-        _refuse_share(accept_error)
     out = final_folder(user_path(out).absolute())
     partial = partial_folder(out)
     with claimed(out):
         record = read_record(partial)
-        wanted = {"accept_error": accept_error, "int8": int8, "bare": bare, "overwrite": overwrite or None}
-        if source is not None:
-            wanted["source"] = user_path(source).absolute().as_posix()
-        changes = {name: value for name, value in wanted.items() if value not in (None, getattr(record.order, name))}
-        for name, value in changes.items():
-            told = getattr(value, "value", value)
-            before = getattr(record.order, name)
-            observer.say(f"{name.replace('_', '-')}: {told}, in place of {getattr(before, 'value', before)}")
-        record = replace(record, order=replace(record.order, **changes))
-        order = record.order
+        order = replace(record.order, overwrite=record.order.overwrite or overwrite)
         refuse_taken(out, order.overwrite, resuming=True)
         checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
         observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
-        with _logged(partial):
-            prepared = restore(partial, record, cache_folder(cache, observer.say), observer)
-            write_record(partial, record)
-            model = build_network(prepared, observer, fresh=checkpoint is None)
-            preflight(prepared, model, out, order.int8, None, observer)
-            return _run(order, prepared, model, partial, observer, checkpoint)
+        prepared = restore(record, cache, observer)
+        model = build_network(prepared, observer, fresh=checkpoint is None)
+        return _run(order, prepared, model, partial, observer, checkpoint)
 
 
 @own_settings()
@@ -198,45 +160,33 @@ def search_lr(
 ) -> LrSearch:
     """The learning-rate search of ``signsclf lr-find``: same arguments as `train`, nothing is kept."""
     observer = observer or Observer()
-    planned = read_plan(source, layout, recipe or Recipe(), observer)
+    planned = _plan(source, layout, recipe or Recipe(), observer)
     if planned.arch.trainer is not Trainer.GRADIENT:
         raise SignsclfError(f"--arch {planned.arch.name}: not trained by torch's gradients, so no rate can be searched")
     model = build_network(planned, observer)
-    prepared = prepare(planned, skip_bad, observer, cache_folder(cache, observer.say))
+    prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
     learner = build_learner(build_loaders(prepared), model, prepared.arch, prepared.recipe)
     return find_lr(learner, prepared.recipe, progress=lambda done, total: observer.progress("rates", done, total))
 
 
-def _refuse_share(accept_error: float) -> None:
-    if not 0 <= accept_error <= 1:
-        raise SignsclfError(f"--accept-error: {accept_error:g} is no share from 0 to 1")
+def _plan(source: str | Path | Source, layout: Layout | Reading | None, recipe: Recipe, observer: Observer) -> Plan:
+    found = source if isinstance(source, Source) else read_source(source, layout)
+    observer.source(found)
+    return plan(found, recipe)
 
 
-@contextlib.contextmanager
-def _logged(partial: Path) -> Iterator[None]:
-    """Leaves the traceback of an error that is nobody's message in the run's folder.
+def restore(record: Record, cache: str | Path, observer: Observer) -> Prepared:
+    """What a run was prepared from, read again.
 
     Raises:
-        RunError: in place of one that nobody expected; names the file.
+        SourceError: the source has changed.
     """
-    try:
-        yield
-    except SignsclfError:
-        raise
-    except Exception as error:
-        log = partial / modelfolder.RUN / ERROR_LOG
-        try:
-            write_atomic(log, traceback.format_exc().encode("utf-8", "backslashreplace"))
-        except SignsclfError:
-            raise error from None
-        # Of these the command line knows what to say.
-        if isinstance(error, OSError | MemoryError | torch.OutOfMemoryError):
-            raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise RunError(
-            f"unexpected {reason}; the traceback is in {log}: report it; once that is mended, --resume "
-            f"{final_folder(partial)} goes on"
-        ) from error
+    order = record.order
+    planned = _plan(order.source, order.reading, record.recipe, observer)
+    prepared = prepare(planned, order.skip_bad, observer, cache_folder(cache))
+    if prepared.fingerprint != record.fingerprint:
+        raise SourceError(f"{order.source}: its images have changed since the run began; start the training anew")
+    return prepared
 
 
 def _run(
@@ -255,7 +205,7 @@ def _run(
     shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
     run = partial / modelfolder.RUN
     (run / "plots").mkdir(parents=True, exist_ok=True)
-    plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
+    plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png")
     observer.fitting(fit)
     result = fit.run(
         on_search=lambda search: write_search(search, run),
@@ -303,14 +253,13 @@ def finish_run(
         source_name=Path(order.source).name,
         fingerprint=prepared.fingerprint,
         split=prepared.split,
-        names=prepared.names,
+        names=tuple(prepared.source.relative(path) for path in prepared.split.table["path"]),
         decoded=prepared.decoded,
         skipped=prepared.skipped,
         result=result,
         planned_draws=planned,
         accept_error=order.accept_error,
         int8=order.int8,
-        bare=order.bare,
     )
     metrics = finish(trained, partial, observer)
     modelfolder.publish(partial, out, order.overwrite)
@@ -382,24 +331,17 @@ def write_search(search: LrSearch, folder: Path) -> None:
 def _record(partial: Path, order: Order, prepared: Prepared) -> None:
     table = prepared.split.table
     rows: list[tuple[str, ...]] = [("path", "label", "group", "split", "input")]
-    for name, label, group, split, mark in zip(
-        prepared.names, table["label"], table["group"], table["split"], prepared.decoded.inputs, strict=True
+    for path, label, group, split, mark in zip(
+        table["path"], table["label"], table["group"], table["split"], prepared.decoded.inputs, strict=True
     ):
         known = "" if group is None or group != group else group
-        rows.append((name, label, known, split, mark))
-    run, recipe = partial / modelfolder.RUN, prepared.recipe
+        rows.append((prepared.source.relative(path), label, known, split, mark))
+    run = partial / modelfolder.RUN
     write_atomic(run / "split.csv", csv_bytes(rows))
-    if prepared.skipped:
-        write_atomic(run / "skipped.csv", csv_bytes([("path", "reason"), *prepared.skipped]))
-    shipped = recipe.replace(weights=Path(recipe.weights).name)
+    shipped = prepared.recipe.replace(weights=Path(prepared.recipe.weights).name)
     write_atomic(run / "recipe.json", shipped.to_json().encode())
-    if recipe.weights not in ("none", "imagenet"):
-        recipe = recipe.replace(weights=str(Path(recipe.weights).expanduser().absolute()))
-    held, source = None, prepared.source
-    if prepared.decoded.entry is not None:
-        held = Held(str(prepared.decoded.entry), source.layout.value, source.classes, source.is_gtsrb)
     # Last: with it the folder is a run.
-    write_record(partial, Record(order, recipe, prepared.fingerprint, held))
+    write_record(partial, Record(order, prepared.recipe, prepared.fingerprint))
 
 
 def describe_device(device: Device) -> str:

@@ -112,7 +112,7 @@ def place(tmp_path, monkeypatch):
         (["train", "--resume", "nowhere"], ["nowhere.partial", "start the training anew"]),
         (["train", "--resume", "nowhere", "--size", "8"], ["--resume", "alone"]),
         (["train", "source", "--resume", "nowhere"], ["--resume", "alone"]),
-        (["train", "source", "--out", "empty"], ["is there already", "--overwrite", "--out"]),
+        (["train", "source", "--out", "empty"], ["exists already", "--overwrite", "--out"]),
         (["train", "source", "--out", "source"], ["is not a model folder", "--out"]),
         (["train", "source", "--out", "source", "--overwrite"], ["is not a model folder", "--out"]),
         (["train", "source", "--out", "one.png/model"], ["cannot be written", "--out"]),
@@ -318,7 +318,9 @@ def test_a_bad_image_is_a_row_and_exit_code_1(cli, at_source, model, tmp_path):
 def test_predict_out_is_whole_or_not_there(cli, at_source, model, tmp_path, monkeypatch):
     out = tmp_path / "found.csv"
     out.write_text("old")
-    ran = cli("predict", "red bar", "--model", model, "--format", "csv", "--out", out)
+    assert "--overwrite" in cli("predict", "red bar", "--model", model, "--format", "csv", "--out", out).complaint
+    assert out.read_text() == "old"
+    ran = cli("predict", "red bar", "--model", model, "--format", "csv", "--out", out, "--overwrite")
     assert (ran.code, ran.out) == (0, "")
     assert out.read_text().count("\n") == 41
     with monkeypatch.context() as broken:

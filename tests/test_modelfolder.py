@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -373,10 +374,28 @@ class TestPublish:
 
     def test_overwrite_replaces_and_leaves_nothing_behind(self, tmp_path: Path):
         old = write_folder(tmp_path / "m", fingerprint="old")
-        (tmp_path / "m.old").mkdir()
         publish(write_folder(tmp_path / "m.partial", fingerprint="new"), old, overwrite=True)
         assert read_config(old).fingerprint == "new"
         assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+    def test_a_backup_that_someone_made_stays(self, tmp_path: Path):
+        write_folder(tmp_path / "m", fingerprint="old")
+        write_folder(tmp_path / "m.old", fingerprint="kept")
+        publish(write_folder(tmp_path / "m.partial", fingerprint="new"), tmp_path / "m", overwrite=True)
+        assert read_config(tmp_path / "m.old").fingerprint == "kept"
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "m.old"]
+
+    @pytest.mark.parametrize("name", ["NOTES.txt", ".git/HEAD", "samples/cat/0.png", "run/mine.csv", "README.md"])
+    def test_what_it_did_not_write_keeps_the_old_folder(self, tmp_path: Path, name):
+        old = write_folder(tmp_path / "m", fingerprint="old")
+        (old / name).parent.mkdir(parents=True, exist_ok=True)
+        (old / name).write_text("mine")
+        shown = name.split("/")[0] + "/" if name[0] in ".sr" else name
+        with fails(f"{re.escape(shown)}.*move that away.*--out.*in .*m.partial"):
+            publish(write_folder(tmp_path / "m.partial"), old, overwrite=True)
+        assert (old / name).read_text() == "mine"
+        assert read_config(old).fingerprint == "old"
+        assert read_config(tmp_path / "m.partial")
 
     def test_never_deletes_what_is_no_model_folder(self, tmp_path: Path):
         (tmp_path / "home").mkdir()

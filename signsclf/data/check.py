@@ -17,6 +17,7 @@ import pandas as pd
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
 from signsclf.files import csv_bytes, write_atomic
+from signsclf.outputs import COUNT_FILES
 from signsclf.text import columns, fitted, visible
 from signsclf.threads import usable_cores
 
@@ -222,7 +223,7 @@ def write_counts(result: CheckResult, folder: str | Path) -> list[Path]:
     from signsclf.judging.plots import class_counts
 
     folder = Path(folder)
-    table, picture = folder / "class_counts.csv", folder / "class_counts.png"
+    table, picture = (folder / name for name in COUNT_FILES)
     totals = result.totals
     splits = list(next(iter(result.counts.values()), {}))
     rows = [[label, totals[label], *row.values()] for label, row in result.counts.items()]

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from signsclf import images
+from signsclf import images, outputs
 from signsclf.choices import Reading
 from signsclf.data.archives import way_to_read
 from signsclf.data.folders import read_folders
@@ -33,7 +33,7 @@ from signsclf.data.labels import merge_spellings, refuse_labels
 from signsclf.data.layouts import Found, Layout, Row, gtsrb_tracks_fit
 from signsclf.data.splits import splits_of
 from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
-from signsclf.data.tree import Tree, list_folder, list_zip, relative_name, some
+from signsclf.data.tree import Tree, list_folder, list_zip, own_note, relative_name, some
 from signsclf.errors import BadImageError, SourceError
 from signsclf.paths import user_path
 
@@ -124,15 +124,18 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
     if not source or not _exists(path):
         raise SourceError(_not_there(path))
     if path.is_dir():
-        tree, found = _recognise(list_folder(path), reading)
+        tree, found = _recognise_listed(list_folder(path), reading)
     elif suffix == ".zip":
-        tree, found = _recognise(list_zip(path, reading.zip_encoding), reading)
+        tree, found = _recognise_listed(list_zip(path, reading.zip_encoding), reading)
     elif suffix in GIVEN_SUFFIXES:
         if layout not in (None, Layout.TABLE):
             raise SourceError(f"{path}: a table, so --layout {layout.value} does not fit; leave it out")
         whole = path.absolute()
         tree = Tree(whole.parent.as_posix(), False, {whole.name: whole.as_posix()})
         found = read_table(tree, whole.name, reading)
+        if outputs.is_own_file(whole):
+            note = "signsclf wrote this table: what a model answered may be taken for the truth here"
+            found = replace(found, notes=(*found.notes, note))
     elif way := way_to_read(path):
         raise SourceError(f"{path}: {way}")
     else:
@@ -192,6 +195,15 @@ def describe(source: Source) -> list[str]:
         f"sizes: {_sizes(source)}",
         *(f"note: {note}" for note in source.notes),
     ]
+
+
+def _recognise_listed(tree: Tree, reading: Reading) -> tuple[Tree, Found]:
+    try:
+        return _recognise(tree, reading)
+    except SourceError as error:
+        if not tree.left_out:
+            raise
+        raise SourceError(f"{error} ({own_note(tree.left_out)})") from error
 
 
 def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, Found]:

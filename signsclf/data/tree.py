@@ -7,15 +7,16 @@ import struct
 import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import IO
 
-from signsclf import images
+from signsclf import images, outputs
 from signsclf.data.zipnames import decode_names
 from signsclf.errors import BadImageError, SourceError
-from signsclf.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
+from signsclf.hidden import hidden_images, hidden_text, is_hidden, is_nobodys
 from signsclf.imagekinds import HEAD, Sniffer, skipped_text, suffix_of, why_unread
 from signsclf.text import file_text
 
@@ -40,7 +41,8 @@ class Tree:
             any encoding, and a name that differs from another's in its Unicode form alone is called "name (2)".
         unnamed: names of images whose names do not say so.
         skipped: name to suffix of each picture of a kind that is not read.
-        hidden: name of each hidden folder, or FOLDER/.* for hidden files, to the number of images that are hidden so.
+        hidden: name of each hidden folder, or folder with hidden files, to the number of images that it hides.
+        left_out: what this program wrote there, such as "model/": in none of the others.
     """
 
     root: str
@@ -52,6 +54,7 @@ class Tree:
     unnamed: frozenset[str] = frozenset()
     skipped: Mapping[str, str] = field(default_factory=dict)
     hidden: Mapping[str, int] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @cached_property
     def image_names(self) -> list[str]:
@@ -148,7 +151,9 @@ class _Listing:
 
 
 def list_folder(root: Path) -> Tree:
-    """All files below a folder but hidden ones. Links are followed; broken ones are noted, circles are cut.
+    """All files below a folder but hidden ones and what this program wrote.
+
+    Links are followed; broken ones are noted, circles are cut.
 
     Raises:
         SourceError: a folder may not be read, a file name is not valid UTF-8, or links multiply.
@@ -176,7 +181,7 @@ def list_folder(root: Path) -> Tree:
                 is_folder = is_file = False
             if is_hidden(entry.name):
                 if n := hidden_images(entry):
-                    listing.hidden[_nfc(name if is_folder else prefix + HIDDEN_FILES)] += n
+                    listing.hidden[_nfc(name)] += n
             elif is_folder:
                 linked += entry.is_symlink()
                 if linked > _LINKED_FOLDERS:
@@ -188,13 +193,12 @@ def list_folder(root: Path) -> Tree:
                 listing.add(name, path, lambda path=path: _head(path))
             elif entry.is_symlink():
                 broken.append(name)
-    return listing.tree(
-        False, [f"links that lead nowhere are left out ({len(broken):,}): {some(broken)}"] if broken else []
-    )
+    notes = [f"links that lead nowhere are left out ({len(broken):,}): {some(broken)}"] if broken else []
+    return _without_own(listing.tree(False, notes), lambda path: Path(path).open("rb"))
 
 
 def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
-    """All members of a zip archive but hidden ones and those whose names lead outside it.
+    """All members of a zip archive but hidden ones, what this program wrote and those whose names lead outside it.
 
     Args:
         encoding: of names that are not marked as UTF-8; None tells it from them, see `decode_names`.
@@ -205,7 +209,8 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
     """
     top = Path(archive).absolute().as_posix()
     try:
-        members = images.open_archive(top).infolist()
+        handle = images.open_archive(top)
+        members = handle.infolist()
     except (BadImageError, NotImplementedError, ValueError, struct.error) as error:
         why = str(error).removeprefix(f"{top}: ")
         raise SourceError(f"{top}: {why}; fetch or pack it again") from error
@@ -226,10 +231,11 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
             outside += [] if info.is_dir() else [text]
             continue
         name = "/".join(parts)
-        hides, counted_for = hiding_part(parts)
-        if counted_for and not info.is_dir():
-            listing.hidden[counted_for] += 1
-        if hides:
+        hiding = next((depth for depth, part in enumerate(parts, 1) if is_hidden(part)), 0)
+        if hiding:
+            hider = parts[hiding - 1]
+            if not info.is_dir() and not is_nobodys(hider) and images.is_image_name(name):
+                listing.hidden["/".join(parts[:hiding])] += 1
             continue
         if info.is_dir():
             listing.folders.add(name)
@@ -252,7 +258,27 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
         notes.append(f"members whose names lead outside the archive are left out ({len(outside):,}): {some(outside)}")
     if repeated:
         notes.append(f"members of one name ({len(repeated):,}), the last of which counts: {some(repeated)}")
-    return listing.tree(True, notes)
+    return _without_own(listing.tree(True, notes), lambda path: handle.open(path[len(top) + 1 :]))
+
+
+def own_note(names: Sequence[str]) -> str:
+    """The line that tells of what this program wrote and is left out."""
+    return f"what signsclf wrote there is left out ({len(names):,}): {some(tuple(names))}"
+
+
+def _without_own(tree: Tree, open_file: Callable[[str], IO[bytes]]) -> Tree:
+    own = outputs.own_names(tree.files, open_file)
+    if not own:
+        return tree
+    left_out = tuple(outputs.together(own, tree.files))
+    whole = tuple(name for name in left_out if name.endswith("/"))
+    return replace(
+        tree,
+        files={name: path for name, path in tree.files.items() if name not in own},
+        folders=frozenset(folder for folder in tree.folders if not f"{folder}/".startswith(whole)),
+        notes=(*tree.notes, own_note(left_out)),
+        left_out=left_out,
+    )
 
 
 def member_name(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.judging.canvas import BLUE, FAINT, new_figure, save, styled
-from signsclf.judging.lettering import lettered
+from signsclf.outputs import GENERATOR, LADDER_FILES
 from signsclf.text import count, short, visible
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def write_ladder(folder: Path, ladder: Ladder) -> list[Path]:
     Raises:
         SignsclfError: a file cannot be written.
     """
-    paths = [folder / f"ladder.{kind}" for kind in ("csv", "json", "png", "html")]
+    paths = [folder / name for name in LADDER_FILES]
     rows = [list(Rung.__dataclass_fields__), *(list(asdict(rung).values()) for rung in ladder.rungs)]
     write_atomic(paths[0], csv_bytes(rows))
     write_atomic(paths[1], json_bytes(ladder.to_dict()))
@@ -130,7 +130,7 @@ def plot(ladder: Ladder, path: Path) -> None:
     _scatter(seconds, rungs, [max(rung.seconds, 0.1) for rung in rungs], "seconds of training")
     _scatter(size, rungs, [rung.bytes / 1e6 for rung in rungs], "size of model.onnx, MB")
     seconds.set_ylabel(f"accuracy, % of {ladder.n_valid:,} held-out images, with 95 % interval")
-    figure.suptitle(short(lettered(ladder.caption()), 120), x=0.125, ha="left", fontsize=10, color=FAINT)
+    figure.suptitle(short(ladder.caption(), 120), x=0.125, ha="left", fontsize=10, color=FAINT)
     save(figure, path)
 
 
@@ -213,6 +213,8 @@ def page(ladder: Ladder, picture: bytes) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{GENERATOR}
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>The ladder of models</title>
 <style>{_STYLE}</style>

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
+from signsclf.outputs import GENERATOR
 from signsclf.text import visible
 
 PICTURE_SIDE = 96
@@ -97,7 +98,7 @@ def page(title: str, body: Iterable[str], footer: str) -> str:
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
         "<!doctype html>\n"
-        f'<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{text(title)}</title>\n'
+        f'<html lang="en">\n<head>\n<meta charset="utf-8">\n{GENERATOR}\n<title>{text(title)}</title>\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'

@@ -1,0 +1,373 @@
+"""How the program knows what it wrote: it never reads that as data, and replaces or deletes nothing else unasked.
+
+Pictures carry a mark, pages name their generator, and tables are known by their first columns, so that they are
+recognised wherever they are moved. A model folder is known by its config.json, and lists its files in SHA256SUMS;
+the folder of an unfinished run is known by its run.json.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import IO
+
+from signsclf.errors import SignsclfError
+from signsclf.files import is_tmp_name, writes_directly
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+ONNX = "model.onnx"
+ONNX_INT8 = "model.int8.onnx"
+LEARNER = "learner.pkl"
+CARD = "README.md"
+SUMS = "SHA256SUMS"
+RUN = "run"
+RECORD = "run.json"
+CHECKPOINT = "checkpoint.pt"
+UNFINISHED = (RECORD, CHECKPOINT, CHECKPOINT + ".new")
+"""Files of a run under way, which a finished folder has no more."""
+GENERATOR = '<meta name="generator" content="signsclf">'
+"""What every HTML page has in its head."""
+
+COUNT_FILES = ("class_counts.csv", "class_counts.png")
+"""What a check of data writes."""
+REPORT_FILES = (
+    *("report.html", "report.json", "per_class.csv", "predictions.csv", "confusion.png", "mistakes.png"),
+    *("breakdown.csv", "confusions.csv", "robustness.csv", "unknown.csv", "label_issues.csv", "duplicates.csv"),
+)
+"""What an evaluation's report may consist of."""
+LADDER_FILES = ("ladder.csv", "ladder.json", "ladder.png", "ladder.html")
+"""What a comparison of models writes beside their folders."""
+SEARCH_FILES = ("lr_find.json", "lr_find.png")
+"""What a search for a learning rate writes."""
+
+_OF_A_MODEL = {CONFIG, WEIGHTS, ONNX, ONNX + ".new", ONNX_INT8, LEARNER, CARD, SUMS, *UNFINISHED}
+_SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+_LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # of systems that show folders
+_MAX_TEXT = 64_000_000
+_HEAD = 16_384
+_TEXTS = (".md", ".json", ".csv", ".txt")
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = 33  # the signature, and the IHDR chunk that must follow it
+_SNIFFED = (".png", ".html", ".csv", ".tsv", ".tab", ".parquet", ".json", ".jsonl", ".ndjson")
+
+_CSV_HEADS = (
+    "path,label,index,probability,accepted,error",
+    "path,label,predicted,probability",
+    "path,label,predicted_a,probability_a,predicted_b,probability_b,better",
+    "path,label,group,split,input",
+    "path,label,suggested,probability_of_label",
+    "path,label,training_path,training_label",
+    "path,predicted,probability,accepted,error",
+    "label,n,precision,recall,f1,",
+    "label,predicted,n",
+    "label,images",
+    "by,part,n,right,share,low,high",
+    "corruption,strength,n,accuracy",
+    "name,size,epochs,parameters,bytes,seconds,n,accuracy,",
+)
+_CSV = re.compile("(?:" + "|".join(map(re.escape, _CSV_HEADS)) + r")(?:,|\r?\n|(?<=,))")
+_TEXT = r'"(?:[^"\\]|\\.)*"'
+_JSON = re.compile(
+    # Predictions, none, a report, a search for a learning rate, a comparison.
+    rf'\[?\s*\{{\s*"path": {_TEXT}, "label": (?:null|{_TEXT}), "index": (?:null|[0-9]+), "probability": '
+    rf'|\[\s*\]\s*\Z|\{{\s*"split": {_TEXT},\s*"n": [0-9]+,|\{{\s*"lrs": \['
+    rf'|\{{\s*"source": {_TEXT},\s*"n_classes": [0-9]+,\s*"n_train": '
+)
+_TABLE = re.compile(r"[^\n]+\n(?:    unreadable: |  [ 0-9]{3}\.[0-9]{2} %  )")
+_PARQUET_COLUMNS = ("path", "label", "index", "probability", "accepted", "error", "top_k")
+_BESIDE = {
+    "class_counts.png": "class_counts.csv",
+    "lr_find.png": "lr_find.json",
+    "ladder.png": "ladder.csv",
+    "confusion.png": "predictions.csv",
+    "mistakes.png": "predictions.csv",
+}
+"""Pictures that earlier versions wrote without a mark, to the table that they wrote with each."""
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+_MARK = _chunk(b"tEXt", b"Software\0signsclf")
+
+
+def mark_png(data: bytes) -> bytes:
+    """A PNG file's bytes with the program named in them, by which `is_own_file` knows it; its pixels stay the same."""
+    return data[:_PNG_HEADER] + _MARK + data[_PNG_HEADER:]
+
+
+def is_own_file(path: str | Path) -> bool:
+    """Whether this program wrote a file, by what the file holds. False where it cannot be read."""
+    path = Path(path)
+    try:
+        if not path.is_file():
+            return False
+        if _is_own(path.name, lambda: path.open("rb")):
+            return True
+        other = path.with_name(_BESIDE.get(path.name, path.name))
+        return other != path and other.is_file() and _is_own(other.name, lambda: other.open("rb"))
+    except (OSError, ValueError):
+        return False
+
+
+def own_names(files: Mapping[str, str], open_file: Callable[[str], IO[bytes]]) -> set[str]:
+    """Those of a listing's names that this program wrote: model folders, runs, tables, pictures.
+
+    Args:
+        files: name below a folder or in an archive, with forward slashes, to what ``open_file`` takes.
+        open_file: opens a file for reading, seekable; what cannot be read is not ours.
+    """
+    own: set[str] = set()
+    names = sorted(files)
+    for name in names:
+        prefix, base = name[: name.rfind("/") + 1], name[name.rfind("/") + 1 :]
+        if base not in (CONFIG, RECORD):
+            continue
+
+        def read(below: str, prefix: str = prefix) -> str:
+            with open_file(files[prefix + below]) as file:
+                return file.read(_MAX_TEXT).decode("utf-8", "replace")
+
+        start = bisect_left(names, prefix)
+        following = takewhile(lambda other, prefix=prefix: other.startswith(prefix), islice(names, start, None))
+        inside = [other[len(prefix) :] for other in following]
+        # A damaged file raises whatever its archive or decompressor does; its reader will say what is wrong.
+        with contextlib.suppress(Exception):
+            own.update(prefix + below for below in _claimed(inside, read))
+    for name in names:
+        if name not in own and name.lower().endswith(_SNIFFED):
+            with contextlib.suppress(Exception):
+                if _is_own(name, lambda name=name: open_file(files[name])):
+                    own.add(name)
+    for name in names:
+        folder, base = name[: name.rfind("/") + 1], name[name.rfind("/") + 1 :]
+        if base in _BESIDE and folder + _BESIDE[base] in own:
+            own.add(name)
+    return own
+
+
+def own_below(folder: Path) -> set[str]:
+    """What this program wrote in a model folder or in that of a run: names below it; none in other folders.
+
+    Links are not followed, and what cannot be read is not ours.
+    """
+    if not any((folder / name).is_file() for name in (CONFIG, RECORD)):
+        return set()
+    try:
+        return _claimed(_walk(folder), lambda name: _read_text(folder / name))
+    except (OSError, ValueError):
+        return set()
+
+
+def foreign_names(folder: Path) -> list[str]:
+    """What lies in the folder of a model or a run and this program did not write, or someone changed since.
+
+    Returns:
+        Names below ``folder``, in order; a folder, ending in "/", for all in it where nothing in it is ours.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    names, own = _own_of_work(folder)
+    return together([name for name in names if name not in own], names)
+
+
+def delete_own(folder: Path) -> None:
+    """Delete what this program wrote in the folder of a model or a run, and the folders that are empty then.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    _, own = _own_of_work(folder)
+    for name in own:
+        (folder / name).unlink(missing_ok=True)
+    for below, _, _ in os.walk(folder, topdown=False):
+        with contextlib.suppress(OSError):
+            Path(below).rmdir()
+
+
+def refuse_replacing(
+    path: str | Path, overwrite: bool = False, inputs: Iterable[str | Path] = (), option: str = "--out"
+) -> None:
+    """Refuse to replace a file that this program did not write, one that is read, or one of a model folder.
+
+    What is not there yet, empty, a device or a pipe is fine.
+
+    Args:
+        path: of the file that is to be written.
+        overwrite: a file that this program did not write may go; an input never does.
+        inputs: files that are read; names of anything else are ignored.
+        option: that the user gave the path with.
+
+    Raises:
+        SignsclfError: it is not to be replaced.
+    """
+    path = Path(path)
+    shown = f"{option} {path}"
+    try:
+        if writes_directly(path) or not path.exists():
+            return
+        if path.is_dir():
+            raise SignsclfError(f"{shown}: a folder; name a file")
+        status = path.stat()
+        if any(_same_file(name, status) for name in inputs):
+            raise SignsclfError(f"{shown}: it is read, so it is not written to as well; name another file")
+        if (model := _model_of(Path(os.path.realpath(path)))) is not None:
+            raise SignsclfError(f"{shown}: belongs to the model folder {model}; name a file elsewhere")
+        if overwrite or not status.st_size or is_own_file(path):
+            return
+    except (OSError, ValueError) as error:
+        raise SignsclfError(f"{shown}: cannot be looked at ({error}); name another file") from error
+    raise SignsclfError(
+        f"{shown}: exists, and signsclf did not write it; name another file, or give --overwrite to replace it"
+    )
+
+
+def together(names: Collection[str], everything: Iterable[str]) -> list[str]:
+    """Names in order, those of a folder whose files are all among them as one that ends in "/", and comes first."""
+    chosen = set(names)
+    counts: dict[str, int] = {}
+    for name in everything:
+        for folder in _folders_of(name):
+            counts[folder] = counts.get(folder, 0) + (name not in chosen)
+    found = {next((folder for folder in _folders_of(name) if not counts.get(folder)), name) for name in chosen}
+    return sorted(found, key=lambda name: (not name.endswith("/"), name))
+
+
+def _folders_of(name: str) -> list[str]:
+    """The folders that a file lies in, from the top, each with a slash at its end."""
+    return [name[: i + 1] for i, letter in enumerate(name) if letter == "/"]
+
+
+def _is_own(name: str, open_file: Callable[[], IO[bytes]]) -> bool:
+    with open_file() as file:
+        head = file.read(_PNG_HEADER + len(_MARK))
+        if head.startswith(_PNG) or name.lower().endswith(".png"):
+            return head.endswith(_MARK) and head.startswith(_PNG)
+        if head.startswith(b"PAR1"):
+            return _is_own_parquet(file)
+        head += file.read(_HEAD - len(head))
+        # At the end of a page stands who wrote it, which those of earlier versions do not say at their head.
+        if head[:9].lower() == b"<!doctype":
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _HEAD))
+            ours = (GENERATOR.encode(), b"<footer>Written by signsclf ", b"<title>The ladder of models</title>")
+            return any(words in head + file.read() for words in ours)
+    text = head.decode("utf-8", "replace")
+    return any(pattern.match(text) for pattern in (_CSV, _JSON, _TABLE))
+
+
+def _is_own_parquet(file: IO[bytes]) -> bool:
+    file.seek(0, os.SEEK_END)
+    size = file.tell()
+    file.seek(max(0, size - 8))
+    end = file.read(8)
+    length = int.from_bytes(end[:4], "little")
+    if end[4:] != b"PAR1" or length > min(size, _MAX_TEXT):
+        return False
+    file.seek(size - 8 - length)
+    # The schema comes first: thrift's compact protocol writes each name after its length.
+    columns = b".*?".join(bytes([len(name)]) + name.encode() for name in _PARQUET_COLUMNS)
+    return re.search(columns, file.read(length)[:4096], re.DOTALL) is not None
+
+
+def _claimed(names: Collection[str], read: Callable[[str], str]) -> set[str]:
+    """Which of a folder's names are ours where it is a model folder or a run; none where it is neither.
+
+    Raises:
+        OSError, ValueError: a file that tells cannot be read.
+    """
+    own: set[str] = set()
+    if CONFIG in names and SUMS in names and "signsclf" in _object(read(CONFIG)):
+        own.update({SUMS, *_listed(read(SUMS))}.intersection(names))
+    if RECORD in names and {"recipe", "fingerprint"} <= set(_object(read(RECORD))):
+        own.update(name for name in names if name in _OF_A_MODEL or name.startswith(f"{RUN}/"))
+    return own
+
+
+def _own_of_work(folder: Path) -> tuple[list[str], set[str]]:
+    """All names below the folder of a model or a run, and those that are this program's to delete."""
+    names = _walk(folder)
+    sums: dict[str, str] = {}
+    with contextlib.suppress(OSError, ValueError):
+        sums = _listed(_read_text(folder / SUMS))
+    unlisted_run = not sums or RECORD in names
+    own = set()
+    for name in names:
+        known = name in _OF_A_MODEL or name in sums or (unlisted_run and name.startswith(f"{RUN}/"))
+        if known and sums.get(name) and name.endswith(_TEXTS) and not _unchanged(folder / name, sums[name]):
+            continue
+        base = name.rpartition("/")[2]
+        if known or is_tmp_name(base) or base in _LITTER or is_own_file(folder / name):
+            own.add(name)
+    return names, own
+
+
+def _unchanged(path: Path, digest: str) -> bool:
+    """Whether a text is what it was but for its line ends, which Git changes on Windows."""
+    data = path.read_bytes()
+    return digest in (hashlib.sha256(text).hexdigest() for text in (data, data.replace(b"\r\n", b"\n")))
+
+
+def _listed(text: str) -> dict[str, str]:
+    """Name to digest of the lines of SHA256SUMS."""
+    matches = (_SUM_LINE.fullmatch(line) for line in text.splitlines())
+    return {match[2]: match[1] for match in matches if match is not None}
+
+
+def _object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _model_of(path: Path) -> Path | None:
+    """The model folder that lists a file among its own, if one does."""
+    for folder in path.parents:
+        if (folder / CONFIG).is_file() and (folder / SUMS).is_file():
+            name = path.relative_to(folder).as_posix()
+            return folder if name == SUMS or name in own_below(folder) else None
+    return None
+
+
+def _walk(folder: Path) -> list[str]:
+    """Names of all below a folder that is no real folder itself, hidden ones too.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    names = []
+    for below, folders, files in os.walk(folder, onerror=fail):
+        links = [name for name in folders if (Path(below) / name).is_symlink()]
+        names += [Path(below, name).relative_to(folder).as_posix() for name in (*files, *links)]
+    return sorted(names)
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        return file.read(_MAX_TEXT).decode("utf-8", "replace")
+
+
+def _same_file(name: str | Path, status: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(name), status)  # noqa: PTH116 - an input need not be a path
+    except (OSError, ValueError):
+        return False
