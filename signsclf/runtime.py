@@ -156,6 +156,8 @@ def _session(model: str | bytes, providers: list[str], threads: int | None) -> o
     options.log_severity_level = 4  # errors come as exceptions; standard error is the caller's
     # Threads that wait for work by spinning would take the CPU from those that decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Work in small blocks, of which each thread takes the next: none waits for one that another process holds up.
+    options.add_session_config_entry("session.dynamic_block_base", "4")
     # Without its fallback, which prints to standard output and hides the reason.
     return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 

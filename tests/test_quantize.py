@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 from tinysource import TINY, one_thread
 
@@ -40,6 +41,9 @@ def test_train_writes_it_with_its_figures_and_it_answers_nearly_alike(source, tm
     fp32, int8 = (Classifier(folder, file=name).probabilities(pixels) for name in ("model.onnx", ONNX_INT8))
     assert not np.array_equal(fp32, int8)
     assert np.mean(int8.argmax(1) == targets) > 0.9
+    graph = onnx.load(folder / ONNX_INT8)
+    assert graph.ir_version <= 9
+    assert max(opset.version for opset in graph.opset_import) <= 18
 
 
 def test_one_that_loses_too_much_is_refused_and_not_there(own_model, labelled, monkeypatch):
