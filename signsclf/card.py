@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from signsclf.files import write_atomic
 from signsclf.judging.metrics import Report, stated_n
 
 _WEAKEST = 8
+_NAMES_SHOWN = 60
 
 
 def write_card(folder: Path, config: modelfolder.Config, report: Report | None) -> None:
@@ -33,8 +35,7 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
         f"- {training.get('n', 0):,} images of {len(config.classes)} classes, source `{training.get('source', '')}`",
         *([f"- and {drawn} signs of each class that the package draws, new ones every epoch"] if drawn else []),
         f"- data fingerprint `{config.fingerprint[:16]}…` (whole in config.json)",
-        f"- classes: {', '.join(_escape(name) for name in config.classes[:60])}"
-        + (f" and {len(config.classes) - 60} more" if len(config.classes) > 60 else ""),
+        f"- classes: {_some(config.classes)}",
         f"- images: whole, squashed to {side}×{side} px"
         + ("; **expects crops to the object's box**" if config.crop == "roi" else ""),
         "",
@@ -105,7 +106,7 @@ def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
         lines += [f"- {_escape(c.label)}: {_percent(c.f1)}, {c.n}" for c in weak]
         unjudged = [c.label for c in report.per_class if not c.n]
         if unjudged:
-            lines += ["", f"Not judged, for want of validation images: {', '.join(map(_escape, unjudged))}."]
+            lines += ["", f"Not evaluated, for want of validation images: {_some(unjudged)}."]
     return lines
 
 
@@ -185,6 +186,11 @@ def _loading(config: modelfolder.Config) -> list[str]:
     else:
         lines.append("timm and transformers do not know this architecture; the other readers do.")
     return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(map(_escape, names[:_NAMES_SHOWN])) + more
 
 
 def _percent(share: float, digits: int = 1) -> str:

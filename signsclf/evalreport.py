@@ -296,10 +296,7 @@ def _tables(examined: Examined) -> Iterator[tuple[str, bytes]]:
         for share in shares
     ]
     yield "breakdown.csv", csv_bytes([("by", "part", "n", "right", "share", "low", "high"), *rows])
-    wrong = found.matrix - np.diag(found.matrix.diagonal())
-    places = np.argsort(-wrong, axis=None, kind="stable")[: np.count_nonzero(wrong)]
-    pairs = [(int(p) // len(labels), int(p) % len(labels)) for p in places]
-    rows = [(labels[true], labels[called], int(wrong[true, called])) for true, called in pairs]
+    rows = [(labels[true], labels[called], n) for true, called, n in found.confused.mistakes()]
     yield "confusions.csv", csv_bytes([("label", "predicted", "n"), *rows])
     if (measured := found.robustness) is not None:
         rows = [

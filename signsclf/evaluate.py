@@ -26,6 +26,8 @@ from signsclf.paths import user_path
 from signsclf.predict import Classifier
 from signsclf.recipe import Crop
 
+_MOST_DOUBLES = 2**26
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -192,13 +194,17 @@ def _matched(source: Source, labels: tuple[str, ...], observer: Observer) -> Sou
 
 
 def infer(classifier: Classifier, pixels: np.ndarray, observer: Observer | None = None) -> np.ndarray:
-    """Probabilities (N, C) of uint8 images (N, H, W, 3) at the model's size, batch by batch."""
+    """Probabilities (N, C) of uint8 images (N, H, W, 3) at the model's size, batch by batch.
+
+    They are float64, and float32 where that would take more than half a gigabyte.
+    """
     observer = observer or Observer()
-    parts = []
+    shape = len(pixels), len(classifier.labels)
+    found = np.empty(shape, np.float64 if np.prod(shape) <= _MOST_DOUBLES else np.float32)
     for start in range(0, len(pixels), 256):
-        parts.append(classifier.probabilities(np.ascontiguousarray(pixels[start : start + 256])))
+        found[start : start + 256] = classifier.probabilities(np.ascontiguousarray(pixels[start : start + 256]))
         observer.progress("predicting", min(start + 256, len(pixels)), len(pixels))
-    return np.concatenate(parts)
+    return found
 
 
 def _read_record(folder: Path) -> pd.DataFrame | None:

@@ -58,7 +58,7 @@ def test_figures_stand_with_n_and_interval():
     ):
         assert words in text, words
     assert "green: 66.7 %, 2" in text
-    assert "Not judged, for want of validation images: blue" in text
+    assert "Not evaluated, for want of validation images: blue" in text
 
 
 def test_calibration_and_the_threshold():
@@ -125,3 +125,15 @@ def test_a_foreign_folder_without_figures_has_a_card(figures):
 def test_repeated_images_are_told_beside_n():
     assert "n = 200, 150 distinct" in of({"training": TRAINING, "valid": {**VALID, "n_distinct": 150}})
     assert "distinct" not in of({"training": TRAINING, "valid": {**VALID, "n_distinct": 200}})
+
+
+def test_of_very_many_classes_some_are_named_and_the_rest_counted():
+    names = tuple(f"class {i}" for i in range(1000))
+    probabilities = np.eye(1000)[:2]
+    text = card.render(
+        config(classes=names, figures={"training": TRAINING, "valid": VALID}),
+        Report.from_probabilities(probabilities, np.array([0, 1]), names),
+    )
+    assert "class 59 and 940 more" in text
+    assert "Not evaluated, for want of validation images: class 2, " in text
+    assert "class 61 and 938 more." in text

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from signsclf.judging.metrics import Report, wilson
+from signsclf.judging.metrics import Confusion, Report, wilson
 from signsclf.text import count
 
 SIZE_BINS = 5
@@ -50,28 +50,26 @@ class Share:
         return {**asdict(self), "share": self.value, "low": low, "high": high}
 
 
-def by_class(report: Report, matrix: np.ndarray) -> list[tuple[int, Share]]:
-    """(class index, share of its images that are right) of the classes present, those of the lowest F1 first.
-
-    Args:
-        matrix: (C, C), see `signsclf.judging.metrics.confusion`.
-    """
+def by_class(report: Report, counts: Confusion) -> list[tuple[int, Share]]:
+    """(class index, share of its images that are right) of the classes present, those of the lowest F1 first."""
+    right = counts.n_right
     present = [i for i, figures in enumerate(report.per_class) if figures.n]
     order = sorted(present, key=lambda i: (report.per_class[i].f1, report.per_class[i].recall, i))
-    return [(i, Share(report.per_class[i].label, report.per_class[i].n, int(matrix[i, i]))) for i in order]
+    return [(i, Share(report.per_class[i].label, report.per_class[i].n, int(right[i]))) for i in order]
 
 
-def by_rarity(matrix: np.ndarray, train_counts: Sequence[int]) -> list[Share]:
+def by_rarity(confused: Confusion, train_counts: Sequence[int]) -> list[Share]:
     """The images of the commonest, the middle and the rarest third of the classes that were judged.
 
     Args:
-        matrix: (C, C).
+        confused: of C classes.
         train_counts: images of each of the C classes that the training had.
 
     Returns:
         Three shares, the commonest classes first; none with fewer than three classes, or all equally common.
     """
-    present = np.flatnonzero(matrix.sum(axis=1))
+    n_true, n_right = confused.n_true, confused.n_right
+    present = np.flatnonzero(n_true)
     counts = np.asarray(train_counts)
     if len(present) < 3 or np.ptp(counts[present]) == 0:
         return []
@@ -81,20 +79,17 @@ def by_rarity(matrix: np.ndarray, train_counts: Sequence[int]) -> list[Share]:
         low, high = counts[third].min(), counts[third].max()
         images = f"{low:,}" if low == high else f"{low:,} to {high:,}"
         note = f"{count(len(third), 'class', 'classes')} with {images} training images each"
-        rows = matrix[third]
-        result.append(Share(f"{name} third", int(rows.sum()), int(rows[np.arange(len(third)), third].sum()), note))
+        result.append(Share(f"{name} third", int(n_true[third].sum()), int(n_right[third].sum()), note))
     return result
 
 
-def by_group(matrix: np.ndarray, groups: Mapping[str, Sequence[int]]) -> list[Share]:
+def by_group(confused: Confusion, groups: Mapping[str, Sequence[int]]) -> list[Share]:
     """The images of each group of classes, the weakest group first; groups without images are left out."""
     shares = []
     for name, members in groups.items():
-        rows = matrix[list(members)]
-        inside = int(rows[:, list(members)].sum())
-        n = int(rows.sum())
-        right = int(matrix[list(members), list(members)].sum())
-        outside = n - inside
+        members = np.array(members, np.int64)
+        n, right = int(confused.n_true[members].sum()), int(confused.n_right[members].sum())
+        outside = n - int(confused.among(members).sum())
         note = f"{n - right:,} wrong, {outside:,} of them for another group's sign" if right < n else ""
         shares.append(Share(name, n, right, note))
     return sorted((share for share in shares if share.n), key=lambda share: share.value)

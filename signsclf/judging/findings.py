@@ -10,9 +10,9 @@ import numpy as np
 
 from signsclf.judging.audit import Audit
 from signsclf.judging.breakdown import Share, Tracks, by_class, by_group, by_rarity, by_size, by_track
-from signsclf.judging.calibrate import Calibration, acceptance_curve, cross_fit, cross_fitted_probabilities, softmax
+from signsclf.judging.calibrate import Calibration, acceptance_curve, cross_fits, softmax
 from signsclf.judging.intervals import Interval, resampled
-from signsclf.judging.metrics import Report, confusion, in_top_k, reliability
+from signsclf.judging.metrics import Confusion, Report, confusion, in_top_k, reliability, row_blocks, score
 from signsclf.judging.robustness import Robustness
 from signsclf.judging.unknown import Unknown
 
@@ -73,7 +73,7 @@ class Findings:
         intervals: see `signsclf.judging.intervals.resampled`.
         n_units: tracks, or images where there are no tracks.
         grouped: whether there are tracks.
-        matrix: (C, C), see `signsclf.judging.metrics.confusion`.
+        confused: which class was predicted as which.
         classes: class index and share right of each class, the weakest first.
         train_counts: training images of each class; empty where not known.
         rarity, groups, sizes, tracks: see `signsclf.judging.breakdown`.
@@ -85,7 +85,7 @@ class Findings:
     intervals: Mapping[str, Interval | None]
     n_units: int
     grouped: bool
-    matrix: np.ndarray
+    confused: Confusion
     classes: tuple[tuple[int, Share], ...]
     train_counts: tuple[int, ...]
     rarity: tuple[Share, ...]
@@ -156,7 +156,7 @@ def find(
     """
     predicted = probabilities.argmax(axis=1)
     right = predicted == targets
-    matrix = confusion(targets, predicted, probabilities.shape[1])
+    confused = confusion(targets, predicted, probabilities.shape[1])
     n_units = int(units.max()) + 1
     grouped = n_units < len(targets)
     return Findings(
@@ -164,11 +164,11 @@ def find(
         intervals=resampled(report, targets, predicted, in_top_k(probabilities, targets), units),
         n_units=n_units,
         grouped=grouped,
-        matrix=matrix,
-        classes=tuple(by_class(report, matrix)),
+        confused=confused,
+        classes=tuple(by_class(report, confused)),
         train_counts=tuple(train_counts),
-        rarity=tuple(by_rarity(matrix, train_counts)) if len(train_counts) else (),
-        groups=tuple(by_group(matrix, groups or {})),
+        rarity=tuple(by_rarity(confused, train_counts)) if len(train_counts) else (),
+        groups=tuple(by_group(confused, groups or {})),
         sizes=tuple(by_size(right, sides)),
         tracks=by_track(right, units) if grouped else None,
         confidence=_confidence(report, probabilities, targets, units, temperature, fitted_here, threshold),
@@ -184,26 +184,39 @@ def _confidence(
     fitted_here: bool,
     threshold: float | None,
 ) -> Confidence:
-    # Logits up to a constant in each row, which no softmax sees.
-    logits = np.log(np.maximum(probabilities.astype(np.float64), _TINY)) * temperature
+    logits = _Logits(probabilities, temperature)
     classes = [figures.label for figures in report.per_class]
-    before = softmax(logits)
-    fitted = cross_fitted_probabilities(logits, targets, units) if fitted_here else None
-    after = probabilities if fitted is None else fitted
-    reported = report if fitted is None else Report.from_probabilities(after, targets, classes)
+    crossed = cross_fits(logits, targets, units, ACCEPT_ERRORS)
     right = probabilities.argmax(axis=1) == targets
-    sure = np.zeros(len(targets), bool) if threshold is None else probabilities.max(axis=1) >= threshold
-    aims = (cross_fit(logits, targets, units, error) for error in ACCEPT_ERRORS)
+    sure = probabilities.max(axis=1)
+    before = (
+        score((softmax(logits[rows]) for rows in row_blocks(*logits.shape)), targets)
+        if crossed is None
+        else crossed.before
+    )
+    after = crossed.after if crossed is not None and fitted_here else None
+    accepted = np.zeros(len(targets), bool) if threshold is None else sure >= threshold
     return Confidence(
         temperature=temperature,
-        cross_fitted=fitted is not None,
-        before=Report.from_probabilities(before, targets, classes),
-        after=reported,
-        bins_before=reliability(before.max(axis=1), right),
-        bins_after=reliability(after.max(axis=1), right),
-        curve=acceptance_curve(probabilities.max(axis=1), right),
+        cross_fitted=after is not None,
+        before=Report.from_scores(before, targets, classes),
+        after=report if after is None else Report.from_scores(after, targets, classes),
+        bins_before=reliability(before.confidence, right),
+        bins_after=reliability(sure if after is None else after.confidence, right),
+        curve=acceptance_curve(sure, right),
         threshold=threshold,
-        accepted=int(sure.sum()),
-        accepted_right=int((sure & right).sum()),
-        aims=tuple(aim for aim in aims if aim is not None),
+        accepted=int(accepted.sum()),
+        accepted_right=int((accepted & right).sum()),
+        aims=() if crossed is None else crossed.calibrations,
     )
+
+
+class _Logits:
+    """Logits (N, C), up to a constant in each row, which no softmax sees: computed for the rows that are asked for."""
+
+    def __init__(self, probabilities: np.ndarray, temperature: float) -> None:
+        self.probabilities, self.temperature = probabilities, temperature
+        self.shape = probabilities.shape
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
+        return np.log(np.maximum(self.probabilities[rows].astype(np.float64), _TINY)) * self.temperature

@@ -42,16 +42,18 @@ def resampled(
     n_classes, n_units = len(report.per_class), int(units.max()) + 1
     random = np.random.default_rng([seed, 0xB007])
     draws = {name: np.empty(RESAMPLES) for name in ("accuracy", "top5", "macro_f1", "balanced_accuracy")}
-    cell = targets * n_classes + predicted
+    right = predicted == targets
     for i in range(RESAMPLES):
         weights = np.bincount(random.integers(0, n_units, n_units), minlength=n_units)[units].astype(np.float64)
-        matrix = np.bincount(cell, weights, n_classes * n_classes).reshape(n_classes, n_classes)
-        total, sums, hits = weights.sum(), matrix.sum(axis=1), matrix.diagonal()
-        present = sums > 0
+        # Per class alone: a matrix of all pairs of classes would not fit into memory where there are thousands.
+        n_true = np.bincount(targets, weights, n_classes)
+        n_predicted = np.bincount(predicted, weights, n_classes)
+        hits = np.bincount(targets[right], weights[right], n_classes)
+        present, total = n_true > 0, weights.sum()
         draws["accuracy"][i] = hits.sum() / total
         draws["top5"][i] = weights[in_top5].sum() / total
-        draws["macro_f1"][i] = (2 * hits / np.maximum(sums + matrix.sum(axis=0), 1))[present].mean()
-        draws["balanced_accuracy"][i] = (hits[present] / sums[present]).mean()
+        draws["macro_f1"][i] = (2 * hits / np.maximum(n_true + n_predicted, 1))[present].mean()
+        draws["balanced_accuracy"][i] = (hits[present] / n_true[present]).mean()
     return {
         name: None if n_units < 2 or getattr(report, name) == 1 else tuple(np.quantile(values, (0.025, 0.975)).tolist())
         for name, values in draws.items()
@@ -108,8 +110,8 @@ def compare_pairs(right_a: np.ndarray, right_b: np.ndarray, units: np.ndarray) -
         right_a, right_b: bool (N,), N ≥ 1.
         units: int (N,) from 0, see `unit_numbers`.
     """
-    matrix = confusion(right_a.astype(np.int64), right_b.astype(np.int64), 2).tolist()
-    (neither, only_b), (only_a, both) = matrix
+    counts = confusion(right_a.astype(np.int64), right_b.astype(np.int64), 2).among(np.arange(2))
+    (neither, only_b), (only_a, both) = counts.tolist()
     n = len(right_a)
     low, high = paired_interval(only_a, only_b, n)
     grouped = int(units.max()) + 1 < n

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ TOP_K = 5
 
 # Rounding in float16 leaves a row of probabilities within 5e-4 of one; logits and raw scores are far off.
 _SUM_TOLERANCE = 1e-3
+_BLOCK = 2**22
 # A float32 softmax rounds anything smaller to zero, whose logarithm would make the whole mean infinite.
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
@@ -44,8 +45,61 @@ def wilson(k: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     return low, high
 
 
-def confusion(targets: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.ndarray:
-    """Counts (n_classes, n_classes), int64: rows are the true class, columns the predicted one.
+@dataclass(frozen=True)
+class Confusion:
+    """How often each class was predicted as which, of which only the pairs that occur are held.
+
+    Attributes:
+        n_classes: C.
+        true, predicted: the two class indices of each pair, int64 (P,), in ascending order.
+        n: images of each pair, int64 (P,), 1 or more.
+    """
+
+    n_classes: int
+    true: np.ndarray
+    predicted: np.ndarray
+    n: np.ndarray
+
+    @property
+    def n_true(self) -> np.ndarray:
+        """Images of each class, int64 (C,)."""
+        return self._count(self.true, self.n)
+
+    @property
+    def n_predicted(self) -> np.ndarray:
+        """Images that each class was predicted for, int64 (C,)."""
+        return self._count(self.predicted, self.n)
+
+    @property
+    def n_right(self) -> np.ndarray:
+        """Images of each class that were predicted as such, int64 (C,)."""
+        right = self.true == self.predicted
+        return self._count(self.true[right], self.n[right])
+
+    def among(self, classes: np.ndarray) -> np.ndarray:
+        """Counts (k, k), int64, of these k classes: rows are the true class, columns the predicted one."""
+        place = np.full(self.n_classes, -1)
+        place[classes] = np.arange(len(classes))
+        rows, columns = place[self.true], place[self.predicted]
+        inside = (rows >= 0) & (columns >= 0)
+        counts = np.zeros((len(classes), len(classes)), np.int64)
+        counts[rows[inside], columns[inside]] = self.n[inside]
+        return counts
+
+    def mistakes(self) -> list[tuple[int, int, int]]:
+        """(true class, predicted class, images) of the pairs that differ, the commonest first."""
+        wrong = np.flatnonzero(self.true != self.predicted)
+        wrong = wrong[np.argsort(-self.n[wrong], kind="stable")]
+        return list(zip(self.true[wrong].tolist(), self.predicted[wrong].tolist(), self.n[wrong].tolist(), strict=True))
+
+    def _count(self, classes: np.ndarray, n: np.ndarray) -> np.ndarray:
+        counts = np.zeros(self.n_classes, np.int64)
+        np.add.at(counts, classes, n)
+        return counts
+
+
+def confusion(targets: np.ndarray, predicted: np.ndarray, n_classes: int) -> Confusion:
+    """Counts which class was predicted as which.
 
     Args:
         targets: true class indices (N,), integers in 0..n_classes-1.
@@ -57,8 +111,56 @@ def confusion(targets: np.ndarray, predicted: np.ndarray, n_classes: int) -> np.
     targets, predicted = _indices("targets", targets, n_classes), _indices("predicted", predicted, n_classes)
     if targets.shape != predicted.shape:
         raise ValueError(f"confusion: {len(targets)} targets, but {len(predicted)} predictions")
-    pairs = np.bincount(targets * n_classes + predicted, minlength=n_classes * n_classes)
-    return pairs.reshape(n_classes, n_classes).astype(np.int64)
+    pairs, n = np.unique(targets * n_classes + predicted, return_counts=True)
+    return Confusion(n_classes, pairs // n_classes, pairs % n_classes, n.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a report needs to know of the probabilities (N, C) of N images.
+
+    Attributes:
+        predicted: the most probable class, int64 (N,); of equally probable ones, the first in class order.
+        confidence: its probability, float64 (N,).
+        true: probability of the true class, float64 (N,).
+        squares: sum of the squared probabilities, float64 (N,).
+        in_top_k: see `in_top_k`, bool (N,).
+    """
+
+    predicted: np.ndarray
+    confidence: np.ndarray
+    true: np.ndarray
+    squares: np.ndarray
+    in_top_k: np.ndarray
+
+
+def row_blocks(n: int, n_classes: int) -> Iterator[slice]:
+    """Slices of the rows of an array (n, n_classes), in order, so that what is computed of one stays small."""
+    step = max(1, _BLOCK // max(1, n_classes))
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def score(blocks: Iterable[np.ndarray], targets: np.ndarray) -> Scores:
+    """Scores probabilities that come in blocks of consecutive rows, each (n, C); see `row_blocks`.
+
+    Args:
+        targets: true class indices of all rows, int (N,).
+    """
+    parts: list[tuple[np.ndarray, ...]] = []
+    start = 0
+    for block in blocks:
+        wanted = targets[start : start + len(block)]
+        start += len(block)
+        parts.append(
+            (
+                block.argmax(axis=1),
+                block.max(axis=1).astype(np.float64),
+                block[np.arange(len(block)), wanted].astype(np.float64),
+                np.einsum("ij,ij->i", block, block, dtype=np.float64),
+                in_top_k(block, wanted),
+            )
+        )
+    return Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def reliability(
@@ -209,29 +311,36 @@ class Report:
             ValueError: a shape, range or sum is not as said above.
         """
         probabilities, targets, classes = check_predictions(probabilities, targets, classes)
-        n, n_classes = probabilities.shape
-        predicted = probabilities.argmax(axis=1)
-        matrix = confusion(targets, predicted, n_classes)
-        per_class = _per_class(matrix, classes)
-        present = [figures for figures in per_class if figures.n]
+        blocks = row_blocks(*probabilities.shape)
+        return cls.from_scores(score((np.clip(probabilities[b], 0, 1) for b in blocks), targets), targets, classes)
 
-        p_true = probabilities[np.arange(n), targets].astype(np.float64)
-        squares = np.einsum("ij,ij->i", probabilities, probabilities, dtype=np.float64)
-        n_correct = int(np.trace(matrix))
+    @classmethod
+    def from_scores(cls, scores: Scores, targets: np.ndarray, classes: Sequence[str]) -> Report:
+        """Figures of what `score` found of sound probabilities.
+
+        Args:
+            targets: true class indices (N,), integers in 0..C-1; N ≥ 1.
+            classes: the C class names.
+        """
+        n = len(targets)
+        counts = confusion(targets, scores.predicted, len(classes))
+        per_class = _per_class(counts, tuple(classes))
+        present = [figures for figures in per_class if figures.n]
+        n_correct = int(counts.n_right.sum())
         low, high = wilson(n_correct, n)
         return cls(
             n=n,
             accuracy=n_correct / n,
             accuracy_low=low,
             accuracy_high=high,
-            top5=float(np.mean(in_top_k(probabilities, targets))),
+            top5=float(np.mean(scores.in_top_k)),
             macro_f1=math.fsum(figures.f1 for figures in present) / len(present),
             n_classes_present=len(present),
             balanced_accuracy=math.fsum(figures.recall for figures in present) / len(present),
-            nll=float(np.mean(-np.log(np.maximum(p_true, _SMALLEST_PROBABILITY)))),
-            ece=expected_calibration_error(probabilities.max(axis=1), predicted == targets),
-            brier=float(np.clip(np.mean(squares - 2 * p_true + 1), 0, 2)),
-            majority_accuracy=int(matrix.sum(axis=1).max()) / n,
+            nll=float(np.mean(-np.log(np.maximum(scores.true, _SMALLEST_PROBABILITY)))),
+            ece=expected_calibration_error(scores.confidence, scores.predicted == targets),
+            brier=float(np.clip(np.mean(scores.squares - 2 * scores.true + 1), 0, 2)),
+            majority_accuracy=int(counts.n_true.max()) / n,
             per_class=per_class,
         )
 
@@ -243,7 +352,7 @@ class Report:
 def check_predictions(
     probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Sound probabilities (N, C), rounding clipped to [0, 1], targets (N,) as int64, and classes as a tuple.
+    """Probabilities (N, C), sound but for rounding beyond 1, targets (N,) as int64, and classes as a tuple.
 
     Raises:
         SourceError, ModelError, ValueError: as `Report.from_probabilities`.
@@ -262,7 +371,8 @@ def check_predictions(
     targets = _indices("targets", targets, len(classes))
     if len(targets) != len(probabilities):
         raise ValueError(f"{len(probabilities)} rows of probabilities, but {len(targets)} targets")
-    unsound = int((~np.isfinite(probabilities).all(axis=1)).sum())
+    blocks = list(row_blocks(*probabilities.shape))
+    unsound = sum(int((~np.isfinite(probabilities[block]).all(axis=1)).sum()) for block in blocks)
     if unsound:
         raise ModelError(
             f"the model gives no finite probabilities for {unsound:,} of {len(probabilities):,} images: "
@@ -271,15 +381,11 @@ def check_predictions(
     sums = probabilities.sum(axis=1, dtype=np.float64)
     if probabilities.min() < 0 or np.abs(sums - 1).max() > _SUM_TOLERANCE:
         raise ValueError("each row of probabilities must lie in [0, 1] and add up to 1; are these logits?")
-    return np.clip(probabilities, 0, 1), targets, classes
+    return probabilities, targets, classes
 
 
-def _per_class(matrix: np.ndarray, classes: tuple[str, ...]) -> tuple[ClassFigures, ...]:
-    n_true, n_predicted, n_hit = (
-        matrix.sum(axis=1).tolist(),
-        matrix.sum(axis=0).tolist(),
-        matrix.diagonal().tolist(),
-    )
+def _per_class(counts: Confusion, classes: tuple[str, ...]) -> tuple[ClassFigures, ...]:
+    n_true, n_predicted, n_hit = counts.n_true.tolist(), counts.n_predicted.tolist(), counts.n_right.tolist()
     return tuple(
         ClassFigures(
             label=label,
@@ -295,9 +401,13 @@ def _per_class(matrix: np.ndarray, classes: tuple[str, ...]) -> tuple[ClassFigur
 def in_top_k(probabilities: np.ndarray, targets: np.ndarray, k: int = TOP_K) -> np.ndarray:
     """Whether fewer than k classes stand before the true one, bool (N,): more probable, or equally so and of lower
     index."""
-    p_true = probabilities[np.arange(len(targets)), targets][:, None]
-    before = np.arange(probabilities.shape[1])[None, :] < targets[:, None]
-    return ((probabilities > p_true) | ((probabilities == p_true) & before)).sum(axis=1) < k
+    found = np.empty(len(targets), bool)
+    for block in row_blocks(*probabilities.shape):
+        part, wanted = probabilities[block], targets[block]
+        p_true = part[np.arange(len(part)), wanted][:, None]
+        before = np.arange(part.shape[1])[None, :] < wanted[:, None]
+        found[block] = ((part > p_true) | ((part == p_true) & before)).sum(axis=1) < k
+    return found
 
 
 def _indices(name: str, values: np.ndarray, n_classes: int) -> np.ndarray:
@@ -315,10 +425,12 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name} must be finite and lie in [{low}, {high}], got {value}")
 
 
-def macro_f1(matrix: np.ndarray) -> float:
-    """Mean F1 over the classes present, of a confusion matrix (C, C) as `confusion` counts it."""
-    present = [f.f1 for f in _per_class(matrix, tuple(map(str, range(len(matrix))))) if f.n]
-    return math.fsum(present) / len(present)
+def macro_f1(counts: Confusion) -> float:
+    """Mean F1 over the classes present."""
+    n_true = counts.n_true
+    present = n_true > 0
+    f1 = 2 * counts.n_right[present] / (n_true[present] + counts.n_predicted[present])
+    return math.fsum(f1.tolist()) / len(f1)
 
 
 def headline(figures: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from signsclf.judging.canvas import AMBER, BLUE, FAINT, GREEN, INK, PURPLE, SKY, VERMILLION, new_figure, save, styled
+from signsclf.judging.metrics import Confusion
 from signsclf.judging.sheets import batch, worst_mistakes
 from signsclf.text import count, short
 
@@ -31,7 +32,7 @@ MAX_BARS = 100
 
 
 @styled()
-def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str | Path) -> None:
+def confusion_matrix(confused: Confusion, classes: Sequence[str], path: str | Path) -> None:
     """Counts of true class (rows) against predicted class (columns).
 
     Right answers are blue and wrong ones orange, each the darker the larger its share of the row; the orange
@@ -39,32 +40,31 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], path: str | Pat
     Of more than `MAX_MATRIX_CLASSES` classes the most confused are shown, and the title says so.
 
     Args:
-        matrix: (C, C) integers of 0 or more, as `signsclf.judging.metrics.confusion` gives them.
-        classes: the C names.
+        confused: see `signsclf.judging.metrics.confusion`.
+        classes: the names of its classes.
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: there are more or fewer names than classes.
         SignsclfError: the file cannot be written.
     """
     from matplotlib import colormaps
     from matplotlib.patches import Patch
 
-    matrix = np.asarray(matrix)
     n_all = len(classes)
-    if matrix.shape != (n_all, n_all) or n_all == 0:
-        raise ValueError(f"matrix must have shape ({n_all}, {n_all}), one row and column a class, got {matrix.shape}")
-    totals, hits = matrix.sum(axis=1), matrix.diagonal()
-    n_wrong = int(matrix.sum() - hits.sum())
-    title = f"{count(int(matrix.sum()), 'image')}, {count(n_wrong, 'mistake')}"
+    if confused.n_classes != n_all or n_all == 0:
+        raise ValueError(f"confusion_matrix: {n_all} names for {confused.n_classes} classes")
+    totals, hits = confused.n_true, confused.n_right
+    n_images = int(totals.sum())
+    title = f"{count(n_images, 'image')}, {count(n_images - int(hits.sum()), 'mistake')}"
     shown = np.arange(n_all)
     if n_all > MAX_MATRIX_CLASSES:
-        shown = most_confused(matrix, SHOWN_MATRIX_CLASSES)
-        inside = matrix[np.ix_(shown, shown)]
+        shown = most_confused(confused, SHOWN_MATRIX_CLASSES)
+        inside = confused.among(shown)
         title = (
             f"The {len(shown)} most confused of {n_all:,} classes\n"
             f"{title}, {int(inside.sum() - np.trace(inside)):,} of them among these classes"
         )
-    counts = matrix[np.ix_(shown, shown)]
+    counts = confused.among(shown)
     n = len(shown)
     shares = counts / np.maximum(totals[shown], 1)[:, None]
     colours = colormaps["Oranges"](np.where(shares > 0, 0.15 + 0.75 * np.sqrt(shares), 0))
@@ -293,12 +293,15 @@ def class_counts(labels: Sequence[str], counts: Sequence[int], path: str | Path)
     save(figure, path)
 
 
-def most_confused(matrix: np.ndarray, n: int) -> np.ndarray:
+def most_confused(confused: Confusion, n: int) -> np.ndarray:
     """The first n classes met on going through all pairs, the most often confused first; in class order."""
-    pairs = np.triu(matrix + matrix.T, 1)
-    members = np.stack(np.unravel_index(np.argsort(-pairs, axis=None, kind="stable"), pairs.shape), axis=1).ravel()
-    _, first_met = np.unique(members, return_index=True)
-    return np.sort(members[np.sort(first_met)[:n]])
+    pairs: dict[tuple[int, int], int] = {}
+    for true, predicted, images in confused.mistakes():
+        pair = min(true, predicted), max(true, predicted)
+        pairs[pair] = pairs.get(pair, 0) + images
+    met = dict.fromkeys(c for pair in sorted(pairs, key=lambda pair: (-pairs[pair], pair)) for c in pair)
+    chosen = list(itertools.islice(dict.fromkeys((*met, *range(confused.n_classes))), n))
+    return np.sort(np.array(chosen))
 
 
 def _curves(axes: Axes, epochs: Sequence[int], lines: Mapping[str, tuple[np.ndarray, str, str]]) -> None:

@@ -55,13 +55,13 @@ def write_report(
     """
     probabilities, targets, classes = check_predictions(probabilities, targets, classes)
     predicted = probabilities.argmax(axis=1)
-    matrix = confusion(targets, predicted, len(classes))
+    confused = confusion(targets, predicted, len(classes))
     if len(paths) != len(targets):
         raise ValueError(f"{len(targets)} images, but {len(paths)} paths")
-    if [(c.label, c.n) for c in report.per_class] != list(zip(classes, matrix.sum(axis=1).tolist(), strict=True)):
+    if [(c.label, c.n) for c in report.per_class] != list(zip(classes, confused.n_true.tolist(), strict=True)):
         raise ValueError("the report is not of these targets and classes")
 
-    confidence = probabilities.max(axis=1).astype(np.float64)
+    confidence = np.minimum(probabilities.max(axis=1).astype(np.float64), 1)
     wrong = np.flatnonzero(predicted != targets)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES_SHOWN]]
     images = [load_image(paths[i]) for i in worst]
@@ -83,14 +83,14 @@ def write_report(
     write_atomic(new(name), json_bytes(content))
     rows = (
         (c.label, c.n, *map(cell, (c.precision, c.recall, c.f1)), *map(cell, wilson(hit, c.n) if c.n else (None, None)))
-        for c, hit in zip(report.per_class, matrix.diagonal().tolist(), strict=True)
+        for c, hit in zip(report.per_class, confused.n_right.tolist(), strict=True)
     )
     heads = ("label", "n", "precision", "recall", "f1", "recall_low", "recall_high")
     write_atomic(new("per_class.csv"), csv_bytes([heads, *rows]))
     guesses = zip(paths, targets, predicted, confidence, strict=True)
     rows = ((path, classes[true], classes[guess], cell(sure)) for path, true, guess, sure in guesses)
     write_atomic(new("predictions.csv"), csv_bytes([("path", "label", "predicted", "probability"), *rows]))
-    plots.confusion_matrix(matrix, classes, new("confusion.png"))
+    plots.confusion_matrix(confused, classes, new("confusion.png"))
     judged = f"in {count(len(targets), 'image')}"
     of = f"The {len(worst)} surest of " if len(worst) < len(wrong) else ""
     title = f"{of}{count(len(wrong), 'mistake')} {judged}" if len(wrong) else judged

@@ -341,11 +341,11 @@ def judged(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float 
     if not outputs:
         return {"valid_loss": None, "accuracy": None, "macro_f1": None}
     logits, targets = (torch.cat(part) for part in zip(*outputs, strict=True))
-    matrix = confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1])
+    confused = confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1])
     return {
         "valid_loss": float(nn.functional.cross_entropy(logits, targets)),
-        "accuracy": float(np.trace(matrix) / matrix.sum()),
-        "macro_f1": macro_f1(matrix),
+        "accuracy": int(confused.n_right.sum()) / len(targets),
+        "macro_f1": macro_f1(confused),
     }
 
 

@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from signsclf.judging.breakdown import Share, by_class, by_group, by_rarity, by_size, by_track
-from signsclf.judging.metrics import Report, confusion, wilson
+from signsclf.judging.metrics import Confusion, Report, confusion, wilson
+
+
+def counted(matrix: np.ndarray) -> Confusion:
+    targets, predicted = (np.repeat(axis, matrix.ravel()) for axis in np.indices(matrix.shape).reshape(2, -1))
+    return confusion(targets, predicted, len(matrix))
+
 
 MATRIX = np.array([[8, 2, 0, 0], [0, 5, 0, 0], [1, 0, 3, 6], [0, 0, 0, 0]])
 
@@ -14,25 +20,24 @@ MATRIX = np.array([[8, 2, 0, 0], [0, 5, 0, 0], [1, 0, 3, 6], [0, 0, 0, 0]])
 def test_classes_come_weakest_first_and_absent_ones_not_at_all():
     targets, predicted = (np.repeat(axis, MATRIX.ravel()) for axis in np.indices(MATRIX.shape).reshape(2, -1))
     report = Report.from_probabilities(np.eye(4)[predicted], targets, list("abcd"))
-    np.testing.assert_array_equal(confusion(targets, predicted, 4), MATRIX)
-    found = by_class(report, MATRIX)
+    found = by_class(report, counted(MATRIX))
     assert [i for i, _ in found] == [2, 1, 0]
     assert found[0][1] == Share("c", 10, 3)
     assert found[0][1].interval == wilson(3, 10)
 
 
 def test_rarity_takes_thirds_of_the_classes_judged_by_their_training_images():
-    common, middle, rare = by_rarity(MATRIX, [10, 300, 40, 5000])
+    common, middle, rare = by_rarity(counted(MATRIX), [10, 300, 40, 5000])
     assert (common.label, common.n, common.right) == ("common third", 5, 5)
     assert (middle.n, middle.right) == (10, 3)
     assert (rare.n, rare.right) == (10, 8)
     assert "10 training images" in rare.note
-    assert by_rarity(MATRIX[:2, :2], [1, 2]) == []
-    assert by_rarity(MATRIX, [30, 30, 30, 30]) == []
+    assert by_rarity(counted(MATRIX[:2, :2]), [1, 2]) == []
+    assert by_rarity(counted(MATRIX), [30, 30, 30, 30]) == []
 
 
 def test_groups_count_what_stays_inside_them():
-    found = by_group(MATRIX, {"ab": [0, 1], "cd": [2, 3], "none": [3]})
+    found = by_group(counted(MATRIX), {"ab": [0, 1], "cd": [2, 3], "none": [3]})
     assert [(share.label, share.n, share.right) for share in found] == [("cd", 10, 3), ("ab", 15, 13)]
     assert found[0].note == "7 wrong, 1 of them for another group's sign"
 

@@ -12,7 +12,7 @@ from signsclf.judging import calibrate
 from signsclf.judging.calibrate import (
     acceptance_curve,
     cross_fit,
-    cross_fitted_probabilities,
+    cross_fits,
     fit_temperature,
     reject_threshold,
     softmax,
@@ -158,15 +158,26 @@ def test_the_seed_decides_the_halves():
     assert cross_fit(logits, targets, groups, 0.05, 1) != cross_fit(logits, targets, groups, 0.05, 2)
 
 
-def test_cross_fitted_probabilities_are_those_that_cross_fit_judges():
+def test_several_errors_share_their_fits_and_their_scores():
     logits, targets = sampled(400, 2.0)
     groups = np.arange(400) // 4
-    found = cross_fitted_probabilities(logits, targets, groups)
-    judged = cross_fit(logits, targets, groups, 0.01)
-    right = found.argmax(axis=1) == targets
-    assert expected_calibration_error(found.max(axis=1), right) == judged.ece_after
-    np.testing.assert_array_equal(found.argmax(axis=1), logits.argmax(axis=1))
-    assert cross_fitted_probabilities(logits, targets, np.zeros(400)) is None
+    found = cross_fits(logits, targets, groups, (0.01, 0.1))
+    assert found.calibrations == tuple(cross_fit(logits, targets, groups, error) for error in (0.01, 0.1))
+    right = found.after.predicted == targets
+    assert expected_calibration_error(found.after.confidence, right) == found.calibrations[0].ece_after
+    assert expected_calibration_error(found.before.confidence, right) == found.calibrations[0].ece_before
+    np.testing.assert_array_equal(found.after.predicted, logits.argmax(axis=1))
+    assert cross_fits(logits, targets, np.zeros(400), (0.01,)) is None
+
+
+def test_of_very_many_logits_an_even_sample_fits_the_temperature(monkeypatch):
+    logits, targets = sampled(20_000, 2.0)
+    whole = fit_temperature(logits, targets)
+    monkeypatch.setattr(calibrate, "MOST_LOGITS", 5 * 5_000)
+    assert fit_temperature(logits, targets) == pytest.approx(whole, rel=0.05)
+    assert fit_temperature(logits, targets) == fit_temperature(
+        *(a[np.linspace(0, 19_999, 5_000).astype(int)] for a in (logits, targets))
+    )
 
 
 def test_the_acceptance_curve_takes_equal_confidences_together():

@@ -74,9 +74,24 @@ class TestWilson:
 
 class TestConfusion:
     def test_rows_are_true_and_columns_predicted(self):
-        matrix = confusion(np.array([0, 0, 2]), np.array([1, 1, 2]), 3)
-        assert matrix.dtype == np.int64
-        assert matrix.tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 1]]
+        found = confusion(np.array([0, 0, 2]), np.array([1, 1, 2]), 3)
+        assert found.among(np.arange(3)).tolist() == [[0, 2, 0], [0, 0, 0], [0, 0, 1]]
+        assert found.among(np.array([2, 0])).tolist() == [[1, 0], [0, 0]]
+        assert (found.n_true.tolist(), found.n_predicted.tolist(), found.n_right.tolist()) == (
+            [2, 0, 1],
+            [0, 2, 1],
+            [0, 0, 1],
+        )
+        assert found.mistakes() == [(0, 1, 2)]
+
+    def test_mistakes_come_commonest_first_and_in_class_order_among_equals(self):
+        found = confusion(np.array([2, 0, 1, 1, 1]), np.array([0, 1, 2, 2, 1]), 3)
+        assert found.mistakes() == [(1, 2, 2), (0, 1, 1), (2, 0, 1)]
+
+    def test_of_a_hundred_thousand_classes_only_what_occurs_is_held(self):
+        found = confusion(np.array([99_999, 0]), np.array([99_999, 99_998]), 100_000)
+        assert found.n.tolist() == [1, 1]
+        assert found.n_right.sum() == 1
 
     @pytest.mark.parametrize(
         ("targets", "predicted"),
@@ -139,7 +154,8 @@ class TestReport:
         ece = float(tm.classification.multiclass_calibration_error(p, t, n_bins=15, **many))
         assert report.ece == pytest.approx(ece, abs=1e-5)
         matrix = tm.classification.multiclass_confusion_matrix(p, t, **many).numpy()
-        np.testing.assert_array_equal(confusion(targets, probabilities.argmax(axis=1), n_classes), matrix)
+        found = confusion(targets, probabilities.argmax(axis=1), n_classes).among(np.arange(n_classes))
+        np.testing.assert_array_equal(found, matrix)
         f1 = tm.classification.multiclass_f1_score(p, t, average=None, **many).tolist()
         for figures, expected in zip(report.per_class, f1, strict=True):
             if figures.n:

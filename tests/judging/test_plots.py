@@ -12,6 +12,7 @@ from PIL import Image
 
 from signsclf.errors import SignsclfError
 from signsclf.judging import plots
+from signsclf.judging.metrics import Confusion, confusion
 
 ODD_LABELS = [
     "Übergrößenträger",
@@ -33,9 +34,15 @@ HISTORY = [
 ]
 LRS = np.geomspace(1e-6, 1, 30)
 
+
+def counted(matrix: np.ndarray) -> Confusion:
+    targets, predicted = (np.repeat(axis, matrix.ravel()) for axis in np.indices(matrix.shape).reshape(2, -1))
+    return confusion(targets, predicted, len(matrix))
+
+
 DRAW = {
     "confusion_matrix": lambda labels, path: plots.confusion_matrix(
-        np.arange(len(labels) ** 2).reshape(len(labels), -1), labels, path
+        counted(np.arange(len(labels) ** 2).reshape(len(labels), -1)), labels, path
     ),
     "worst_mistakes": lambda labels, path: plots.worst_mistakes(
         [IMAGE] * len(labels), labels, labels[::-1], [0.5] * len(labels), path, names=labels
@@ -116,7 +123,7 @@ class TestConfusionMatrix:
         matrix[np.arange(n), np.arange(n)] = 97
         matrix[0, n - 1] += 3
         labels = [f"Label number {i}" for i in range(n)]
-        plots.confusion_matrix(matrix, labels, tmp_path / "out.png")
+        plots.confusion_matrix(counted(matrix), labels, tmp_path / "out.png")
         assert texts.count("97") == (n if n > 1 else 0)
         assert "0" not in texts
         if n > 1:
@@ -128,12 +135,14 @@ class TestConfusionMatrix:
 
     def test_43_classes_have_room_for_their_counts(self, tmp_path):
         """Cells of less than some 30 pixels could not hold three digits that can be read."""
-        plots.confusion_matrix(np.eye(43, dtype=int) * 720, [f"Sign {i}" for i in range(43)], tmp_path / "out.png")
+        plots.confusion_matrix(
+            counted(np.eye(43, dtype=int) * 720), [f"Sign {i}" for i in range(43)], tmp_path / "out.png"
+        )
         assert min(size(tmp_path / "out.png")) > 43 * 30
 
     def test_right_is_blue_wrong_orange_and_a_single_mistake_is_seen(self, tmp_path):
         matrix = np.array([[500, 0], [1, 500]])
-        plots.confusion_matrix(matrix, ["a", "b"], tmp_path / "out.png")
+        plots.confusion_matrix(counted(matrix), ["a", "b"], tmp_path / "out.png")
         with Image.open(tmp_path / "out.png") as image:
             red, _, blue = np.asarray(image.convert("RGB")).astype(int).transpose(2, 0, 1)
         cell = (0.8 * 0.9 * 130) ** 2
@@ -145,7 +154,7 @@ class TestConfusionMatrix:
         matrix[700, 3] = 9
         matrix[np.arange(1, 900, 2), np.arange(0, 900, 2)] += 1
         labels = [f"n{i:04d}" for i in range(1000)]
-        plots.confusion_matrix(matrix, labels, tmp_path / "out.png")
+        plots.confusion_matrix(counted(matrix), labels, tmp_path / "out.png")
         title = next(text for text in texts if "most confused" in text)
         assert f"The {plots.SHOWN_MATRIX_CLASSES} most confused of 1,000 classes" in title
         assert "459 mistakes" in title
@@ -154,8 +163,8 @@ class TestConfusionMatrix:
         assert len({text for text in texts if text in labels}) == plots.SHOWN_MATRIX_CLASSES
 
     def test_refuses_a_matrix_of_another_shape(self, tmp_path):
-        with pytest.raises(ValueError, match="shape"):
-            plots.confusion_matrix(np.eye(3, dtype=int), ["a", "b"], tmp_path / "out.png")
+        with pytest.raises(ValueError, match="2 names for 3 classes"):
+            plots.confusion_matrix(counted(np.eye(3, dtype=int)), ["a", "b"], tmp_path / "out.png")
 
 
 class TestWorstMistakes:

@@ -127,26 +127,25 @@ def _rows_of(title: str, shares: Sequence[Share]) -> Iterator[str]:
 
 
 def confusion(found: Findings, subject: Subject) -> Iterator[str]:
-    matrix, classes = found.matrix, list(subject.classes)
-    wrong = matrix - np.diag(matrix.diagonal())
+    confused, classes = found.confused, list(subject.classes)
     shown = np.arange(len(classes))
     if len(classes) > MAX_MATRIX_CLASSES:
-        shown = most_confused(matrix, SHOWN_MATRIX_CLASSES)
+        shown = most_confused(confused, SHOWN_MATRIX_CLASSES)
         yield paragraph(f"The {len(shown)} most confused of {len(classes):,} classes.")
     yield paragraph(
         "Rows are the true classes, columns what the model called them. Right answers are blue, and the stronger the "
         "more of the row; wrong ones are orange and carry their number."
     )
-    yield f'<div class="wide">{svg.matrix(matrix[np.ix_(shown, shown)], [classes[i] for i in shown])}</div>'
-    pairs = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS_SHOWN]
-    pairs = [(int(p) // len(classes), int(p) % len(classes)) for p in pairs if wrong.flat[p]]
+    yield f'<div class="wide">{svg.matrix(confused.among(shown), [classes[i] for i in shown])}</div>'
+    pairs = confused.mistakes()[:PAIRS_SHOWN]
     if not pairs:
         return
     yield "<h3>Most often confused</h3>"
     confidence = subject.probabilities.max(axis=1)
     predicted, targets = subject.predicted, subject.targets
     entries = []
-    for true, called in pairs:
+    n_true = confused.n_true
+    for true, called, times in pairs:
         pictures = []
         for word, chosen in (
             ("true class", (targets == true) & (predicted == true)),
@@ -156,14 +155,13 @@ def confusion(found: Findings, subject: Subject) -> Iterator[str]:
             places = np.flatnonzero(chosen)
             if len(places):
                 pictures.append((subject.show(int(places[confidence[places].argmax()])), word))
-        n = int(matrix[true].sum())
         entries.append(
             card(
                 pictures,
                 [
                     f'<span class="true">{text(classes[true])}</span>',
                     f'called <span class="wrong">{text(classes[called])}</span>',
-                    f"{int(wrong[true, called]):,} of {count(n, 'image')}",
+                    f"{times:,} of {count(int(n_true[true]), 'image')}",
                 ],
             )
         )
