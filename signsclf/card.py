@@ -79,8 +79,14 @@ def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
     valid, int8, held_out = (figures.get(name) for name in ("valid", "int8", "holdouts"))
     if held_out is not None:
         return _holdouts(held_out)
+    missing = []
+    if int8 is not None and int8.get("result", "written") != "written":
+        missing = [
+            "",
+            f"`model.int8.onnx` was asked for and is not here: {_escape(int8['result'])}, {_escape(int8['reason'])}.",
+        ]
     if valid is None:
-        return ["Everything trained: no image was held out, so no figure can be given."]
+        return ["Everything trained: no image was held out, so no figure can be given.", *missing]
     lines = [
         (
             "From `model.onnx`, on validation images that were held out of training. The best epoch was chosen on "
@@ -97,8 +103,9 @@ def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
         f"| macro-F1 ({valid['n_classes_present']} classes judged) | {_percent(valid['macro_f1'])} |",
         f"| balanced accuracy | {_percent(valid['balanced_accuracy'])} |",
     ]
-    if int8 is not None:
+    if int8 is not None and not missing:
         lines.append(f"| accuracy of model.int8.onnx (n = {int8['n']:,}) | {_percent(int8['accuracy'])} |")
+    lines += missing
     if report is not None:
         judged = sorted((c for c in report.per_class if c.n), key=lambda c: (c.f1, c.label))
         weak = [c for c in judged[:_WEAKEST] if c.f1 < 1]

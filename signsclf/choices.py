@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 
 from signsclf.errors import SignsclfError
 
 
-class Layout(str, Enum):
+class Choice(str, Enum):
+    """A choice whose text is its value: what the command line shows and takes, in every release of Typer."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Layout(Choice):
     """How a source lies on disk."""
 
     GTSRB = "gtsrb"
@@ -62,8 +69,20 @@ class Reading:
                     f"--zip-encoding: {self.zip_encoding!r} is no encoding of text; such are cp932, gbk, cp850, cp1251"
                 ) from error
 
+    def flags(self) -> list[str]:
+        """The options of the command line that ask for this."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.class_level is not None:
+            del given["layout"]
+        found: list[str] = []
+        for name, value in given.items():
+            if value is not None and value is not False:
+                text = value.value if isinstance(value, Enum) else str(value)
+                found += [f"--{name.replace('_', '-')}", *([] if value is True else [text])]
+        return found
 
-class Part(str, Enum):
+
+class Part(Choice):
     """Which images of a source are judged."""
 
     TRAIN = "train"
@@ -71,7 +90,7 @@ class Part(str, Enum):
     TEST = "test"
 
 
-class Format(str, Enum):
+class Format(Choice):
     """How predictions are written."""
 
     TABLE = "table"
@@ -92,7 +111,7 @@ FORMATS = {
 """Suffix of a file of predictions, in lower case, to its format."""
 
 
-class Provider(str, Enum):
+class Provider(Choice):
     """Where an exported model runs."""
 
     AUTO = "auto"
@@ -100,7 +119,7 @@ class Provider(str, Enum):
     CUDA = "cuda"
 
 
-class Int8(str, Enum):
+class Int8(Choice):
     """Whether model.int8.onnx is written."""
 
     NONE = "none"

@@ -16,7 +16,6 @@ from typer.core import TyperGroup
 
 from signsclf import __version__
 from signsclf.errors import SignsclfError, traceback_file
-from signsclf.paths import user_path
 from signsclf.terminal import Bar, Stopped, echo, open_streams, quiet_pipe, stop_on_signals, tell
 
 MODULES = {
@@ -29,6 +28,7 @@ MODULES = {
     "export": "cli_model",
     "reload": "cli_model",
     "data": "cli_data",
+    "cache": "cli_cache",
 }
 """Each command, in the order of the help, and the module of this package whose ``app`` holds it."""
 
@@ -45,10 +45,7 @@ class _Commands(MutableMapping):
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
             module = importlib.import_module(f"signsclf.{MODULES[name]}")
-            made = typer.main.get_group(module.app).commands
-            for command in made.values():
-                _expand_paths(command)
-            self._made |= made
+            self._made |= typer.main.get_group(module.app).commands
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -62,21 +59,6 @@ class _Commands(MutableMapping):
 
     def __delitem__(self, name: str) -> None:
         del self._made[name]
-
-
-def _expand_paths(command: Any) -> None:
-    """Let every option and argument that is a path take ``~``, which a shell leaves alone in ``--out=~/m``."""
-
-    def expanded(ctx: Any, param: Any, value: Any) -> Any:
-        if isinstance(value, tuple | list):
-            return [str(user_path(each)) for each in value]
-        return None if value is None else str(user_path(value))
-
-    for param in command.params:
-        if param.type.name in ("path", "file", "directory"):
-            param.callback = expanded
-    for below in getattr(command, "commands", {}).values():
-        _expand_paths(below)
 
 
 class _Group(TyperGroup):

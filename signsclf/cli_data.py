@@ -16,6 +16,7 @@ from signsclf.errors import SignsclfError, SourceError
 from signsclf.files import write_atomic
 from signsclf.options import AsJson, MaxPixels, OverwriteFiles, Source, new_app, reading_options, writable_folder
 from signsclf.outputs import COUNT_FILES, mark_png, refuse_replacing
+from signsclf.paths import user_path
 from signsclf.terminal import Bar, TerminalObserver, echo, echo_json, tell
 from signsclf.text import visible
 
@@ -116,7 +117,7 @@ def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
     from platformdirs import user_data_path
 
     environment = os.environ.get("SIGNSCLF_DATA_DIR")
-    folder = data_dir or (Path(environment) if environment else user_data_path("signsclf", False) / "gtsrb")
+    folder = data_dir or (user_path(environment) if environment else user_data_path("signsclf", False) / "gtsrb")
     # A broken download leaves its .part.
     if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.zip.part")):
         return str(folder)

@@ -10,6 +10,7 @@ import typer
 from signsclf.options import (
     AcceptError,
     AsJson,
+    Bare,
     CacheOption,
     ForceInt8Option,
     Int8Option,
@@ -17,6 +18,7 @@ from signsclf.options import (
     ModelDir,
     Overwrite,
     chosen_int8,
+    given_options,
     new_app,
 )
 from signsclf.terminal import TerminalObserver, echo, echo_json, shown_path, tell
@@ -27,6 +29,7 @@ app = new_app()
 @app.command("export")
 def export_command(
     run: Annotated[Path, typer.Argument(help="A .partial folder, or a finished model folder.", metavar="RUN")],
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
     overwrite: Overwrite = False,
     int8: Int8Option = False,
@@ -39,19 +42,23 @@ def export_command(
             metavar="MODEL",
         ),
     ] = None,
-    source: Annotated[str | None, typer.Option("--source", help="What these models were trained on.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source", help="What these models were trained on; or where a run's images lie now.", metavar="SOURCE"
+        ),
+    ] = None,
     accept_error: AcceptError = 0.005,
-    bare: Annotated[
-        bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows the images trained on.")
-    ] = False,
+    bare: Bare = False,
     cache: CacheOption = "auto",
     max_pixels: MaxPixels = None,
 ) -> None:
     """Export the best weights of a run, through the parity gate, to a model folder; or a finished model anew."""
     from signsclf.modelfolder import RECORD, read_config
-    from signsclf.runfolder import refuse_taken
+    from signsclf.runfolder import claimed, refuse_taken
 
-    refuse_taken(out.absolute(), overwrite)
+    with claimed(out.absolute()):
+        refuse_taken(out.absolute(), overwrite)
     if not (run / RECORD).is_file():
         read_config(run)
     from signsclf.judging.metrics import headline
@@ -65,7 +72,7 @@ def export_command(
         int8=chosen_int8(int8, force_int8),
         holdouts=holdout or (),
         source=source,
-        accept_error=accept_error,
+        accept_error=accept_error if "accept_error" in given_options(context) else None,
         bare=bare,
         cache=cache,
         observer=observer,

@@ -47,6 +47,7 @@ def predict_command(
     """Predict the classes of images, with the exported model."""
     with no_garbage():
         from signsclf import writers
+        from signsclf.hidden import hidden_text
         from signsclf.imagekinds import skipped_text
         from signsclf.listing import expand, listed_names
         from signsclf.predict import Classifier, find_model, stream
@@ -64,6 +65,7 @@ def predict_command(
     columns = min(top_k, len(classifier.labels))
     failures = 0
     skipped: Counter[str] = Counter()
+    hidden: Counter[str] = Counter()
     left_out: list[str] = []
     bar = Bar()
     # On a terminal the rows themselves show how far it is.
@@ -71,7 +73,8 @@ def predict_command(
 
     def watched() -> Any:
         nonlocal failures
-        paths = expand(image, recursive, listed_names(byte_input()) if "-" in image else None, skipped, left_out.append)
+        listed = listed_names(byte_input()) if "-" in image else None
+        paths = expand(image, recursive, listed, skipped, hidden, left_out.append)
         for number, prediction in enumerate(stream(classifier, paths, top_k=top_k), 1):
             failures += prediction.error is not None
             if shows_bar and number % 16 == 0:
@@ -96,6 +99,8 @@ def predict_command(
         tell(f"left out what signsclf wrote: {count(len(left_out), 'picture')}, such as {left_out[0]}")
     if skipped:
         tell(f"left out: {skipped_text(skipped.elements())}")
+    if hidden:
+        tell(f"left out, since hidden: {hidden_text(hidden)}")
     if failures:
         tell(
             "one image could not be read; its row says why"

@@ -12,6 +12,7 @@ from signsclf.cli_data import gtsrb_source
 from signsclf.errors import SignsclfError
 from signsclf.options import (
     AcceptError,
+    Bare,
     CacheOption,
     DataDir,
     ForceInt8Option,
@@ -23,6 +24,7 @@ from signsclf.options import (
     SkipBad,
     Yes,
     chosen_int8,
+    given_options,
     new_app,
     reading_options,
     writable_folder,
@@ -33,6 +35,10 @@ from signsclf.recipe_options import recipe_options
 from signsclf.terminal import TerminalObserver, echo, quoted, shown_path, tell
 
 DEFAULT_OUT = Path("models/default")
+_APPLIED_TO_RUNS = frozenset(
+    {"resume", "moved", "overwrite", "accept_error", "int8", "force_int8", "bare", "cache", "max_pixels"}
+)
+"""Parameters of ``train`` that a run which goes on can take: they decide no weights."""
 
 app = new_app()
 
@@ -41,6 +47,7 @@ app = new_app()
 @recipe_options
 @reading_options
 def train_command(
+    context: typer.Context,
     recipe: Recipe,
     reading: Reading,
     source: OptionalSource = None,
@@ -48,30 +55,51 @@ def train_command(
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with the interrupted run of this model folder.")
     ] = None,
+    moved: Annotated[
+        str | None, typer.Option("--source", help="With --resume: where the same images lie now.", metavar="SOURCE")
+    ] = None,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
     accept_error: AcceptError = 0.005,
     int8: Int8Option = False,
     force_int8: ForceInt8Option = False,
+    bare: Bare = False,
     cache: CacheOption = "auto",
     max_pixels: MaxPixels = None,
     data_dir: DataDir = None,
     yes: Yes = False,
 ) -> None:
     """Train a classifier, judge it, and export it to a model folder."""
-    from signsclf.runfolder import final_folder, partial_folder, read_record, refuse_taken
+    from signsclf.runfolder import claimed, final_folder, partial_folder, read_record, refuse_taken
 
     observer = TerminalObserver()
+    given = given_options(context)
     # What can be wrong is looked at before torch is imported, which takes seconds.
     if resume is not None:
-        if source or out or reading != Reading() or skip_bad or recipe != Recipe():
-            raise SignsclfError("--resume: the run has its own SOURCE, --out and recipe; give --resume DIR alone")
-        read_record(partial_folder(final_folder(resume.absolute())))
+        if kept := [option for name, option in given.items() if name not in _APPLIED_TO_RUNS]:
+            hint = "; --source SOURCE names another place of the same images" if "SOURCE" in kept else ""
+            belong = "belongs to the run and cannot be changed; leave it out"
+            if len(kept) > 1:
+                belong = "belong to the run and cannot be changed; leave them out"
+            raise SignsclfError(f"--resume: {', '.join(kept)} {belong}{hint}")
+        reading = read_record(partial_folder(final_folder(resume.absolute()))).order.reading
         train = _trainer()
-        outcome = train.resume(resume, overwrite=overwrite, cache=cache, observer=observer)
+        outcome = train.resume(
+            resume,
+            overwrite=overwrite,
+            source=moved,
+            accept_error=accept_error if "accept_error" in given else None,
+            int8=chosen_int8(int8, force_int8) if {"int8", "force_int8"} & given.keys() else None,
+            bare=bare or None,
+            cache=cache,
+            observer=observer,
+        )
     else:
+        if moved is not None:
+            raise SignsclfError("--source: goes with --resume; what to train on stands without an option: train SOURCE")
         target = out or DEFAULT_OUT
-        refuse_taken(target.absolute(), overwrite)
+        with claimed(target.absolute()):
+            refuse_taken(target.absolute(), overwrite)
         found = _read_source(source, reading, data_dir, yes)
         train = _trainer()
         outcome = train.train(
@@ -82,6 +110,7 @@ def train_command(
             skip_bad=skip_bad,
             accept_error=accept_error,
             int8=chosen_int8(int8, force_int8),
+            bare=bare,
             cache=cache,
             observer=observer,
         )
@@ -95,7 +124,8 @@ def train_command(
         echo(headline(outcome.metrics))
     echo(f"model: {folder}")
     origin = source or shown_path(Path(outcome.source))
-    tell(f"evaluate it: signsclf evaluate {folder} {quoted(origin)}")
+    how = "".join(f" {quoted(flag)}" for flag in reading.flags())
+    tell(f"evaluate it: signsclf evaluate {folder} {quoted(origin)}{how}")
     tell(f"predict with it: signsclf predict --model {folder} image.png")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from signsclf import images, modelfolder
-from signsclf.choices import Layout, Reading
+from signsclf.choices import Int8, Layout, Reading
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.split import Split
 from signsclf.data.table import Source, read_source
@@ -18,6 +18,7 @@ from signsclf.judging.ladder import Ladder, Rung, write_ladder
 from signsclf.observer import Observer
 from signsclf.outputs import LADDER_FILES, refuse_replacing
 from signsclf.paths import user_path
+from signsclf.preflight import preflight
 from signsclf.prepare import Plan, Prepared, plan, prepare
 from signsclf.recipe import LADDER, Recipe, SplitBy
 from signsclf.runfolder import Order, claimed
@@ -115,7 +116,7 @@ def _compare(
             raise
         except SignsclfError as error:
             rungs[name] = _failed(name, error, observer)
-    climb = _Climb(out, skip_bad, overwrite, cache_folder(cache), observer)
+    climb = _Climb(out, skip_bad, overwrite, cache_folder(cache, observer.say), observer)
     stopped = False
     for number, name in enumerate(plans, 1):
         observer.say(f"rung {number} of {len(plans)}: {name}")
@@ -157,6 +158,9 @@ class _Climb:
         prepared = prepare(planned, self.skip_bad, self.observer, self.cache, self.split)
         if not len(prepared.split.rows("valid")):
             raise SourceError("compare: no image is held out, so there is nothing to compare on; give --valid-fraction")
+        if prepared.decoded.entry is None and prepared.source.layout is not Layout.SYNTHETIC:
+            # It could not be written, which was said: the other rungs do without.
+            self.cache = None
         self.split, self.device = prepared.split, describe_device(prepared.recipe.device)
         folder = self.out / name
         kept = folder.exists() and not self.overwrite
@@ -169,6 +173,7 @@ class _Climb:
             order = Order(source.origin, source.reading, self.skip_bad, overwrite=True)
             model = build_network(prepared, self.observer)
             with claimed(folder):
+                preflight(prepared, model, folder, Int8.NONE, None, self.observer)
                 if begin(order, prepared, model, folder, self.observer).stopped:
                     return None
         return _judged(folder, prepared, kept)

@@ -48,6 +48,12 @@ class DivergedError(SignsclfError):
     exit_code = 1
 
 
+class RunError(SignsclfError):
+    """Something unexpected ended a training; its traceback is in the run's folder."""
+
+    exit_code = 1
+
+
 class DownloadError(SignsclfError):
     """A download failed, or what came is not what was asked for."""
 
@@ -69,13 +75,13 @@ def traceback_kept(path: Path) -> Iterator[None]:
         # A full disk may be what went wrong, and must not hide it.
         with contextlib.suppress(OSError):
             path.write_text("".join(traceback.format_exception(error)), "utf-8", "backslashreplace")
-            error.signsclf_traceback = path
+            vars(error)["signsclf_traceback"] = path
         raise
 
 
 def traceback_file(error: BaseException) -> Path | None:
     """Where `traceback_kept` wrote an error's traceback; None where it did not."""
-    return getattr(error, "signsclf_traceback", None)
+    return vars(error).get("signsclf_traceback")
 
 
 def first_line(error: BaseException) -> str:

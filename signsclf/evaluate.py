@@ -122,11 +122,11 @@ def evaluate(
     declared = found.roi_sizes
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
     found = replace(found, table=found.table.assign(declared=list(declared) or None))
-    record = _read_record(user_path(model, ModelError))
+    record, folder = _read_record(user_path(model, ModelError)), cache_folder(cache, observer.say)
 
     def decode(table: pd.DataFrame) -> Decoded:
         progress = partial(observer.progress, "decoding")
-        return decode_all(table, classifier.size[0], cache_folder(cache), progress, observer.say)
+        return decode_all(table, classifier.size[0], folder, progress, observer.say)
 
     chosen, name, decoded = _choose(found, part, record, classifier, decode)
     index = {label: i for i, label in enumerate(classifier.labels)}

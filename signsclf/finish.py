@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from torch import nn
 
 from signsclf import images, modelfolder
 from signsclf.card import write_card
 from signsclf.choices import Int8
 from signsclf.data.cache import Decoded
 from signsclf.data.split import Split
-from signsclf.errors import GateError, ModelError, SignsclfError
+from signsclf.errors import BadImageError, GateError, ModelError, SignsclfError
 from signsclf.export import PARITY_IMAGES, PARITY_TOLERANCE, fold_temperature, readers, torch_logits, write_network
 from signsclf.files import csv_bytes, write_atomic
 from signsclf.holdouts import Holdouts
@@ -31,7 +31,8 @@ from signsclf.observer import Observer
 from signsclf.predict import Classifier
 from signsclf.quantize import CALIBRATION_IMAGES, write_int8
 from signsclf.recipe import Recipe
-from signsclf.replay import REPLAY, store_replay
+from signsclf.replay import REPLAY, pictures_of_nothing, store_replay
+from signsclf.runfolder import ERROR_LOG
 from signsclf.text import visible
 from signsclf.training import architectures
 from signsclf.training.fit import FitResult
@@ -41,6 +42,9 @@ _PACKAGES = ("signsclf", "torch", "torchvision", "timm", "fastai", "onnx", "onnx
 _REPLAYED = 8
 _INT8_JUDGED = 2_000
 _PART = 1_024
+# What a bare folder leaves out, below run/.
+_NAMES_IMAGES = ("split.csv", "predictions.csv", "skipped.csv")
+_SHOWS_IMAGES = ("plots/batch.png", "plots/mistakes.png")
 FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "top5", "macro_f1", "n_classes_present", "balanced_accuracy")
 """Fields of a `Report` that config.json keeps."""
 
@@ -53,6 +57,7 @@ class Trained:
         source_name: the last part of the source's path; the rest is nobody's business.
         names: relative path of each row of the split's table.
         planned_draws: images of each class that an epoch was to draw, float (C,).
+        bare: ship no pickle, and nothing that shows or names the images trained on.
     """
 
     recipe: Recipe
@@ -69,10 +74,11 @@ class Trained:
     planned_draws: np.ndarray
     accept_error: float
     int8: Int8
+    bare: bool = False
 
 
 def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any] | None:
-    """Fills ``folder`` with all files of a model folder.
+    """Fills ``folder`` with all files of a model folder, from what was decoded: the source may be gone by now.
 
     Returns:
         The `Report` of the validation images as a dictionary, from the exported file; None where there are none.
@@ -103,34 +109,21 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
         fold_temperature(model, len(classes), temperature)
 
     gate_rows = _gate_rows(valid_rows, train_rows)
-    gate_pixels = _from_files(trained, gate_rows)
-    parity, classifier_weight = write_network(folder, model, arch, classes, recipe.size, gate_pixels)
-    config = modelfolder.Config(
-        architecture=arch.name,
-        classes=classes,
-        input_size=(recipe.size, recipe.size),
-        mean=arch.mean,
-        std=arch.std,
-        recipe=recipe.replace(weights=Path(recipe.weights).name).to_dict(),
+    gate_pixels = trained.decoded.pixels[gate_rows]
+    config, exported = write_model(
+        folder,
+        model,
+        arch,
+        classes,
+        recipe,
+        gate_pixels,
         temperature=temperature,
-        reject_threshold=threshold,
-        figures={},
+        threshold=threshold,
         fingerprint=trained.fingerprint,
-        versions=_versions(),
         is_gtsrb=trained.is_gtsrb,
-        crop=recipe.crop.value,
-        parity=parity.to_dict(),
-        licence=_licence(_initial_weights(recipe, arch)),
-        initial_weights=_initial_weights(recipe, arch),
-        readers=readers(model, arch, len(classes), gate_pixels[:2]),
-        classifier=classifier_weight,
-        fixed_input_size=arch.fixed_size or arch.one_size,
+        bare=trained.bare,
     )
-    modelfolder.write_config(folder, config)
-    modelfolder.write_sums(folder)
-    exported = Classifier(folder)
-
-    replayed = gate_pixels[:_REPLAYED]
+    replayed = pictures_of_nothing(_REPLAYED, config.input_size) if trained.bare else gate_pixels[:_REPLAYED]
     store_replay(folder, replayed, exported.probabilities(replayed))
     report = None
     if len(valid_rows):
@@ -143,7 +136,7 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
                 f"warning: {100 * report.accuracy:.1f} % is no better than always answering {classes[commonest]!r}: "
                 "the model has learned nothing; try a lower --lr, more --epochs, or look at the labels"
             )
-        _write_judgement(trained, report, probabilities, targets, valid_rows, run)
+        _write_judgement(trained, report, probabilities, targets, valid_rows, run, observer)
     figures = {
         "training": {
             "n": len(train_rows),
@@ -171,12 +164,71 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
         calibration_pixels = trained.decoded.pixels[_spread(train_rows, CALIBRATION_IMAGES)]
         force = trained.int8 is Int8.FORCE
         int8 = write_int8(folder, calibration_pixels, trained.decoded.pixels[judged], targets[judged], force)
+        observer.say(str(int8))
         figures["int8"] = {**int8.to_dict(), "judged_on": "valid" if len(valid_rows) else "train"}
     config = dataclasses.replace(config, figures=figures)
     modelfolder.write_config(folder, config)
     write_card(folder, config, report)
+    # It names places of this machine, and what it tells of is mended.
+    (run / ERROR_LOG).unlink(missing_ok=True)
+    if trained.bare:
+        for name in (*_NAMES_IMAGES, *_SHOWS_IMAGES):
+            (run / name).unlink(missing_ok=True)
     modelfolder.write_sums(folder)
     return None if report is None else report.to_dict()
+
+
+def write_model(
+    folder: Path,
+    model: nn.Module,
+    arch: architectures.Architecture,
+    classes: tuple[str, ...],
+    recipe: Recipe,
+    pixels: np.ndarray,
+    *,
+    temperature: float = 1.0,
+    threshold: float | None = None,
+    fingerprint: str = "0" * 64,
+    is_gtsrb: bool = False,
+    bare: bool = False,
+) -> tuple[modelfolder.Config, Classifier]:
+    """Writes the network's files, config.json without figures, and SHA256SUMS; opens the exported model.
+
+    Args:
+        model: on the CPU, in eval mode, with the temperature folded in.
+        pixels: uint8 (N, size, size, 3), N >= 1, for the parity check.
+        bare: without learner.pkl.
+
+    Raises:
+        GateError, ModelError: see `signsclf.export.write_network`.
+    """
+    parity, classifier_weight = write_network(folder, model, arch, classes, recipe.size, pixels)
+    config = modelfolder.Config(
+        architecture=arch.name,
+        classes=classes,
+        input_size=(recipe.size, recipe.size),
+        mean=arch.mean,
+        std=arch.std,
+        recipe=recipe.replace(weights=Path(recipe.weights).name).to_dict(),
+        temperature=temperature,
+        reject_threshold=threshold,
+        figures={},
+        fingerprint=fingerprint,
+        versions=_versions(),
+        is_gtsrb=is_gtsrb,
+        crop=recipe.crop.value,
+        parity=parity.to_dict(),
+        licence=_licence(_initial_weights(recipe, arch)),
+        initial_weights=_initial_weights(recipe, arch),
+        readers=readers(model, arch, len(classes), pixels[:2]),
+        classifier=classifier_weight,
+        fixed_input_size=arch.fixed_size or arch.one_size,
+    )
+    if bare:
+        config = _without_learner(folder, config)
+    modelfolder.write_config(folder, config)
+    modelfolder.write_sums(folder)
+    return config, Classifier(folder)
 
 
 def finish_again(
@@ -231,8 +283,7 @@ def finish_again(
     parity, _ = write_network(folder, model, arch, config.classes, config.input_size[0], pixels)
     config = dataclasses.replace(config, parity=parity.to_dict())
     if bare:
-        (folder / modelfolder.LEARNER).unlink(missing_ok=True)
-        config = dataclasses.replace(config, readers=tuple(name for name in config.readers if name != "fastai"))
+        config = _without_learner(folder, config)
         for name in ("recipe.json", "history.csv"):
             shutil.copy2(run / modelfolder.RUN / name, folder / modelfolder.RUN / name)
     else:
@@ -247,7 +298,7 @@ def finish_again(
             f"{run}: exported anew, its probabilities differ by {difference:.2g} (allowed: {PARITY_TOLERANCE:g}) from "
             "those of its first export; nothing was written; use the versions in its config.json"
         )
-    replayed = _pictures_of_nothing(config.input_size) if bare else pixels[:_REPLAYED]
+    replayed = pictures_of_nothing(_REPLAYED, config.input_size) if bare else pixels[:_REPLAYED]
     store_replay(folder, replayed, exported.probabilities(replayed))
     if evaluated is None and not bare:
         shutil.copy2(run / modelfolder.CARD, folder)
@@ -257,10 +308,9 @@ def finish_again(
     return config
 
 
-def _pictures_of_nothing(size: tuple[int, int]) -> np.ndarray:
-    """Random coarse colours, uint8 (N, H, W, 3): what a network makes of them is as much its own as of any picture."""
-    coarse = np.random.default_rng(0).integers(0, 256, (_REPLAYED, 8, 8, 3), np.uint8)
-    return np.stack([images.resize(Image.fromarray(picture), size) for picture in coarse])
+def _without_learner(folder: Path, config: modelfolder.Config) -> modelfolder.Config:
+    (folder / modelfolder.LEARNER).unlink(missing_ok=True)
+    return dataclasses.replace(config, readers=tuple(name for name in config.readers if name != "fastai"))
 
 
 def _gate_rows(valid_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
@@ -277,12 +327,6 @@ def _spread(rows: np.ndarray, n: int) -> np.ndarray:
 def _in_parts(answer: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """What a network answers for these rows, which are copied out of a mapped array a part at a time."""
     return np.concatenate([answer(pixels[rows[i : i + _PART]]) for i in range(0, len(rows), _PART)])
-
-
-def _from_files(trained: Trained, rows: np.ndarray) -> np.ndarray:
-    size = (trained.recipe.size, trained.recipe.size)
-    table = trained.split.table
-    return np.stack([images.load(table["path"].iloc[i], size, table["roi"].iloc[i] or None) for i in rows])
 
 
 def _write_run(trained: Trained, run: Path, train_targets: np.ndarray) -> None:
@@ -306,13 +350,31 @@ def _write_run(trained: Trained, run: Path, train_targets: np.ndarray) -> None:
 
 
 def _write_judgement(
-    trained: Trained, report: Report, probabilities: np.ndarray, targets: np.ndarray, rows: np.ndarray, run: Path
+    trained: Trained,
+    report: Report,
+    probabilities: np.ndarray,
+    targets: np.ndarray,
+    rows: np.ndarray,
+    run: Path,
+    observer: Observer,
 ) -> None:
     names = [trained.names[i] for i in rows]
-    paths = dict(zip(names, trained.split.table["path"].iloc[rows], strict=True))
-    write_report(
-        run, report, probabilities, targets[rows], trained.classes, names, lambda name: images.thumbnail(paths[name])
-    )
+    places = dict(zip(names, rows, strict=True))
+    gone = []
+
+    def show(name: str) -> np.ndarray:
+        row = places[name]
+        try:
+            return images.thumbnail(trained.split.table["path"].iloc[row])
+        except BadImageError:
+            gone.append(name)
+            return np.asarray(trained.decoded.pixels[row])
+
+    write_report(run, report, probabilities, targets[rows], trained.classes, names, show)
+    if gone:
+        observer.say(
+            f"mistakes.png: {len(gone)} of its images can no longer be read ({gone[0]}); shown as the network sees them"
+        )
     for picture in ("confusion.png", "mistakes.png"):
         (run / picture).replace(run / "plots" / picture)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from signsclf.imagekinds import is_image_name, words
 
+HIDDEN_FILES = ".*"
+"""What hidden files of a folder are called together."""
 _LOOKED_AT = 20_000
 """Files in a hidden folder beyond this are not counted."""
 _NEVER_CLASSES = words("""
@@ -22,6 +24,20 @@ def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is left out."""
     # Names that macOS, Synology and others leave behind; '..' is among those that start with a dot.
     return name.startswith((".", "@eaDir")) or name == "__MACOSX"
+
+
+def hiding_part(parts: Sequence[str]) -> tuple[bool, str | None]:
+    """Whether a file in an archive, by the parts of its name, is hidden, and what to count it for if it is an image.
+
+    Returns:
+        A hidden folder, or FOLDER/.* for hidden files; None where it is left out without a word.
+    """
+    place = next((depth for depth, part in enumerate(parts) if is_hidden(part)), None)
+    if place is None:
+        return False, None
+    if is_nobodys(parts[place]) or ".." in parts or not is_image_name(parts[-1]):
+        return True, None
+    return True, "/".join(parts[: place + 1] if place + 1 < len(parts) else [*parts[:place], HIDDEN_FILES])
 
 
 def hidden_images(entry: os.DirEntry) -> int:

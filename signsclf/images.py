@@ -17,7 +17,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 import PIL
@@ -348,16 +348,17 @@ def _png_significant_bits(data: bytes) -> int | None:
 
 
 def _whole_png_samples(image: Any, data: bytes, declared: int | None) -> Image.Image | None:
-    """A PNG of 16 bits and several bands whose values are all low, brought to 8 bits; None for all others.
+    """A PNG of 16 bits and several bands whose low bytes count, brought to 8 bits; None for all others.
 
-    Pillow drops the low byte of such samples, which here holds the picture.
+    Pillow drops them, but where all values are low they hold the picture, and a transparent colour is one of 16 bits.
     """
     args = image.tile[0][3] if image.tile else None
     rawmode = args[0] if isinstance(args, tuple) else args
     if rawmode not in ("RGB;16B", "RGBA;16B", "LA;16B"):
         return None
     image.load()
-    if image.getextrema()[0][1] > 15 or max(high for _, high in image.getextrema()) > 15:
+    transparent = image.info.get("transparency")
+    if transparent is None and max(high for _, high in image.getextrema()) > 15:
         return None
     low = type(image)(io.BytesIO(data))
     # Of samples in the other order of bytes Pillow keeps the other byte. Grey with alpha is four bytes a pixel.
@@ -372,7 +373,17 @@ def _whole_png_samples(image: Any, data: bytes, declared: int | None) -> Image.I
         values = small[..., 0::2] << 8 | small[..., 1::2]
     else:
         values = np.asarray(image).astype(np.uint16) << 8 | small
-    return Image.fromarray(to_8_bits(values, declared))
+    return _scaled(values, declared, transparent)
+
+
+def _scaled(values: np.ndarray, declared: int | None, transparent: Any) -> Image.Image:
+    """Deep samples (H, W) or (H, W, bands) as an image of 8 bits, white where they are the transparent colour."""
+    pixels = to_8_bits(values, declared)
+    if isinstance(transparent, int | tuple):
+        same = values == np.array(transparent)
+        pixels = pixels.copy()
+        pixels[same.all(axis=2) if values.ndim == 3 else same] = 255
+    return Image.fromarray(pixels)
 
 
 def _line_ends_restored(data: bytes) -> bytes:
@@ -408,12 +419,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _rgb(image: Image.Image, orientation: int, declared: int | None = None) -> Image.Image:
     if orientation in _EXIF_TURNS:
-        transparency = image.info.get("transparency")
         image = image.transpose(_EXIF_TURNS[orientation])
-        if transparency is not None:
-            image.info["transparency"] = transparency
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(to_8_bits(np.asarray(image), declared))
+        image = _scaled(np.asarray(image), declared, image.info.get("transparency"))
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
@@ -423,8 +431,9 @@ def _rgb(image: Image.Image, orientation: int, declared: int | None = None) -> I
     if image.mode == "LAB":
         from PIL import ImageCms
 
-        profiles = [ImageCms.createProfile(space) for space in ("LAB", "sRGB")]
-        return ImageCms.profileToProfile(image, *profiles, outputMode="RGB")
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        # None for a call in place only.
+        return cast(Image.Image, ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -501,7 +510,8 @@ def _named(name: str, error: BadImageError) -> BadImageError:
 def _unreadable(name: str, error: Exception, what: str = "cannot be read") -> BadImageError:
     if isinstance(error, MemoryError):
         return BadImageError(f"{name}: too large for the memory that is free")
-    return BadImageError(f"{name}: {what} ({getattr(error, 'strerror', None) or error})")
+    reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return BadImageError(f"{name}: {what} ({reason})")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from signsclf import images, outputs
 from signsclf.errors import BadImageError, SignsclfError
+from signsclf.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
 from signsclf.imagekinds import HEAD, Sniffer, is_image_name, skipped_text, suffix_of, why_unread
 from signsclf.paths import user_path
 from signsclf.text import count
@@ -35,6 +36,7 @@ def expand(
     recursive: bool = False,
     listed: Iterable[str] | None = None,
     skipped: Counter[str] | None = None,
+    hidden: Counter[str] | None = None,
     left_out: Callable[[str], object] | None = None,
 ) -> Iterator[str]:
     """Image paths, one after another, in memory that does not grow with the number of files.
@@ -47,11 +49,12 @@ def expand(
         recursive: also the images in folders below.
         listed: further arguments, such as `listed_names` of standard input.
         skipped: counts the suffixes of pictures in folders and archives that were passed over, since they are not read.
+        hidden: counts the images in each hidden folder, or hidden file, that was passed over.
         left_out: called with the path of each picture that was found and that this program wrote.
     """
     for argument in arguments:
         if argument == "-" and listed is not None:
-            yield from expand(listed, recursive, skipped=skipped, left_out=left_out)
+            yield from expand(listed, recursive, skipped=skipped, hidden=hidden, left_out=left_out)
             continue
         listing = _Listing(recursive, left_out or _ignore)
         found = False
@@ -62,6 +65,8 @@ def expand(
             yield argument
         elif skipped is not None:
             skipped.update(listing.skipped)
+        if hidden is not None:
+            hidden.update(listing.hidden)
 
 
 def why_no_image(path: str) -> str | None:
@@ -71,11 +76,17 @@ def why_no_image(path: str) -> str | None:
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path's raises for names that are too long
         try:
-            with os.scandir(path):
-                files = [name for _, _, inside in islice(os.walk(path), _LOOKED_AT) for name in inside]
+            with os.scandir(path) as entries:
+                hidden = {entry.name: n for entry in entries if is_hidden(entry.name) and (n := hidden_images(entry))}
+            files = []
+            for _, folders, inside in islice(os.walk(path), _LOOKED_AT):
+                folders[:] = [name for name in folders if not is_hidden(name)]
+                files += [name for name in inside if not is_hidden(name)]
         except OSError as error:
             return f"a folder that cannot be listed ({error.strerror or error})"
-        return _why("folder", [name for name in files if not name.startswith(".")])
+        if hidden and not any(map(is_image_name, files)):
+            return f"a folder of hidden images alone: {hidden_text(hidden)}"
+        return _why("folder", files)
     if os.path.isfile(path):  # noqa: PTH113
         return _why_archive(path, "") if path.lower().endswith(".zip") else None
     if inside := images.split_archive(path):
@@ -187,11 +198,13 @@ class _Listing:
 
     Attributes:
         skipped: suffixes of the pictures that were passed over, since they are not read.
+        hidden: images in each hidden folder or file that was passed over.
     """
 
     def __init__(self, recursive: bool, left_out: Callable[[str], object]) -> None:
         self.recursive, self._left_out = recursive, left_out
         self.skipped: Counter[str] = Counter()
+        self.hidden: Counter[str] = Counter()
         self._sniffer = Sniffer()
 
     def find(self, argument: str, is_named: bool = True) -> Iterator[str]:
@@ -247,9 +260,11 @@ class _Listing:
         def scan() -> Iterator[str]:
             with os.scandir(folder) as found:
                 for entry in found:
-                    if entry.name.startswith("."):
+                    if is_hidden(entry.name):
+                        if (self.recursive or not _is_folder(entry)) and (n := hidden_images(entry)):
+                            self.hidden[entry.path if _is_folder(entry) else str(folder / HIDDEN_FILES)] += n
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         if self.recursive:
                             yield entry.name + "/"
                     elif self._is_image(entry.name, lambda path=entry.path: _head(path)):
@@ -272,8 +287,10 @@ class _Listing:
             if not name.startswith(prefix) or name.endswith("/"):
                 continue
             folders = name[len(prefix) :].split("/")
-            hidden = any(part.startswith((".", "__MACOSX")) for part in folders)
-            if hidden or not (self.recursive or len(folders) == 1) or not self._is_image(name):
+            hides, counted_for = hiding_part(folders)
+            if counted_for and (self.recursive or len(folders) == 1):
+                self.hidden[f"{archive}/{prefix}{counted_for}"] += 1
+            if hides or not (self.recursive or len(folders) == 1) or not self._is_image(name):
                 continue
             if name in own:
                 self._left_out(f"{archive}/{name}")
@@ -285,6 +302,13 @@ class _Listing:
         if not found and why_unread(suffix_of(name)):
             self.skipped[suffix_of(name)] += 1
         return found
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, of which its reader will tell
+        return False
 
 
 def _own_paths(folder: Path) -> frozenset[str]:

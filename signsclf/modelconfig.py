@@ -169,15 +169,9 @@ class Config:
             if not isinstance(rendered, dict):
                 raise _wrong("pretrained_cfg", rendered, "an object")
             size = _sequence("pretrained_cfg.input_size", rendered.get("input_size"), 3, "[3, height, width]")
-            config = cls(
-                architecture=top["architecture"],
-                classes=top["label_names"],
-                input_size=size[1:],
-                mean=rendered.get("mean"),
-                std=rendered.get("std"),
-                fixed_input_size=rendered.get("fixed_input_size"),
-                **values,
-            )
+            values |= {name: rendered.get(name) for name in ("mean", "std", "fixed_input_size")}
+            values |= {"architecture": top["architecture"], "classes": top["label_names"], "input_size": size[1:]}
+            config = cls(**values)
             # What other readers take from here must be what this one does, so no other key or preprocessing.
             expected = json.loads(json.dumps(config._pretrained_cfg()))
             for key in {*expected, *rendered}:

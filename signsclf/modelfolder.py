@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,7 @@ __all__ = [
     "WEIGHTS",
     "Config",
     "check_classes",
+    "parse_json",
     "publish",
     "read_config",
     "read_tensor",
@@ -235,7 +237,7 @@ def refuse_to_delete(folder: Path) -> None:
         )
 
 
-def read_tensor(path: str | Path, name: str) -> np.ndarray:
+def read_tensor(path: str | Path, name: str) -> np.ndarray[Any, Any]:
     """One float32 or float16 tensor of a safetensors file, as float32.
 
     Raises:
@@ -252,19 +254,21 @@ def read_tensor(path: str | Path, name: str) -> np.ndarray:
             entry = header.get(name) if isinstance(header, dict) else None
             if not isinstance(entry, dict):
                 raise ModelError(f"{path}: has no tensor {name!r}")
-            dtype = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}.get(str(entry.get("dtype")))
-            shape, offsets = entry.get("shape"), entry.get("data_offsets")
-            sound = all(
-                isinstance(numbers, list) and all(type(v) is int and 0 <= v <= size for v in numbers)
-                for numbers in (shape, offsets)
+            dtype = {"F32": "<f4", "F16": "<f2"}.get(str(entry.get("dtype")))
+            shape, offsets = (
+                numbers
+                if isinstance(numbers, list) and all(type(v) is int and 0 <= v <= size for v in numbers)
+                else None
+                for numbers in (entry.get("shape"), entry.get("data_offsets"))
             )
-            if dtype is None or not sound or len(offsets) != 2 or len(shape) > 8:
+            if dtype is None or shape is None or offsets is None or len(offsets) != 2 or len(shape) > 8:
                 raise ModelError(f"{path}: tensor {name!r} is not of float32 or float16, or its entry is damaged")
             start, end = offsets
-            if end - start != math.prod(shape) * dtype.itemsize or 8 + length + end > size:
+            if end - start != math.prod(shape) * np.dtype(dtype).itemsize or 8 + length + end > size:
                 raise ModelError(f"{path}: tensor {name!r} does not fit the file, which is damaged or truncated")
             file.seek(8 + length + start)
-            return np.frombuffer(file.read(end - start), dtype).reshape(shape).astype(np.float32)
+            stored: np.ndarray[Any, Any] = np.frombuffer(file.read(end - start), dtype)
+            return stored.reshape(shape).astype(np.float32)
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read ({error})") from error
 

@@ -14,6 +14,7 @@ import typer
 
 from signsclf.choices import Int8, Layout, Part, Provider, Reading
 from signsclf.errors import SignsclfError
+from signsclf.paths import user_path
 from signsclf.terminal import tell
 
 SOURCE_HELP = "A folder, a .zip, a .csv or .parquet table, or synthetic; none means GTSRB."
@@ -92,14 +93,39 @@ ForceInt8Option = Annotated[bool, typer.Option("--force-int8", help="Keep model.
 AcceptError = Annotated[
     float, typer.Option("--accept-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
 ]
+Bare = Annotated[
+    bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows or names the images trained on.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 SplitOption = Annotated[Part | None, typer.Option("--split", help="Unset: test if there is one, else valid.")]
 DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
 
 
+class _App(typer.Typer):
+    """Commands whose paths may begin with ``~``, which a shell leaves alone in ``--out=~/m``."""
+
+    def command(self, *names: Any, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        register = super().command(*names, **settings)
+
+        def add(function: Callable[..., None]) -> Callable[..., None]:
+            @functools.wraps(function)
+            def expanded(**values: Any) -> None:
+                function(**{name: _expanded(value) for name, value in values.items()})
+
+            return register(expanded)
+
+        return add
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, Path):
+        return user_path(value)
+    return [_expanded(each) for each in value] if isinstance(value, list) else value
+
+
 def new_app(**settings: Any) -> typer.Typer:
     """An app for the commands of one module, with plain help; see `signsclf.cli.MODULES`."""
-    return typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+    return _App(rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
 
 
 def reading_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -124,6 +150,16 @@ def reading_options(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = plain.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_options
+
+
+def given_options(context: typer.Context) -> dict[str, str]:
+    """What stands on the command line, though it be a default: the parameters' names, and what each is called there."""
+    given = {}
+    for parameter in context.command.params:
+        if getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE":
+            named = max(parameter.opts, key=len)
+            given[parameter.name] = named if named.startswith("-") else parameter.human_readable_name
+    return given
 
 
 def chosen_int8(int8: bool, force: bool) -> Int8:

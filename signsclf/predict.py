@@ -294,13 +294,13 @@ def stream(
         ModelError: the network fails.
     """
     _check_top_k(top_k)
-    sources = _many(sources)
+    several = _many(sources)
     batch_size = classifier.batch_size if batch_size is None else batch_size
     workers = classifier.threads if workers is None else workers
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise SignsclfError(f"{name} is {value}, where it should be 1 or more")
-    return _stream(classifier, sources, top_k, batch_size, workers)
+    return _stream(classifier, several, top_k, batch_size, workers)
 
 
 def _stream(
@@ -341,9 +341,9 @@ def _many(sources: Iterable[Source]) -> Iterable[Source | BadImageError]:
     """
     if isinstance(sources, np.ndarray):
         if sources.ndim == 4 and sources.dtype == np.uint8 and sources.shape[3] in (3, 4):
-            return sources
+            return cast("Iterable[Source]", sources)
         if sources.ndim == 1 and sources.dtype.kind in "OU":  # of paths or images
-            return sources.tolist()
+            return cast("list[Source]", sources.tolist())
         what = f"an array of {sources.dtype} {'×'.join(map(str, sources.shape))}"
     elif (
         isinstance(sources, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Mapping)
@@ -365,12 +365,13 @@ def _kept(source: Source) -> Source | BadImageError:
     """An image that stays what it is now, or why it cannot be read."""
     try:
         if isinstance(source, np.ndarray):
-            return source.copy()
+            taken: Array = source.copy()
+            return taken
         if isinstance(source, bytearray | memoryview):
             return bytes(source)
         if isinstance(source, Image.Image):
             return open_image(source).copy()
-        return _read_file(source) if hasattr(source, "read") else source
+        return _read_file(cast(BinaryIO, source)) if hasattr(source, "read") else source
     except BadImageError as error:
         return error
 

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from signsclf import images, modelfolder
-from signsclf.choices import Layout
+from signsclf.choices import Layout, Reading
 from signsclf.data.cache import Decoded, decode_all, fingerprint
 from signsclf.data.copies import contradictions, group_named_copies, group_repeats, same_files
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.labels import refuse_labels
 from signsclf.data.split import Split, hold_out
-from signsclf.data.table import Source, apply_crop
+from signsclf.data.table import Source, apply_crop, read_source
 from signsclf.errors import BadImageError, SignsclfError, SourceError
 from signsclf.observer import Observer
 from signsclf.paths import user_path
@@ -51,6 +51,7 @@ class Prepared:
     Attributes:
         source: as read, test images and unreadable images left out.
         split: its table with every row on a side.
+        names: relative path of each row of that table: what it is called wherever the source lies.
         decoded: pixels, row for row of that table.
         skipped: unreadable images that were left out, (relative path, reason).
         reasons: of the recipe's fields that were chosen here.
@@ -62,6 +63,7 @@ class Prepared:
     arch: architectures.Architecture
     reasons: dict[str, str]
     split: Split
+    names: tuple[str, ...]
     decoded: Decoded
     skipped: tuple[tuple[str, str], ...]
     fingerprint: str
@@ -81,6 +83,8 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
     if table.empty:
         raise SourceError(f"{source.root}: it has test images only; give a source with training images")
+    if table["split"].eq("valid").all():
+        raise SourceError(f"{source.root}: it has validation images only; give a source with training images")
     if len(source.classes) < 2:
         raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
     refuse_labels(source.classes, lambda label: source.root, "rename it")
@@ -122,13 +126,27 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     return Plan(source, recipe, arch, {**reasons, **more}, test_paths)
 
 
+def read_plan(
+    source: str | Path | Source, reading: Layout | Reading | None, recipe: Recipe, observer: Observer
+) -> Plan:
+    """Reads a source, unless it was read already, and makes the plan for it; raises as `plan` and `read_source` do."""
+    found = source if isinstance(source, Source) else read_source(source, reading)
+    observer.source(found)
+    return plan(found, recipe)
+
+
 def prepare(
-    planned: Plan, skip_bad: bool, observer: Observer, cache: Path | None = None, split: Split | None = None
+    planned: Plan,
+    skip_bad: bool,
+    observer: Observer,
+    cache: Path | None = None,
+    split: Split | None = None,
+    leave: int = 0,
 ) -> Prepared:
     """Decodes and splits.
 
     Args:
-        cache: see `signsclf.data.cache.decode_all`.
+        cache, leave: see `signsclf.data.cache.decode_all`.
         split: of the same source and ``skip_bad``, to be kept to; None splits here.
 
     Raises:
@@ -139,11 +157,7 @@ def prepare(
     if source.missing and not skip_bad:
         raise BadImageError(f"{source.missing}; correct the table, or give --skip-bad to leave them out")
 
-    def decode(table: pd.DataFrame) -> Decoded:
-        progress = partial(observer.progress, "decoding")
-        return decode_all(table, recipe.size, cache, progress, observer.say)
-
-    decoded = decode(table)
+    decoded = decode_all(table, recipe.size, cache, partial(observer.progress, "decoding"), observer.say, leave)
     skipped = tuple(
         (source.relative(path), reason.removeprefix(f"{path}: "))
         for path, reason in ((table["path"].iloc[i], reason) for i, reason in decoded.unreadable.items())
@@ -157,8 +171,8 @@ def prepare(
         )
     if skipped:
         observer.say(f"left out {len(skipped):,} unreadable images: {', '.join(name for name, _ in skipped[:5])}")
-        table = table.drop(index=list(decoded.unreadable)).reset_index(drop=True)
-        decoded = decode(table)
+        kept = [row for row in range(len(table)) if row not in decoded.unreadable]
+        table, decoded = table.iloc[kept].reset_index(drop=True), decoded.take(kept)
         lost = set(source.classes) - set(table["label"])
         if lost:
             raise SourceError(f"{source.root}: no image of class {min(lost)!r} can be read; add some")
@@ -178,7 +192,7 @@ def prepare(
     if recipe.add_synthetic:
         observer.say(f"drawn signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
     source = replace(source, table=split.table, roi_sizes=(None,) * len(table))
-    return Prepared(source, recipe, planned.arch, planned.reasons, split, decoded, skipped, mark)
+    return Prepared(source, recipe, planned.arch, planned.reasons, split, tuple(names), decoded, skipped, mark)
 
 
 def training_rows(prepared: Prepared) -> tuple[list[str], np.ndarray, np.ndarray | None]:

@@ -1,4 +1,7 @@
-"""model.int8.onnx: the exported graph with 8-bit weights and activations, kept only if it answers nearly as well."""
+"""model.int8.onnx: the exported graph with 8-bit weights and activations, kept only if it answers nearly as well.
+
+What comes of it is a result: a model is as good without the file.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from signsclf import modelfolder
-from signsclf.errors import GateError, ModelError
 from signsclf.predict import Classifier
 from signsclf.reload import seconds_a_run
 
@@ -22,19 +24,26 @@ CALIBRATION_IMAGES = 256
 
 @dataclass(frozen=True)
 class Int8:
-    """The 8-bit file beside the fp32 one, on the same images and the same machine.
+    """What came of the 8-bit file, against the fp32 one on the same images and the same machine.
 
     Attributes:
-        n: images judged.
-        accuracy, accuracy_fp32: 0 to 1.
+        result: "written"; "refused", because it loses too much; or "failed".
+        reason: why, in a few words; for a written file what it loses.
+        n: images evaluated.
+        accuracy, accuracy_fp32: 0 to 1; None where it failed, as are those that follow.
         images_per_second, images_per_second_fp32: in batches of images already decoded.
     """
 
+    result: str
+    reason: str
     n: int
-    accuracy: float
-    accuracy_fp32: float
-    images_per_second: float
-    images_per_second_fp32: float
+    accuracy: float | None = None
+    accuracy_fp32: float | None = None
+    images_per_second: float | None = None
+    images_per_second_fp32: float | None = None
+
+    def __str__(self) -> str:
+        return f"int8: {self.result}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -62,35 +71,36 @@ def write_int8(
         judged: uint8 (M, H, W, 3), M ≥ 1, and ``targets``, int (M,): what both files are judged on.
         force: keep it however much it loses.
 
-    Raises:
-        GateError: it loses over `ACCURACY_LOSS`; then it is not there.
-        ModelError: the graph cannot be quantized.
+    Returns:
+        What came of it; unless it is "written", the file is not there. SHA256SUMS is as the folder is.
     """
     path = folder / modelfolder.ONNX_INT8
     try:
         _quantize(folder / modelfolder.ONNX, path, calibration)
+        modelfolder.write_sums(folder)
+        fp32, int8 = Classifier(folder), Classifier(folder, file=modelfolder.ONNX_INT8)
+        right, right_fp32 = (
+            float(np.mean(classifier.probabilities(judged).argmax(1) == targets)) for classifier in (int8, fp32)
+        )
+        lost = 100 * (right_fp32 - right)
+        refused = right_fp32 - right > ACCURACY_LOSS and not force
+        limit = f", limit {100 * ACCURACY_LOSS:g}" if refused else f" (n = {len(judged):,})"
+        batch = judged[: fp32.batch_size]
+        found = Int8(
+            "refused" if refused else "written",
+            f"{abs(lost):.2f} points {'lost' if lost >= 0 else 'gained'}{limit}",
+            len(judged),
+            right,
+            right_fp32,
+            len(batch) / seconds_a_run(int8, batch),
+            len(batch) / seconds_a_run(fp32, batch),
+        )
     # The quantizer raises whatever its graph passes meet.
     except Exception as error:
+        found = Int8("failed", (str(error).strip() or type(error).__name__).splitlines()[0][:160], len(judged))
+    if found.result != "written":
         path.unlink(missing_ok=True)
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise ModelError(f"--int8: this architecture cannot be quantized ({reason}); leave --int8 out") from error
-    modelfolder.write_sums(folder)
-    fp32, int8 = Classifier(folder), Classifier(folder, file=modelfolder.ONNX_INT8)
-    batch = judged[: fp32.batch_size]
-    found = Int8(
-        n=len(judged),
-        accuracy=float(np.mean(int8.probabilities(judged).argmax(1) == targets)),
-        accuracy_fp32=float(np.mean(fp32.probabilities(judged).argmax(1) == targets)),
-        images_per_second=len(batch) / seconds_a_run(int8, batch),
-        images_per_second_fp32=len(batch) / seconds_a_run(fp32, batch),
-    )
-    if found.accuracy_fp32 - found.accuracy > ACCURACY_LOSS and not force:
-        path.unlink()
-        raise GateError(
-            f"--int8: right on {100 * found.accuracy:.2f} % of {found.n:,} images, fp32 on "
-            f"{100 * found.accuracy_fp32:.2f} %: over {100 * ACCURACY_LOSS:g} points lost; leave --int8 out, "
-            "or give --force-int8"
-        )
+        modelfolder.write_sums(folder)
     return found
 
 

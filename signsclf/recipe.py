@@ -169,8 +169,8 @@ class Recipe:
             value = getattr(self, name)
             if (value is None and name in _UNSET) or (name == "lr" and value == AUTO_LR):
                 continue
-            kind = int if name in _WHOLE else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind) or value != value:
+            fits = isinstance(value, int if name in _WHOLE else (int, float))
+            if isinstance(value, bool) or not fits or value != value:
                 raise SignsclfError(f"{_flag(name)}: {value!r} is not a number from {low:g} to {high:g}")
             if not low <= value <= high:
                 raise SignsclfError(f"{_flag(name)}: {value} is outside {low:g} to {high:g}; choose one within")

@@ -10,6 +10,7 @@ import numpy as np
 
 from signsclf import images, modelfolder
 from signsclf.errors import GateError, ModelError
+from signsclf.mpl import import_matplotlib
 from signsclf.paths import user_path
 from signsclf.predict import Classifier
 from signsclf.replay import REPLAY, check_replay
@@ -76,6 +77,7 @@ def reload_learner(folder: str | Path) -> float:
     Raises:
         ModelError: there is no learner.pkl, or it is not the one that was exported.
     """
+    import_matplotlib()
     import fastai.callback.progress  # noqa: F401  (gives learners their no_bar)
     from fastai.learner import load_learner
 

@@ -45,6 +45,12 @@ def store_replay(folder: str | Path, pixels: np.ndarray, probabilities: np.ndarr
     write_atomic(below.with_suffix(".json"), text.encode(), ModelError)
 
 
+def pictures_of_nothing(n: int, size: tuple[int, int]) -> np.ndarray:
+    """Random coarse colours, uint8 (n, H, W, 3): what a network makes of them is as much its own as of any picture."""
+    coarse = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), np.uint8)
+    return np.stack([images.resize(Image.fromarray(picture), size) for picture in coarse])
+
+
 def check_replay(classifier: Classifier, folder: str | Path) -> float:
     """Predict the stored images again: the largest difference of any probability from what was stored.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from signsclf import modelfolder
 from signsclf.choices import Int8
-from signsclf.data.cache import AUTO
+from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.table import read_source
 from signsclf.errors import ModelError, SignsclfError
 from signsclf.finish import finish_again
@@ -18,8 +18,9 @@ from signsclf.holdouts import evaluate_holdouts, sample_pixels
 from signsclf.observer import Observer
 from signsclf.paths import user_path
 from signsclf.recipe import Crop
+from signsclf.restore import restore
 from signsclf.runfolder import claimed, make_partial, read_record, refuse_taken
-from signsclf.train import Outcome, build_loaders, finish_run, restore
+from signsclf.train import Outcome, build_loaders, finish_run
 from signsclf.training.callbacks import read_checkpoint
 from signsclf.training.fit import FitResult
 from signsclf.training.loaders import planned_draws
@@ -35,7 +36,7 @@ def export_run(
     int8: Int8 = Int8.NONE,
     holdouts: Sequence[str | Path] = (),
     source: str | Path | None = None,
-    accept_error: float = 0.005,
+    accept_error: float | None = None,
     bare: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
@@ -48,15 +49,15 @@ def export_run(
         int8: whether model.int8.onnx is written as well; needs a .partial folder, whose source it is calibrated on.
         holdouts: models of the same recipe that each held out a part of ``source``: evaluated on it, they give a
             finished model without validation images its temperature, reject threshold and figures.
-        source: what all of them were trained on; goes with ``holdouts``.
-        accept_error: see `train`; for ``holdouts``.
-        bare: leaves learner.pkl out of a finished model's export, and all that shows or names the images trained on.
+        source: what all of ``holdouts`` were trained on; for a .partial folder, where its images lie now.
+        accept_error: see `train`; None is what the run was started with, and 0.005 for ``holdouts``.
+        bare: leaves learner.pkl out, and all that shows or names the images trained on.
         cache: see `train`.
 
     Raises:
         SignsclfError: arguments that do not go together.
         ModelError: no such run, or no epoch of it is finished; or one of ``holdouts`` is of another recipe.
-        SourceError: the source of a .partial folder has changed since.
+        SourceError: the images of a .partial folder have changed since, or are gone, see `signsclf.restore.restore`.
         GateError: what would be exported does not answer as the network does.
     """
     observer = observer or Observer()
@@ -73,15 +74,22 @@ def export_run(
             raise SignsclfError("--holdout and --source: one does not go without the other")
         evaluated, pixels = None, None
         if holdouts:
-            evaluated = evaluate_holdouts(holdouts, config, source, accept_error, cache, observer)
+            aim = 0.005 if accept_error is None else accept_error
+            evaluated = evaluate_holdouts(holdouts, config, source, aim, cache, observer)
             pixels = sample_pixels(read_source(source), config.input_size, config.crop == Crop.ROI.value)
         with _new_folder(out, overwrite) as partial:
             figures = finish_again(run, partial, observer, evaluated=evaluated, pixels=pixels, bare=bare).figures
             modelfolder.publish(partial, out, overwrite)
         return Outcome(out, (figures.get("training") or {}).get("source", ""), False, figures.get("valid"))
-    if holdouts or bare:
-        raise SignsclfError(f"--holdout and --bare: for a finished model; {run} is a run: export it first")
+    if holdouts:
+        raise SignsclfError(f"--holdout: for a finished model; {run} is a run: export it first")
     record, checkpoint = read_record(run), read_checkpoint(run)
+    order = replace(record.order, overwrite=overwrite, int8=int8, bare=bare or record.order.bare)
+    if accept_error is not None:
+        order = replace(order, accept_error=accept_error)
+    if source is not None:
+        order = replace(order, source=user_path(source).absolute().as_posix())
+    record = replace(record, order=order)
     best = checkpoint["best"]
     if best is None:
         raise ModelError(f"{run}: no epoch is finished yet, so there is nothing to export; --resume it first")
@@ -94,11 +102,10 @@ def export_run(
         seconds=checkpoint["seconds"],
         stopped=False,
     )
-    prepared = restore(record, cache, observer)
+    prepared = restore(run, record, cache_folder(cache, observer.say), observer)
     loaders = build_loaders(prepared)
     with _new_folder(out, overwrite) as partial:
         shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)
-        order = replace(record.order, overwrite=overwrite, int8=int8)
         return finish_run(order, prepared, result, planned_draws(loaders, loaders.c), partial, observer)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from signsclf.outputs import delete_own
 from signsclf.recipe import Recipe
 
 _SUFFIX = ".partial"
+ERROR_LOG = "error.log"
+"""Below run/: the traceback of an unexpected error, while the run is unfinished."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Order:
         accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
         overwrite: replace a model folder that is there.
         int8: whether model.int8.onnx is written as well.
+        bare: ship no learner.pkl, and nothing that shows or names the images trained on.
     """
 
     source: str
@@ -43,15 +46,34 @@ class Order:
     accept_error: float = 0.005
     overwrite: bool = False
     int8: Int8 = Int8.NONE
+    bare: bool = False
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a run can go on with where its source is gone: beside it, run/split.csv has the rows.
+
+    Attributes:
+        entry: absolute path of the cache's entry that its images were decoded to.
+        layout: what the source was recognised as.
+        classes: in index order.
+        is_gtsrb: whether they are GTSRB's.
+    """
+
+    entry: str
+    layout: str
+    classes: tuple[str, ...]
+    is_gtsrb: bool
 
 
 @dataclass(frozen=True)
 class Record:
-    """run.json: an order, its resolved recipe, and the fingerprint of the data that both were made for."""
+    """run.json: an order, its resolved recipe, the fingerprint of the data of both, and what is held of it."""
 
     order: Order
     recipe: Recipe
     fingerprint: str
+    held: Held | None = None
 
 
 def partial_folder(out: Path) -> Path:
@@ -149,8 +171,10 @@ def write_record(partial: Path, record: Record) -> None:
         "accept_error": order.accept_error,
         "overwrite": order.overwrite,
         "int8": order.int8.value,
+        "bare": order.bare,
         "recipe": record.recipe.to_dict(),
         "fingerprint": record.fingerprint,
+        "held": record.held and asdict(record.held),
     }
     write_atomic(partial / RECORD, json_bytes(values), ModelError)
 
@@ -176,10 +200,19 @@ def read_record(partial: Path) -> Record:
             accept_error=float(values["accept_error"]),
             overwrite=bool(values["overwrite"]),
             int8=Int8(values["int8"]),
+            bare=bool(values.get("bare")),
         )
-        return Record(order, Recipe.from_dict(values["recipe"]), str(values["fingerprint"]))
+        recipe = Recipe.from_dict(values["recipe"])
+        return Record(order, recipe, str(values["fingerprint"]), _held(values.get("held")))
     except (ValueError, KeyError, TypeError, SignsclfError) as error:
         raise ModelError(f"{path}: damaged ({error}); start the training anew") from error
+
+
+def _held(values: dict[str, Any] | None) -> Held | None:
+    if not values:
+        return None
+    classes = tuple(str(name) for name in values["classes"])
+    return Held(str(values["entry"]), Layout(values["layout"]).value, classes, bool(values["is_gtsrb"]))
 
 
 def _reading(values: dict[str, Any]) -> Reading:

@@ -178,6 +178,7 @@ class TerminalObserver(Observer):
     """
 
     def __init__(self) -> None:
+        _tell_log()
         self.bar = Bar()
         self.signal: int | None = None
         self._fit: Fit | DirectFit | None = None
@@ -249,6 +250,19 @@ class TerminalObserver(Observer):
         self.signal = number
         self._fit.stop()
         self.say("stopping after this batch; once more stops at once")
+
+
+def _tell_log() -> None:
+    """Have what the package logs told as all else is, once in a process."""
+    import logging
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(record.getMessage())
+
+    logger = logging.getLogger("signsclf")
+    if not logger.handlers:
+        logger.addHandler(Teller())
 
 
 class Stopped(BaseException):

@@ -110,7 +110,9 @@ def decode(data: bytes, header: Header) -> Image.Image:
     bits, sample, bands, colours = _refuse_unreadable(header)
     photometric = header.one(_PHOTOMETRIC, 0)
     planar = header.one(_PLANAR, 1) == 2 and bands > 1
-    if bits <= 8 and not planar:
+    # Older releases of Pillow mistake the length of a row of uncompressed YCbCr.
+    bare = photometric == 6 and header.one(_COMPRESSION, 1) == 1
+    if bits <= 8 and not planar and not bare:
         return _load(_rewritten(data, header, bands=bands))
     if header.one(_COMPRESSION, 1) not in _BYTE_CODECS:
         kept = "planes" if bits <= 8 else f"{bits} bits"
@@ -125,8 +127,7 @@ def decode(data: bytes, header: Header) -> Image.Image:
     if photometric == 0:
         values[..., 0] = 255 - values[..., 0]
     mode = {1: "L", 3: "RGB", 4: "CMYK"}[colours]
-    if photometric == 8:
-        mode = "LAB"
+    mode = {6: "YCbCr", 8: "LAB"}.get(photometric, mode)
     if values.shape[2] > colours:
         if mode not in ("L", "RGB"):
             values = values[..., :colours]

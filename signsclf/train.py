@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from fastai.data.core import DataLoaders
 from torch import nn
 
 from signsclf import modelfolder
 from signsclf.choices import Int8, Layout, Reading
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
-from signsclf.data.table import Source, read_source
-from signsclf.errors import SignsclfError, SourceError
+from signsclf.data.table import Source
+from signsclf.errors import RunError, SignsclfError
 from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.finish import Trained, finish
 from signsclf.judging import plots
 from signsclf.observer import Observer
 from signsclf.paths import user_path
-from signsclf.prepare import Plan, Prepared, plan, prepare, training_rows
+from signsclf.preflight import preflight
+from signsclf.prepare import Plan, Prepared, prepare, read_plan, training_rows
 from signsclf.recipe import Device, Flip, Recipe, Trainer
+from signsclf.restore import restore
 from signsclf.runfolder import (
+    ERROR_LOG,
+    Held,
     Order,
     Record,
     claimed,
@@ -45,6 +51,9 @@ from signsclf.training.learner import build_learner
 from signsclf.training.loaders import dataloaders, mix_seed, planned_draws
 from signsclf.training.pace import estimate
 from signsclf.training.settings import own_settings
+
+if TYPE_CHECKING:
+    from fastai.data.core import DataLoaders
 
 
 @dataclass(frozen=True)
@@ -75,6 +84,7 @@ def train(
     skip_bad: bool = False,
     accept_error: float = 0.005,
     int8: Int8 = Int8.NONE,
+    bare: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Outcome:
@@ -88,23 +98,26 @@ def train(
         overwrite: replaces a model folder, or an interrupted run, that is there.
         skip_bad: leaves unreadable images out, lists them in run/skipped.csv, and goes on.
         accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
-        int8: whether model.int8.onnx is written as well.
+        int8: whether model.int8.onnx is written as well; what comes of it is told and is in the figures.
+        bare: ship no learner.pkl, and nothing that shows or names the images trained on.
         cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
         observer: told of everything that happens.
 
     Raises:
-        SourceError, BadImageError, ModelError, GateError, SignsclfError: see their docstrings.
+        LockedError: another process writes ``out``.
+        SourceError, BadImageError, ModelError, GateError, RunError, SignsclfError: see their docstrings.
     """
     observer = observer or Observer()
-    if not 0 <= accept_error <= 1:
-        raise SignsclfError(f"--accept-error: {accept_error:g} is no share from 0 to 1")
+    _refuse_share(accept_error)
     out = user_path(out).absolute()
     with claimed(out):
         refuse_taken(out, overwrite)
-        planned = _plan(source, layout, recipe or Recipe(), observer)
+        planned = read_plan(source, layout, recipe or Recipe(), observer)
         model = build_network(planned, observer)
-        prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
-        order = Order(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8)
+        folder = cache_folder(cache, observer.say)
+        leave = preflight(planned, model, out, int8, folder, observer)
+        prepared = prepare(planned, skip_bad, observer, folder, leave=leave)
+        order = Order(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8, bare)
         return begin(order, prepared, model, out, observer)
 
 
@@ -115,37 +128,64 @@ def begin(order: Order, prepared: Prepared, model: nn.Module, out: Path, observe
     """
     refuse_images_inside(out, prepared.split.table["path"])
     partial = make_partial(out, order.overwrite)
-    _record(partial, order, prepared)
-    return _run(order, prepared, model, partial, observer, None)
+    with _logged(partial):
+        _record(partial, order, prepared)
+        return _run(order, prepared, model, partial, observer, None)
 
 
 @own_settings()
 def resume(
-    out: str | Path, *, overwrite: bool = False, cache: str | Path = AUTO, observer: Observer | None = None
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    source: str | Path | None = None,
+    accept_error: float | None = None,
+    int8: Int8 | None = None,
+    bare: bool | None = None,
+    cache: str | Path = AUTO,
+    observer: Observer | None = None,
 ) -> Outcome:
     """Goes on with an interrupted run; on a CPU it ends in the weights of the unbroken run, bit for bit.
 
     Args:
         out: the model folder that the run was to write, or its .partial folder.
         overwrite: as if the run had been started with it.
+        source: where the same images lie now.
+        accept_error, int8, bare: in place of those that the run was started with; they decide no weights.
         cache: see `train`.
 
     Raises:
+        LockedError: another process writes ``out``.
         ModelError: there is no such run, or its checkpoint is damaged; or its model folder is there by now.
-        SourceError: the source has changed since.
+        SourceError: its images have changed since, or are gone and held nowhere, see `signsclf.restore.restore`.
+        RunError: something unexpected ended it.
     """
     observer = observer or Observer()
+    if accept_error is not None:
+        _refuse_share(accept_error)
     out = final_folder(user_path(out).absolute())
     partial = partial_folder(out)
     with claimed(out):
         record = read_record(partial)
-        order = replace(record.order, overwrite=record.order.overwrite or overwrite)
+        wanted = {"accept_error": accept_error, "int8": int8, "bare": bare, "overwrite": overwrite or None}
+        if source is not None:
+            wanted["source"] = user_path(source).absolute().as_posix()
+        changes = {name: value for name, value in wanted.items() if value not in (None, getattr(record.order, name))}
+        for name, value in changes.items():
+            told = getattr(value, "value", value)
+            before = getattr(record.order, name)
+            observer.say(f"{name.replace('_', '-')}: {told}, in place of {getattr(before, 'value', before)}")
+        record = replace(record, order=replace(record.order, **changes))
+        order = record.order
         refuse_taken(out, order.overwrite, resuming=True)
         checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
         observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
-        prepared = restore(record, cache, observer)
-        model = build_network(prepared, observer, fresh=checkpoint is None)
-        return _run(order, prepared, model, partial, observer, checkpoint)
+        with _logged(partial):
+            prepared = restore(partial, record, cache_folder(cache, observer.say), observer)
+            write_record(partial, record)
+            model = build_network(prepared, observer, fresh=checkpoint is None)
+            preflight(prepared, model, out, order.int8, None, observer)
+            return _run(order, prepared, model, partial, observer, checkpoint)
 
 
 @own_settings()
@@ -160,33 +200,45 @@ def search_lr(
 ) -> LrSearch:
     """The learning-rate search of ``signsclf lr-find``: same arguments as `train`, nothing is kept."""
     observer = observer or Observer()
-    planned = _plan(source, layout, recipe or Recipe(), observer)
+    planned = read_plan(source, layout, recipe or Recipe(), observer)
     if planned.arch.trainer is not Trainer.GRADIENT:
         raise SignsclfError(f"--arch {planned.arch.name}: not trained by torch's gradients, so no rate can be searched")
     model = build_network(planned, observer)
-    prepared = prepare(planned, skip_bad, observer, cache_folder(cache))
+    prepared = prepare(planned, skip_bad, observer, cache_folder(cache, observer.say))
     learner = build_learner(build_loaders(prepared), model, prepared.arch, prepared.recipe)
     return find_lr(learner, prepared.recipe, progress=lambda done, total: observer.progress("rates", done, total))
 
 
-def _plan(source: str | Path | Source, layout: Layout | Reading | None, recipe: Recipe, observer: Observer) -> Plan:
-    found = source if isinstance(source, Source) else read_source(source, layout)
-    observer.source(found)
-    return plan(found, recipe)
+def _refuse_share(accept_error: float) -> None:
+    if not 0 <= accept_error <= 1:
+        raise SignsclfError(f"--accept-error: {accept_error:g} is no share from 0 to 1")
 
 
-def restore(record: Record, cache: str | Path, observer: Observer) -> Prepared:
-    """What a run was prepared from, read again.
+@contextlib.contextmanager
+def _logged(partial: Path) -> Iterator[None]:
+    """Leaves the traceback of an error that is nobody's message in the run's folder.
 
     Raises:
-        SourceError: the source has changed.
+        RunError: in place of one that nobody expected; names the file.
     """
-    order = record.order
-    planned = _plan(order.source, order.reading, record.recipe, observer)
-    prepared = prepare(planned, order.skip_bad, observer, cache_folder(cache))
-    if prepared.fingerprint != record.fingerprint:
-        raise SourceError(f"{order.source}: its images have changed since the run began; start the training anew")
-    return prepared
+    try:
+        yield
+    except SignsclfError:
+        raise
+    except Exception as error:
+        log = partial / modelfolder.RUN / ERROR_LOG
+        try:
+            write_atomic(log, traceback.format_exc().encode("utf-8", "backslashreplace"))
+        except SignsclfError:
+            raise error from None
+        # Of these the command line knows what to say.
+        if isinstance(error, OSError | MemoryError | torch.OutOfMemoryError):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise RunError(
+            f"unexpected {reason}; the traceback is in {log}: report it; once that is mended, --resume "
+            f"{final_folder(partial)} goes on"
+        ) from error
 
 
 def _run(
@@ -205,7 +257,7 @@ def _run(
     shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
     run = partial / modelfolder.RUN
     (run / "plots").mkdir(parents=True, exist_ok=True)
-    plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png")
+    plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
     observer.fitting(fit)
     result = fit.run(
         on_search=lambda search: write_search(search, run),
@@ -253,13 +305,14 @@ def finish_run(
         source_name=Path(order.source).name,
         fingerprint=prepared.fingerprint,
         split=prepared.split,
-        names=tuple(prepared.source.relative(path) for path in prepared.split.table["path"]),
+        names=prepared.names,
         decoded=prepared.decoded,
         skipped=prepared.skipped,
         result=result,
         planned_draws=planned,
         accept_error=order.accept_error,
         int8=order.int8,
+        bare=order.bare,
     )
     metrics = finish(trained, partial, observer)
     modelfolder.publish(partial, out, order.overwrite)
@@ -331,17 +384,24 @@ def write_search(search: LrSearch, folder: Path) -> None:
 def _record(partial: Path, order: Order, prepared: Prepared) -> None:
     table = prepared.split.table
     rows: list[tuple[str, ...]] = [("path", "label", "group", "split", "input")]
-    for path, label, group, split, mark in zip(
-        table["path"], table["label"], table["group"], table["split"], prepared.decoded.inputs, strict=True
+    for name, label, group, split, mark in zip(
+        prepared.names, table["label"], table["group"], table["split"], prepared.decoded.inputs, strict=True
     ):
         known = "" if group is None or group != group else group
-        rows.append((prepared.source.relative(path), label, known, split, mark))
-    run = partial / modelfolder.RUN
+        rows.append((name, label, known, split, mark))
+    run, recipe = partial / modelfolder.RUN, prepared.recipe
     write_atomic(run / "split.csv", csv_bytes(rows))
-    shipped = prepared.recipe.replace(weights=Path(prepared.recipe.weights).name)
+    if prepared.skipped:
+        write_atomic(run / "skipped.csv", csv_bytes([("path", "reason"), *prepared.skipped]))
+    shipped = recipe.replace(weights=Path(recipe.weights).name)
     write_atomic(run / "recipe.json", shipped.to_json().encode())
+    if recipe.weights not in ("none", "imagenet"):
+        recipe = recipe.replace(weights=str(Path(recipe.weights).expanduser().absolute()))
+    held, source = None, prepared.source
+    if prepared.decoded.entry is not None:
+        held = Held(str(prepared.decoded.entry), source.layout.value, source.classes, source.is_gtsrb)
     # Last: with it the folder is a run.
-    write_record(partial, Record(order, prepared.recipe, prepared.fingerprint))
+    write_record(partial, Record(order, recipe, prepared.fingerprint, held))
 
 
 def describe_device(device: Device) -> str:

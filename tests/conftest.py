@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import shutil
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from io import BytesIO, TextIOWrapper
@@ -13,13 +16,42 @@ from pathlib import Path
 import pytest
 from tinysource import TINY, Ran, draw_source, one_thread
 
+from signsclf import threads
+
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_cache_of_the_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Decoded images are cached in a folder of the test run."""
+def _configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this run's configuration changes, see scripts/test_matrix; and a cache of its own for decoded images."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        if "CORE_USERS_CACHE" not in os.environ:
+            patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        if "CORE_NO_HOME" in os.environ:
+            forget_home(patch)
+        if "CORE_CLOCK" in os.environ:
+            turn_back_clock(patch)
+        if "CORE_CGROUP" in os.environ:
+            patch.setattr(threads, "CGROUP_MOUNT", Path(os.environ["CORE_CGROUP"]))
         yield
+
+
+def forget_home(patch: pytest.MonkeyPatch) -> None:
+    """Neither HOME nor an entry in the password file, as in a container with a user of its own number."""
+
+    def unknown(_: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    patch.delenv("HOME", raising=False)
+    patch.delenv("XDG_CACHE_HOME", raising=False)
+    if sys.platform != "win32":
+        import pwd
+
+        patch.setattr(pwd, "getpwuid", unknown)
+
+
+def turn_back_clock(patch: pytest.MonkeyPatch) -> None:
+    """The clock of the day jumps back by an hour at every tenth look."""
+    real, looks = time.time, itertools.count()
+    patch.setattr(time, "time", lambda: real() - 3600 * (next(looks) // 10))
 
 
 @pytest.fixture(scope="session")

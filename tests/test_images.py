@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -20,12 +21,11 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from signsclf import images
-from signsclf.errors import BadImageError
+from signsclf.errors import BadImageError, SignsclfError
 
 WIDTH, HEIGHT = 24, 16
 
-# Pillow warns of the damage that is done to images here on purpose.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def picture(seed: int = 0, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
@@ -161,6 +161,39 @@ def test_a_transparent_colour_of_an_rgb_png_becomes_white() -> None:
     assert decoded(image, transparency=(1, 2, 3)).tolist() == [[[255] * 3, [4, 5, 6]]]
 
 
+def test_a_transparent_colour_of_16_bits_becomes_white() -> None:
+    grey = np.array([[[1000], [1001], [60_000]]], np.uint16)
+    data = with_chunk(deep_png(grey), b"tRNS", struct.pack(">H", 1000))
+    assert np.asarray(images.decode(data))[0, :, 0].tolist() == [255, 3, 234]
+    colours = np.array([[[1000, 2000, 3000], [1000, 2000, 3001], [60_000, 0, 0]]], np.uint16)
+    data = with_chunk(deep_png(colours), b"tRNS", struct.pack(">3H", 1000, 2000, 3000))
+    assert np.asarray(images.decode(data)).tolist() == [[[255] * 3, [3, 7, 11], [234, 0, 0]]]
+
+
+def test_lab_has_the_colours_of_the_rgb_one() -> None:
+    from PIL import ImageCms
+
+    profiles = [ImageCms.createProfile(space) for space in ("sRGB", "LAB")]
+    lab = ImageCms.profileToProfile(smooth(), *profiles, outputMode="LAB")
+    for compression in (None, "tiff_lzw"):
+        got = decoded(lab, "TIFF", compression=compression)
+        assert np.abs(got.astype(int) - np.asarray(smooth())).max() < 12
+
+
+def test_first_frame_of_an_animated_png_or_webp_is_taken() -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "green")]
+    for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
+        got = decoded(frames[0], kind, save_all=True, append_images=frames[1:], duration=100, **options)
+        assert np.array_equal(got, np.full((4, 4, 3), (255, 0, 0)))
+
+
+def test_an_orientation_in_xmp_alone_counts() -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_itxt("XML:com.adobe.xmp", '<rdf:Description tiff:Orientation="6"/>')
+    got = decoded(Image.fromarray(picture()), pnginfo=notes)
+    assert np.array_equal(got, np.rot90(picture(), -1))
+
+
 def test_grey_and_one_bit_become_rgb() -> None:
     assert decoded(Image.fromarray(np.array([[0, 77]], np.uint8))).tolist() == [[[0] * 3, [77] * 3]]
     assert decoded(Image.fromarray(np.array([[False, True]]))).tolist() == [[[0] * 3, [255] * 3]]
@@ -183,8 +216,10 @@ def test_16_bit_grey_is_on_the_scale_of_the_least_depth_that_holds_it(
     kind: str, values: list[int], expected: list[int]
 ) -> None:
     grey = Image.fromarray(np.array([values], np.uint16))
-    assert decoded(grey, kind)[0].tolist() == [[value] * 3 for value in expected]
-    assert np.array_equal(np.asarray(images.to_rgb(grey)), decoded(grey, kind))
+    pgm = b"P5 4 1 65535\n" + np.array(values, ">u2").tobytes()  # which not every Pillow writes
+    got = np.asarray(images.decode(pgm)) if kind == "PPM" else decoded(grey, kind)
+    assert got[0].tolist() == [[value] * 3 for value in expected]
+    assert np.array_equal(np.asarray(images.to_rgb(grey)), got)
 
 
 def with_chunk(data: bytes, kind: bytes, body: bytes) -> bytes:
@@ -415,7 +450,6 @@ def test_size_is_as_stored(tmp_path: Path) -> None:
 # Bombs
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (10_001, 10_000), (2**31 - 1, 2**31 - 1)])
 def test_a_header_that_claims_too_many_pixels_is_refused_before_decoding(width: int, height: int) -> None:
     def refuse() -> None:
@@ -423,6 +457,115 @@ def test_a_header_that_claims_too_many_pixels_is_refused_before_decoding(width: 
             images.decode(png_claiming(width, height), "bomb.png")
 
     assert peak_of(refuse) < 2**20
+
+
+def huge_gif(disposal: int) -> bytes:
+    """One pixel for a canvas, and a first frame of 65535×65535 on it."""
+    control = b"\x21\xf9\x04" + bytes([disposal << 2 | 1, 0, 0, 0, 0])
+    frame = b"\x2c" + struct.pack("<4HB", 0, 0, 65535, 65535, 0) + b"\x02\x02\x4c\x01\x00"
+    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + control + frame + b"\x3b"
+
+
+def huge_webp() -> bytes:
+    body = b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + (16_000).to_bytes(3, "little") * 2
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("data", [huge_gif(1), huge_gif(2), huge_gif(3), huge_webp()])
+def test_canvases_and_frames_that_claim_too_many_pixels_take_no_memory(data: bytes) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BadImageError, match="too many pixels"):
+        images.decode(data)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_an_animation_of_many_frames_costs_its_first_one() -> None:
+    frames = [Image.new("P", (64, 64), i % 2) for i in range(300)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], optimize=False)
+    assert peak_of(lambda: images.decode(data)) < 2**21
+
+
+# Pillow's limit, which is the host's
+
+
+def all_kinds() -> dict[str, bytes]:
+    source = Image.fromarray(picture())
+    found = {kind: encoded(source, kind) for kind in ("PNG", "JPEG", "PPM", "BMP", "TIFF", "WEBP", "JPEG2000", "GIF")}
+    frames = [source.convert("P"), Image.new("P", source.size, 3)]
+    return found | {
+        "LZW": encoded(source, "TIFF", compression="tiff_lzw"),
+        "animated": encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], disposal=2),
+        "MPO": encoded(source, "MPO", save_all=True, append_images=[source]),
+    }
+
+
+def test_pillows_limit_of_pixels_has_no_say_and_stays_the_hosts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    expected = {kind: np.asarray(images.decode(data)) for kind, data in all_kinds().items()}
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind, data in all_kinds().items():
+            assert np.array_equal(np.asarray(images.decode(data)), expected[kind]), kind
+            path = tmp_path / kind
+            path.write_bytes(data)
+            assert images.size(path) == (WIDTH, HEIGHT)
+            assert images.load(path, (8, 8), (1, 1, 20, 12)).shape == (8, 8, 3)
+        assert Image.MAX_IMAGE_PIXELS == 10
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(io.BytesIO(all_kinds()["PNG"]))
+
+
+def test_a_hosts_thread_keeps_its_limit_while_others_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = all_kinds()["TIFF"]
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+
+    def host(_: int) -> bool:
+        try:
+            Image.open(io.BytesIO(data))
+        except Image.DecompressionBombError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(4) as pool:
+        own = pool.map(lambda _: images.decode(data).size, range(200))
+        assert all(pool.map(host, range(200)))
+        assert set(own) == {(WIDTH, HEIGHT)}
+
+
+def test_the_limit_can_be_raised_and_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(picture()))
+    monkeypatch.setenv(images.PIXELS_VARIABLE, str(WIDTH * HEIGHT - 1))
+    with pytest.raises(BadImageError, match=r"too many pixels \(24×16, at most 383\); --max-pixels or \$SIGNSCLF_MAX"):
+        images.decode(data)
+    images.limit_pixels(WIDTH * HEIGHT)
+    assert images.decode(data).size == (WIDTH, HEIGHT)
+    assert os.environ[images.PIXELS_VARIABLE] == "384"
+    images.limit_pixels(10**9)
+    with pytest.raises(BadImageError, match=r"too many pixels \(50000×50000, at most 1,000,000,000\)"):
+        images.decode(png_claiming(50_000, 50_000))
+    for wrong in ("abc", "0", "-3", "1e8"):
+        monkeypatch.setenv(images.PIXELS_VARIABLE, wrong)
+        with pytest.raises(SignsclfError, match=r"\$SIGNSCLF_MAX_PIXELS is '.*', where it should be a number"):
+            images.decode(data)
+    with pytest.raises(SignsclfError):
+        images.limit_pixels(0)
+
+
+def test_a_raised_limit_lets_larger_files_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.png"
+    with path.open("wb") as file:
+        file.truncate(images.MAX_BYTES + 1)
+    monkeypatch.setenv(images.PIXELS_VARIABLE, str(2 * images.MAX_PIXELS))
+    assert len(images.head(str(path), 10)) == 10
+
+
+def test_the_limit_is_part_of_what_decides_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = images.pixel_path()
+    monkeypatch.setenv(images.PIXELS_VARIABLE, "123456")
+    assert images.pixel_path() != before
 
 
 def test_a_large_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -678,7 +821,9 @@ def test_resizing_is_pillows_bilinear_squash_bit_for_bit(size: tuple[int, int]) 
 
 @pytest.mark.slow
 def test_resizing_is_fastais_squish_bit_for_bit() -> None:
-    from fastai.vision.all import PILImage, Resize
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's of its own functions
+        from fastai.vision.all import PILImage, Resize
 
     for seed, (width, height) in enumerate([(24, 16), (15, 15), (131, 90), (250, 243)]):
         image = Image.fromarray(picture(seed, width, height))

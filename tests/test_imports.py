@@ -12,7 +12,7 @@ import signsclf
 
 ROOT = Path(signsclf.__file__).parent
 LAYERS = [
-    ["signsclf", "errors", "choices", "threads", "text", "arrivals"],
+    ["signsclf", "errors", "choices", "threads", "text", "arrivals", "mpl"],
     ["files", "locks", "paths"],
     ["outputs"],
     ["imagekinds", "depth"],
@@ -22,11 +22,11 @@ LAYERS = [
     ["data.*", "judging.*", "modelfolder"],
     ["runfolder", "listing", "writers", "training.*"],
     ["predict", "prepare"],
-    ["replay", "explain", "card", "export"],
+    ["replay", "explain", "card", "export", "restore"],
     ["reload"],
     ["quantize", "evaluate"],
     ["evalreport", "diff", "holdouts"],
-    ["finish"],
+    ["finish", "preflight"],
     ["train"],
     ["compare", "runexport"],
     ["options", "recipe_options", "terminal", "cli_*", "cli"],
@@ -48,7 +48,7 @@ LIGHT = {
     "recipe_options": {"numpy", "PIL", "onnxruntime", "rich"},
     **{
         f"cli_{name}": {"numpy", "PIL", "onnxruntime", "rich"}
-        for name in ("compare", "data", "judge", "model", "predict", "train")
+        for name in ("cache", "compare", "data", "judge", "model", "predict", "train")
     },
     "imagekinds": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
     "hidden": {"numpy", "PIL", "onnxruntime", "typer", "rich"},
@@ -150,7 +150,8 @@ def test_there_are_no_circles():
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] == "judging"])
 def test_judging_knows_no_trainer(name):
-    assert {other.split(".")[0] for other in own(name)} <= {"judging", "errors", "files", "outputs", "text", "signsclf"}
+    known = {"judging", "errors", "files", "mpl", "outputs", "text", "signsclf"}
+    assert {other.split(".")[0] for other in own(name)} <= known
     assert not {full.split(".")[0] for full in IMPORTS[name]} & {"torch", "fastai", "timm"}
 
 

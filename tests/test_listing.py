@@ -223,3 +223,48 @@ def test_what_leads_to_no_image_is_told_by_its_kind(tree, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
         assert "cannot be listed (Permission denied)" in why_no_image("d")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_hidden_images_are_counted_by_folder(tmp_path: Path, packed: bool):
+    names = [
+        "p/.308/a.png",
+        "p/.308/b.png",
+        "p/.x.png",
+        "p/.y.png",
+        "p/a.png",
+        "p/s/.z.jpg",
+        "p/.git/a.png",
+        "p/._a.png",
+    ]
+    for name in names:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    if packed:
+        with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+            for name in names:
+                archive.writestr(name, b"x")
+    root = f"{tmp_path}/p.zip/p" if packed else f"{tmp_path}/p"
+    for recursive, expected in ((True, {".308": 2, ".*": 2, "s/.*": 1}), (False, {".*": 2})):
+        hidden: Counter[str] = Counter()
+        found = list(expand([root], recursive, hidden=hidden))
+        assert [path.replace(os.sep, "/") for path in found] == [f"{root}/a.png"]
+        assert {k.replace(os.sep, "/"): n for k, n in hidden.items()} == {f"{root}/{k}": n for k, n in expected.items()}
+
+
+def test_a_folder_of_hidden_images_alone_is_not_called_empty(tmp_path: Path):
+    for name in (".308/a.png", ".308/b.png", ".x.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    assert why_no_image(str(tmp_path)).startswith("a folder of hidden images alone: '.308' (2), '.x.png' (1); rename")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_to_itself_leaves_the_other_images(tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "loop").symlink_to("loop")
+    for recursive in (False, True):
+        assert list(expand([str(tmp_path)], recursive)) == [f"{tmp_path}/a.png", f"{tmp_path}/loop.png"]

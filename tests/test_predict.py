@@ -690,3 +690,29 @@ def test_predicting_imports_neither_torch_nor_pandas(folder: Path, tmp_path: Pat
     )  # fmt: skip
     assert result.stdout.split("\n")[:2] == ["blue", "[]"]
     assert result.stderr == ""
+
+
+@pytest.mark.parametrize("path", ["x" * 300 + ".png", "nul\0byte.png", "loop.png", "loop/a.png", "a.png/b.png"])
+def test_a_path_that_cannot_be_looked_at_costs_no_other_image(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+):
+    monkeypatch.chdir(tmp_path)
+    plain("red").save("a.png")
+    if path.startswith("loop"):
+        if os.name == "nt":
+            pytest.skip("links need rights there")
+        Path(path.partition("/")[0]).symlink_to(path.partition("/")[0])
+    with pytest.raises(BadImageError):
+        classifier.predict(path)
+    for found in (
+        classifier.predict_batch(["a.png", path, "a.png"]),
+        list(stream(classifier, ["a.png", path, "a.png"])),
+    ):
+        assert [bool(one.error) for one in found] == [False, True, False]
+
+
+def test_a_pillow_image_whose_values_fit_no_scale_is_refused_by_name(classifier: Classifier):
+    with fails("image: floats up to 1.5, which fit no usual scale", BadImageError):
+        classifier.predict(Image.fromarray(np.array([[0, 1.5]], np.float32)))
+    with fails("image: no pixels", BadImageError):
+        classifier.predict(Image.new("RGB", (0, 5)))

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import onnx
 import pytest
 from tinysource import TINY, one_thread
 
-from signsclf import images, quantize
+from signsclf import images, preflight, quantize
 from signsclf.choices import Int8
 from signsclf.data.table import read_source
-from signsclf.errors import GateError, SignsclfError
-from signsclf.modelfolder import ONNX_INT8, verify_sums
+from signsclf.errors import SignsclfError
+from signsclf.modelfolder import ONNX_INT8, read_config, verify_sums
+from signsclf.observer import Observer
 from signsclf.predict import Classifier
 from signsclf.quantize import write_int8
 from signsclf.recipe import Recipe
 from signsclf.runexport import export_run
 from signsclf.train import train
+
+
+class Told(Observer):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +61,40 @@ def test_one_that_loses_too_much_is_refused_and_not_there(own_model, labelled, m
     black = np.zeros_like(pixels[:16])
     # The tiny network loses nothing worth telling, so that the limit has to come down to it.
     monkeypatch.setattr(quantize, "ACCURACY_LOSS", -1.0)
-    with pytest.raises(GateError, match=r"points lost; leave --int8 out, or give --force-int8"):
-        write_int8(own_model, black, pixels, targets)
+    found = write_int8(own_model, black, pixels, targets)
+    assert found.result == "refused"
+    assert re.fullmatch(r"int8: refused: \d+\.\d\d points (lost|gained), limit -100", str(found))
+    assert found.accuracy_fp32 > 0.9
     assert not (own_model / ONNX_INT8).exists()
     assert write_int8(own_model, black, pixels, targets, force=True).n == len(pixels)
     assert (own_model / ONNX_INT8).exists()
+
+
+@pytest.mark.parametrize("trouble", ["quantizer", "accuracy"])
+def test_a_model_without_int8_is_published_and_says_why(source, tmp_path, monkeypatch, trouble):
+    def fail(*args):
+        raise KeyError("no such node\nin the graph")
+
+    if trouble == "quantizer":
+        monkeypatch.setattr(quantize, "_quantize", fail)
+        monkeypatch.setattr(preflight, "_passed", set())
+    else:
+        monkeypatch.setattr(quantize, "ACCURACY_LOSS", -1.0)
+    told = Told()
+    with one_thread():
+        folder = train(source, tmp_path / "m", Recipe(**TINY), int8=Int8.CHECKED, observer=told).folder
+    assert not (folder / ONNX_INT8).exists()
+    verify_sums(folder)
+    found = read_config(folder).figures["int8"]
+    card = (folder / "README.md").read_text()
+    if trouble == "quantizer":
+        assert (found["result"], found["accuracy"]) == ("failed", None)
+        assert "int8: failed: 'no such node\\nin the graph'" in told.lines
+        assert any(line.startswith("warning: int8: failed") and "training goes on" in line for line in told.lines)
+    else:
+        assert found["result"] == "refused"
+        assert any(line.startswith("int8: refused: ") and line.endswith(", limit -100") for line in told.lines)
+    assert f"is not here: {found['result']}" in card
 
 
 def test_a_finished_folder_has_no_images_to_calibrate_on(model, tmp_path):

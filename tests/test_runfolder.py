@@ -49,3 +49,16 @@ def test_a_record_of_an_earlier_version(tmp_path, layout, reading):
 def test_readings_that_cannot_be(values, says):
     with pytest.raises(SignsclfError, match=says):
         Reading(**values)
+
+
+@pytest.mark.parametrize(
+    ("reading", "flags"),
+    [
+        (Reading(), ""),
+        (Reading(class_level=2), "--class-level 2"),
+        (Reading(Layout.GTSRB), "--layout gtsrb"),
+        (Reading(zip_encoding="cp932", merge_case=True), "--zip-encoding cp932 --merge-case"),
+    ],
+)
+def test_a_reading_as_options(reading, flags):
+    assert " ".join(reading.flags()) == flags

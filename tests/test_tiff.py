@@ -189,13 +189,17 @@ BYTES = [None, "tiff_lzw", "tiff_adobe_deflate", "packbits"]
         *(("1", way) for way in (*BYTES, "group4")),
     ],
 )
-def test_8_bits_and_less_are_what_pillow_makes_of_them(mode: str, compression: str | None) -> None:
+def test_8_bits_and_less_are_as_they_were_saved(mode: str, compression: str | None) -> None:
     file = io.BytesIO()
-    source = Image.fromarray(picture())
+    source = Image.fromarray(picture()).resize((90, 60))
     source = source.convert("P").convert("PA") if mode == "PA" else source.convert(mode)
     source.save(file, "TIFF", compression=compression)
-    expected = images.to_rgb(Image.open(io.BytesIO(file.getvalue())))
-    assert np.array_equal(np.asarray(images.decode(file.getvalue())), np.asarray(expected))
+    expected = np.asarray(images.to_rgb(source)).astype(int)
+    difference = np.abs(np.asarray(images.decode(file.getvalue())) - expected)
+    if compression == "jpeg":
+        assert difference.mean() < 20
+    else:
+        assert difference.max() <= (3 if mode == "YCbCr" else 0)
 
 
 @pytest.mark.parametrize(

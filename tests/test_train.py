@@ -354,6 +354,19 @@ def test_train_prints_its_result_and_tells_the_rest(cli, source, tmp_path, monke
     assert "--out" in again.complaint
 
 
+def test_how_the_source_is_read_goes_on_to_the_next_commands(cli, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(CLASSES):
+        shutil.copytree(source / name, tmp_path / "shapes" / f"{i % 2}" / name)
+    ran = cli("train", "shapes", "--class-level", 2, *flags(epochs=1))
+    assert ran.code == 0, ran.err
+    assert read_config(tmp_path / "models" / "default").classes == CLASSES
+    hint = next(line for line in ran.err.splitlines() if "signsclf evaluate" in line).partition("signsclf ")[2]
+    assert hint == "evaluate models/default shapes --class-level 2"
+    assert "n = 30" in cli(*hint.split()).out
+    assert "'0' is none that the model knows" in cli("evaluate", "models/default", "shapes").complaint
+
+
 # -- interrupted, and gone on with -----------------------------------------------------------------------------------
 
 

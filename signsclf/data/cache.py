@@ -3,12 +3,13 @@ in a folder for the runs to come.
 
 An entry of the cache is a folder named by what decided its pixels: it is written under another name and renamed into
 place, so that it is whole or not there, whoever else writes it too; and each row is checked against its digest when it
-is opened.
+is opened. A cache that cannot be used costs a line and the decoding, never the run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -38,10 +39,13 @@ IN_MEMORY_BYTES = 2 * 1024**3
 """Without a cache, a larger array lies in an unnamed temporary file and is mapped: the system drops its pages when
 memory is short."""
 KEPT_BYTES = 20 * 1024**3
-"""The entries used last are kept up to this sum; older ones are deleted when a new one is written."""
+"""The entries used last are kept up to this sum, and always the newest; others are deleted when that one is written."""
 AUTO, OFF = "auto", "off"
 _FORMAT = 2
-_PIXELS, _INDEX = "pixels.bin", "index.json"
+_PIXELS, _INDEX, _TAG = "pixels.bin", "index.json", "CACHEDIR.TAG"
+_TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Images decoded by signsclf; may be deleted.\n"
+# What posix_fallocate says on file systems that cannot take space ahead.
+_CANNOT_ALLOCATE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODEV)
 _NAME = re.compile(r"[0-9a-f]{32}(\.[0-9a-f]{8}\.tmp)?")
 _ABANDONED_SECONDS = 24 * 3600
 _CHUNK = 64
@@ -58,12 +62,14 @@ class Decoded:
         digests: `digest` of each image's pixels as they are in the file; empty for unreadable images.
         inputs: `digest` of each image's row in ``pixels``: what the network sees; empty likewise.
         unreadable: row position to the reason.
+        entry: the cache's entry that holds all rows, these and those that `take` left out; None without one.
     """
 
     pixels: np.ndarray
     digests: list[str]
     inputs: list[str]
     unreadable: dict[int, str]
+    entry: Path | None = None
 
     def take(self, rows: Sequence[int]) -> Decoded:
         """These rows alone, in this order; many of them in an unnamed file, as `decode_all` has them.
@@ -78,6 +84,7 @@ class Decoded:
             [self.digests[i] for i in rows],
             [self.inputs[i] for i in rows],
             {place: self.unreadable[i] for place, i in enumerate(rows) if i in self.unreadable},
+            self.entry,
         )
 
 
@@ -87,6 +94,7 @@ def decode_all(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = lambda line: None,
+    leave: int = 0,
 ) -> Decoded:
     """Every image of the table, read, decoded and squashed, or taken from the cache, where this was done before.
 
@@ -96,31 +104,108 @@ def decode_all(
         cache: folder of the cache; None keeps nothing. Tables with drawn signs are never kept.
         progress: called with (images done, images in all).
         say: told, in a line, why the cache could not be used.
+        leave: bytes that a new entry must leave free on its disk.
 
     Raises:
         SignsclfError: there is no cache and no room for a temporary file either.
     """
     key = None if cache is None else _key(table, size)
-    if key is None:
-        return _decode(table, size, _allocate((len(table), size, size, 3)), progress)
-    found = _open_entry(cache / key, len(table), size, say)
-    if found is None:
-        try:
-            found = _make_entry(cache, key, table, size, progress)
-        except OSError as error:
-            say(f"cache: {cache} cannot be written ({error.strerror or error}); decoding for this run only")
-            return _decode(table, size, _allocate((len(table), size, size, 3)), progress)
-    return found
+    if key is not None:
+        found = open_entry(cache / key, size, say)
+        if found is None or len(found.digests) != len(table):
+            found = _make_entry(cache, key, table, size, progress, say, leave)
+        if found is not None:
+            return found
+    return _decode(table, size, _allocate((len(table), size, size, 3)), progress)
 
 
-def cache_folder(choice: str | Path) -> Path | None:
+def cache_folder(choice: str | Path, say: Callable[[str], None] = lambda line: None) -> Path | None:
     """The folder that ``--cache`` means: "auto" is the user's own, "off" none.
 
     The folder is marked (CACHEDIR.TAG) as one that backups need not keep.
+
+    Args:
+        say: told, in a line, where the user has no folder of their own.
+
+    Raises:
+        SignsclfError: no folder can be called so.
     """
     if str(choice) == OFF:
         return None
-    return user_path(platformdirs.user_cache_dir("signsclf", False) if str(choice) == AUTO else choice).absolute()
+    if str(choice) == AUTO:
+        folder = _users_folder()
+        if folder is None:
+            say("cache: this user has no home folder, so decoded images are not kept; --cache DIR keeps them")
+        return folder
+    if not str(choice):
+        raise SignsclfError(f"--cache: names no folder; give one, {AUTO} or {OFF}")
+    return user_path(choice).absolute()
+
+
+def measure(folder: Path) -> tuple[int, int]:
+    """How many entries a cache has, those half made included, and their bytes."""
+    entries = _entries(folder)
+    return len(entries), sum(_bytes(entry) for entry in entries)
+
+
+def clear(folder: Path) -> tuple[int, int]:
+    """Deletes all entries of a cache, and nothing else that lies there.
+
+    Returns:
+        The bytes freed, and how many entries are still there, since they are in use or may not be deleted.
+    """
+    freed = 0
+    for entry in _entries(folder):
+        n_bytes = _bytes(entry)
+        if _delete(entry):
+            freed += n_bytes
+    return freed, len(_entries(folder))
+
+
+def _users_folder() -> Path | None:
+    # An empty HOME makes the root folder of it, and without any the name begins with "~".
+    if os.environ.get("HOME") == "" and not os.environ.get("XDG_CACHE_HOME"):
+        return None
+    try:
+        folder = Path(platformdirs.user_cache_dir("signsclf", False)).expanduser()
+    except (RuntimeError, KeyError, OSError):
+        return None
+    return folder if folder.is_absolute() else None
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is an entry by its name and its files alike; links are none."""
+    try:
+        found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+        return [
+            path
+            for path in sorted(found)
+            if path.is_dir() and not path.is_symlink() and {part.name for part in path.iterdir()} <= {_PIXELS, _INDEX}
+        ]
+    except OSError:
+        return []
+
+
+def _bytes(entry: Path) -> int:
+    total = 0
+    for name in (_PIXELS, _INDEX):
+        with contextlib.suppress(OSError):
+            total += (entry / name).stat().st_size
+    return total
+
+
+def _delete(entry: Path) -> bool:
+    """Deletes an entry whole or not at all: under a name by which nobody opens it.
+
+    Windows renames no folder that holds a mapped file, and would delete the one file that is not mapped.
+    """
+    doomed = entry.with_name(f"{entry.name[:32]}.{secrets.token_hex(4)}.tmp")
+    try:
+        entry.rename(doomed)
+        shutil.rmtree(doomed)
+    except OSError:
+        return False
+    return True
 
 
 def digest(pixels: np.ndarray) -> str:
@@ -203,7 +288,7 @@ def _mark(path: str) -> str:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
-def _open_entry(entry: Path, n: int, size: int, say: Callable[[str], None]) -> Decoded | None:
+def open_entry(entry: Path, size: int, say: Callable[[str], None] = lambda line: None) -> Decoded | None:
     """What the cache has under that name; None where it has nothing, or something damaged, which is removed."""
     if not entry.is_dir():
         return None
@@ -211,17 +296,18 @@ def _open_entry(entry: Path, n: int, size: int, say: Callable[[str], None]) -> D
         index = json.loads((entry / _INDEX).read_text("utf-8"))
         digests, inputs = index["digests"], index["inputs"]
         unreadable = {int(row): str(reason) for row, reason in index["unreadable"].items()}
-        pixels = np.memmap(entry / _PIXELS, np.uint8, "r", shape=(n, size, size, 3))
-        whole = len(digests) == len(inputs) == n and pixels.nbytes == (entry / _PIXELS).stat().st_size
+        pixels = np.memmap(entry / _PIXELS, np.uint8, "r", shape=(len(digests), size, size, 3))
+        whole = len(digests) == len(inputs) and pixels.nbytes == (entry / _PIXELS).stat().st_size
         if not whole or not all(_rows_intact(pixels, inputs, unreadable)):
             raise ValueError("digests differ")
-        # Used just now: the last to be deleted.
-        os.utime(entry / _INDEX)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         say(f"cache: {entry} is damaged ({error}); decoding anew")
-        shutil.rmtree(entry, ignore_errors=True)
+        _delete(entry)
         return None
-    return Decoded(pixels, digests, inputs, unreadable)
+    # Used just now: the last to be deleted. A cache may be there to be read only.
+    with contextlib.suppress(OSError):
+        os.utime(entry / _INDEX)
+    return Decoded(pixels, digests, inputs, unreadable, entry)
 
 
 def _rows_intact(pixels: np.ndarray, inputs: list[str], unreadable: dict[int, str]) -> list[bool]:
@@ -234,56 +320,89 @@ def _rows_intact(pixels: np.ndarray, inputs: list[str], unreadable: dict[int, st
 
 
 def _make_entry(
-    cache: Path, key: str, table: pd.DataFrame, size: int, progress: Callable[[int, int], None] | None
-) -> Decoded:
-    """Decodes into a new entry.
-
-    Raises:
-        OSError: there is no room for it.
-    """
-    cache.mkdir(parents=True, exist_ok=True)
-    _tidy(cache, len(table) * size * size * 3)
-    with contextlib.suppress(FileExistsError), (cache / "CACHEDIR.TAG").open("x") as tag:
-        tag.write("Signature: 8a477f597d28d172789f06886806bc55\n# Images decoded by signsclf; may be deleted.\n")
+    cache: Path,
+    key: str,
+    table: pd.DataFrame,
+    size: int,
+    progress: Callable[[int, int], None] | None,
+    say: Callable[[str], None],
+    leave: int,
+) -> Decoded | None:
+    """Decodes into a new entry; None where there is no room for one, which is said."""
+    shape = (len(table), size, size, 3)
     making = cache / f"{key}.{secrets.token_hex(4)}.tmp"
-    making.mkdir()
+    unkept = "decoding for this run only"
     try:
-        with (making / _PIXELS).open("w+b") as file:
-            pixels = _map(file, (len(table), size, size, 3))
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            _tidy(cache, math.prod(shape))
+            with contextlib.suppress(FileExistsError), (cache / _TAG).open("x") as tag:
+                tag.write(_TAG_TEXT)
+            making.mkdir()
+            if leave and shutil.disk_usage(cache).free < math.prod(shape) + leave:
+                raise OSError(errno.ENOSPC, "the run itself needs the space")
+            with (making / _PIXELS).open("w+b") as file:
+                pixels = _map(file, shape)
+        except OSError as error:
+            say(f"cache: {cache} cannot be written ({error.strerror or error}); {unkept}")
+            return None
         decoded = _decode(table, size, pixels, progress)
-        pixels.flush()
         index = {
             "digests": decoded.digests,
             "inputs": decoded.inputs,
             "unreadable": {str(row): reason for row, reason in decoded.unreadable.items()},
         }
-        (making / _INDEX).write_text(json.dumps(index), "utf-8")
-        # Of two made at once the later finds the name taken: its pages stay mapped, though they have no name any more.
-        with contextlib.suppress(OSError):
-            making.rename(cache / key)
+        try:
+            pixels.flush()
+            with (making / _INDEX).open("w", encoding="utf-8") as file:
+                json.dump(index, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            say(f"cache: {cache} cannot be written ({error.strerror or error}); {unkept}")
+            pixels.flags.writeable = False
+            return decoded
+        # Windows renames no folder that holds a mapped file: what is mapped goes, and is mapped anew at its place.
+        decoded = replace(decoded, pixels=np.empty(0, np.uint8))
+        del pixels
+        return _settle(making, cache / key, decoded, shape)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    pixels.flags.writeable = False
-    return decoded
+
+
+def _settle(making: Path, entry: Path, decoded: Decoded, shape: tuple[int, ...]) -> Decoded:
+    """Renames an entry that is whole to its place, and opens it there."""
+    place: Path | None = entry
+    try:
+        making.rename(entry)
+    except OSError:
+        # Of two made at once the later finds the name taken.
+        found = open_entry(entry, shape[1])
+        if found is not None and len(found.digests) == len(decoded.digests):
+            return found
+        place = None
+    pixels = np.memmap((place or making) / _PIXELS, np.uint8, "r", shape=shape)
+    return replace(decoded, pixels=pixels, entry=place)
 
 
 def _tidy(cache: Path, wanted: int) -> None:
     """Deletes what was abandoned half-made a day ago, and the entries unused for longest beyond `KEPT_BYTES`."""
     kept = []
-    for entry in cache.iterdir():
-        if not _NAME.fullmatch(entry.name):
-            continue
-        with contextlib.suppress(OSError):
-            if entry.suffix == ".tmp":
-                if time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
-                    shutil.rmtree(entry, ignore_errors=True)
-            else:
-                kept.append(((entry / _INDEX).stat().st_mtime, (entry / _PIXELS).stat().st_size, entry))
     total = wanted
+    for entry in _entries(cache):
+        with contextlib.suppress(OSError):
+            n_bytes = (entry / _PIXELS).stat().st_size if (entry / _PIXELS).exists() else 0
+            if entry.suffix != ".tmp":
+                used = entry / _INDEX if (entry / _INDEX).exists() else entry
+                kept.append((used.stat().st_mtime, n_bytes, entry))
+            elif time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                total += n_bytes
     for _, n_bytes, entry in sorted(kept, reverse=True):
         total += n_bytes
         if total > KEPT_BYTES:
-            shutil.rmtree(entry, ignore_errors=True)
+            _delete(entry)
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:
@@ -301,7 +420,21 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _map(file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray:
-    # A mapped page that finds the disk full kills the process: take the room now, or say that there is none.
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, math.prod(shape))
+    # A mapped page that finds the disk full kills the process: take the room now, or say that there is none. Windows
+    # takes it as the file grows.
+    n_bytes = math.prod(shape)
+    if os.name != "nt":
+        try:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
+        except (AttributeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _CANNOT_ALLOCATE:
+                raise
+            _fill(file, n_bytes)
     return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+def _fill(file: IO[bytes], n_bytes: int) -> None:
+    block = bytes(1 << 22)
+    for start in range(0, n_bytes, len(block)):
+        file.write(block[: n_bytes - start])
+    file.flush()

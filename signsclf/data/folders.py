@@ -80,10 +80,13 @@ class _Walk:
         while True:
             inside = self.below(names, base)
             folders = [folder for folder in inside if folder]
-            if len(folders) != 1 or split_of(folders[0]) not in (None, part):
+            if len(folders) != 1:
                 return base, inside
             deeper = f"{base}{folders[0]}/"
-            if "" in _below(inside[folders[0]], deeper):
+            within = _below(inside[folders[0]], deeper)
+            # A folder called 'train' may be the whole set's, with the splits in it.
+            is_split = split_of(folders[0]) not in (None, part) and len(set(splits_of(within).values())) < 2
+            if "" in within or is_split:
                 return base, inside
             names, base = inside[folders[0]], deeper
 
@@ -94,18 +97,18 @@ class _Walk:
             SourceError: two are the same split.
         """
         holders = [name for name in inside if name and any("/" in n[len(base) + len(name) + 1 :] for n in inside[name])]
-        parts = splits_of(holders)
-        if twice := [split for split, n in Counter(parts.values()).items() if n > 1 and split != UNLABELLED]:
+        roles = splits_of([name for name in inside if name])
+        parts = {name: roles[name] for name in roles if name in holders and roles[name] != UNLABELLED}
+        if twice := [split for split, n in Counter(parts.values()).items() if n > 1]:
             both = " and ".join(f"{folder}/" for folder in parts if parts[folder] == twice[0])
             raise SourceError(f"{self.tree.root}: {both} are both {twice[0]}; keep one")
-        if unusual := [name for name in parts if parts[name] not in (split_of(name), UNLABELLED)]:
+        if unusual := [name for name in parts if parts[name] != split_of(name)]:
             self.notes.append(f"split folders: {_named(unusual, parts)}")
-        for folder in [name for name in parts if parts[name] == UNLABELLED]:
-            del parts[folder]
-            self.leave_out(f"{base}{folder}/", inside[folder], "unlabelled by the folder's name")
-            holders.remove(folder)
         if parts:
-            for folder in sorted(set(holders) - parts.keys()):
+            unlabelled = {name for name, role in roles.items() if role == UNLABELLED}
+            for folder in sorted(unlabelled):
+                self.leave_out(f"{base}{folder}/", inside[folder], "unlabelled by the folder's name")
+            for folder in sorted(set(holders) - parts.keys() - unlabelled):
                 self.leave_out(f"{base}{folder}/", inside[folder], "beside the split folders")
             there = {folder[len(base) :] for folder in self.tree.folders if folder.startswith(base)}
             roles = splits_of({folder for folder in there | parts.keys() if "/" not in folder})
@@ -155,7 +158,8 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> Found:
     if empty:
         notes.append(f"folders without images are no classes ({len(empty):,}): {some(empty)}")
     mounted = {found.above.partition("/")[0] for found in walk.classes}
-    if packed := [name for name in tree.files if is_archive_name(name) and name not in mounted]:
+    others = tree.files.keys() - set(names) - mounted if len(tree.files) > len(names) else set()
+    if packed := sorted(filter(is_archive_name, others)):
         notes.append(f"archives among the files are not looked into ({len(packed):,}): {some(packed)}")
     used = walk.told.union(*(found.images for found in walk.classes))
     if stray := [name for name in names if name not in used]:
@@ -170,7 +174,9 @@ def _recognise(walk: _Walk) -> str:
     parts = walk.parts(inside, base)
     if not parts:
         walk.classes = _without_copies(walk, None, base, inside)
-        if all(split_of(found.name) for found in walk.classes) or _is_only_a_container(walk.classes):
+        names = {found.name for found in walk.classes}
+        are_splits = all(map(split_of, names)) or names == splits_of(names).keys()
+        if are_splits or _is_only_a_container(walk.classes):
             raise SourceError(_no_classes(walk))
         walk.classes = _with_inner_splits(walk)
         return base
@@ -357,9 +363,9 @@ def _no_classes(walk: _Walk) -> str:
     way = "give each class a folder of its own, or a csv with the columns path and label"
     matches = [_NAME_AND_NUMBER.fullmatch(_stem(name)) for name in names]
     labels = Counter(match[1] for match in matches if match)
-    if len(labels) > 1 and sum(labels.values()) == len(names) and max(labels.values()) > 1:
+    if len(labels) > 1 and 2 * sum(labels.values()) >= len(names) and max(labels.values()) > 1:
         said = ", ".join(f"{label!r} {n:,}" for label, n in labels.most_common(3))
-        example = f"{names[0]},{matches[0][1]}"  # type: ignore[index]
+        example = next(f"{name},{match[1]}" for name, match in zip(names, matches, strict=True) if match)
         way = f"their labels seem to be in their names ({said}): {way}, one row an image such as {example}"
     return f"{walk.tree.root}: {_images(len(names))} but no class folders{where}; {way}"
 

@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
 from signsclf.choices import Layout
@@ -44,8 +45,7 @@ class Found:
 
 def gtsrb_tracks_fit(paths: Iterable[str]) -> bool | None:
     """Whether file names are GTSRB's tracks, numbered within a class; None where none is a track."""
-    stems = (posixpath.splitext(posixpath.basename(path))[0] for path in paths)
-    numbers = [match.groups()[-2:] for stem in stems if (match := _GTSRB_FRAME.fullmatch(stem))]
+    numbers = [match.groups()[-2:] for path in paths if (match := _GTSRB_FRAME.fullmatch(_stem(path)))]
     return all(int(track) < MOST_TRACKS and int(frame) < MOST_FRAMES for track, frame in numbers) if numbers else None
 
 
@@ -55,9 +55,13 @@ def tracks(labels: list[str], paths: list[str], kaggle: bool = False) -> list[st
     Args:
         kaggle: whether CCCCC_TTTTT_FFFFF, as in Kaggle's copy of GTSRB, counts too.
     """
-    stems = [posixpath.splitext(posixpath.basename(path))[0] for path in paths]
     for pattern in (_TRACK, _KAGGLE_TRACK) if kaggle else (_TRACK,):
-        matches = [pattern.fullmatch(stem) for stem in stems]
-        if all(matches):
+        # The first of a million photos shows that they are no tracks.
+        matches = list(takewhile(bool, (pattern.fullmatch(_stem(path)) for path in paths)))
+        if len(matches) == len(paths):
             return [f"{label}/{match[pattern.groups]}" for label, match in zip(labels, matches, strict=True) if match]
     return [None] * len(labels)
+
+
+def _stem(path: str) -> str:
+    return posixpath.splitext(posixpath.basename(path))[0]

@@ -7,8 +7,10 @@ import posixpath
 import re
 import unicodedata
 import urllib.parse
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from signsclf import images
@@ -16,6 +18,8 @@ from signsclf.data.tree import Tree, member_name
 from signsclf.errors import BadImageError
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]+://", re.IGNORECASE)
+_UPLOAD = re.compile(r"(?:.*/)?[0-9a-f]{8}-([^/]+)")
+"""What Label Studio calls a file that was sent to it."""
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _MOST_LISTED = 200_000
 _DEEPEST = 8
@@ -62,25 +66,31 @@ def find_places(tree: Tree, folder: str, texts: Sequence[str], labels: Sequence[
     by_label = dict(zip(texts, labels, strict=True))
     note = hint = ""
     best: tuple[int, _Rule | None, dict[str, str]] = (0, None, {})
+    rival: _Rule | None = None
     taken = {path for path in found.values() if path}
     for rule in _rules(_Index(_listed(tree, folder)), lost, by_label):
+        if best[1] and best[0] == len(lost) and rule.kind != best[1].kind:
+            break
         right = {text: name for text in lost if (name := rule.named(text)) is not None}
         # Two texts for one image, or one that another text names as it is: the rule says too little of them.
         paths = {_listed_path(tree, folder, name) for name in right.values()}
-        if len(paths) == len(right) > best[0] and not paths & taken:
+        if len(paths) < len(right) or paths & taken:
+            continue
+        if len(right) > best[0]:
             best = (len(right), rule, right)
-        if best[0] == len(lost):
-            break
+        elif len(right) == len(lost) and right != best[2]:
+            rival = rule
     if best[1]:
         rule, example = best[1], next(iter(best[2].items()))
         # Where others are there as written, a file of the same name elsewhere need not be the one that is meant.
-        if best[0] == len(lost) and (rule.stays or not taken):
+        if best[0] == len(lost) and not rival and (rule.stays or not taken):
             found.update({text: _listed_path(tree, folder, name) for text, name in best[2].items()})
             what = f"{len(lost):,} images" if taken else "the images"
             note = f"{what} are found {rule.said}: {example[0]!r} is {example[1]!r}"
             lost = []
         else:
-            hint = f"{best[0]:,} of these would be found {rule.said}: {example[0]!r} would be {example[1]!r}"
+            or_else = f", or {rival.said}" if rival else ""
+            hint = f"{best[0]:,} of these would be found {rule.said}{or_else}: {example[0]!r} would be {example[1]!r}"
     gone = set(lost)
     paths = [found[text] or _expected(tree, folder, text) for text in texts]
     return Places(paths, [i for i, text in enumerate(texts) if text in gone], note, hint)
@@ -91,16 +101,21 @@ class _Index:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self._tables: dict[Callable[[str], str], dict[str, str | None]] = {}
+        self._tables: dict[Callable[[str], str], dict[str, list[str]]] = {}
+
+    def all(self, key: Callable[[str], str], text: str) -> list[str]:
+        """The images whose names give the same key as a text."""
+        if key not in self._tables:
+            table: dict[str, list[str]] = {}
+            for name in self.names:
+                table.setdefault(key(name), []).append(name)
+            self._tables[key] = table
+        return self._tables[key].get(key(text), [])
 
     def one(self, key: Callable[[str], str], text: str) -> str | None:
-        """The one image whose name gives the same key as a text."""
-        if key not in self._tables:
-            table: dict[str, str | None] = {}
-            for name in self.names:
-                table[key(name)] = None if key(name) in table else name
-            self._tables[key] = table
-        return self._tables[key].get(key(text))
+        """The one image whose name gives the same key as a text; None for several."""
+        found = self.all(key, text)
+        return found[0] if len(found) == 1 else None
 
 
 def _same(name: str) -> str:
@@ -124,6 +139,7 @@ _KEYS: tuple[tuple[Callable[[str], str], str], ...] = (
 )
 
 
+@cache
 def _last(key: Callable[[str], str]) -> Callable[[str], str]:
     """The key of a name's last part."""
     return lambda name: key(posixpath.basename(name))
@@ -135,11 +151,13 @@ class _Rule:
 
     Attributes:
         said: of it, after "the images are found".
+        kind: of rules that say the same of different folders, of which only one can be right.
         named: gives the name of the image that a text means, or None.
         stays: whether that lies in the folder that the text names.
     """
 
     said: str
+    kind: str
     named: Callable[[str], str | None]
     stays: bool = False
 
@@ -148,48 +166,53 @@ def _rules(index: _Index, lost: Sequence[str], labels: dict[str, str]) -> Iterat
     """Rules, the strictest first."""
     plain = {text: _plain(text) for text in lost}
     if any(plain[text] != text for text in lost):
-        yield _Rule("as their addresses say", lambda text: index.one(_same, plain[text]), True)
+        yield _Rule("as their addresses say", "address", lambda text: index.one(_same, plain[text]), True)
+    uploads = {text: found[1] for text in lost if (found := _UPLOAD.fullmatch(plain[text]))}
+    if len(uploads) == len(lost):
+        last = _last(_same)
+        yield _Rule("without the numbers of uploads", "upload", lambda text: index.one(last, uploads[text]))
     for key, how in _KEYS:
         also = f", {how}" if how else ""
         if how:
-            yield _Rule(how, lambda text, key=key: index.one(key, plain[text]), True)
-        roots = (_other_root(index, key, plain[text]) for text in lost[:_ROOTS_TRIED])
-        for old, new in dict.fromkeys(root for root in roots if root is not None):
+            yield _Rule(how, how, lambda text, key=key: index.one(key, plain[text]), True)
+        yield _Rule(
+            f"in the folders of their labels{also}",
+            f"label{how}",
+            lambda text, key=key: index.one(key, f"{labels[text]}/{plain[text]}"),
+        )
+        for old, new in _other_roots(index, key, [plain[text] for text in lost[:_ROOTS_TRIED]]):
 
             def moved(text: str, key: Callable[[str], str] = key, old: str = old, new: str = new) -> str | None:
                 same = plain[text].startswith(old)
                 return index.one(key, new + plain[text][len(old) :]) if same else None
 
             said = f"in {new!r}" if not old else f"with {old!r} left out" if not new else f"with {new!r} for {old!r}"
-            yield _Rule(said + also, moved)
-        yield _Rule(
-            f"in the folders of their labels{also}",
-            lambda text, key=key: index.one(key, f"{labels[text]}/{plain[text]}"),
-        )
+            yield _Rule(said + also, f"root{how}", moved)
         last = _last(key)
         yield _Rule(
             f"by their names alone, anywhere below the table{also}",
+            f"name{how}",
             lambda text, last=last: index.one(last, plain[text]),
         )
 
 
-def _other_root(index: _Index, key: Callable[[str], str], text: str) -> tuple[str, str] | None:
-    """What to cut from the start of a text, and what to put there, so that it is an image's name; or None."""
-    wanted = key(text).split("/")
-    best: tuple[int, str] | None = None
-    for name in index.names:
-        have = key(name).split("/")
-        if have[-1] != wanted[-1]:
-            continue
-        same = 1
-        while same < min(len(have), len(wanted)) and have[-1 - same] == wanted[-1 - same]:
-            same += 1
-        if best is None or same > best[0]:
-            best = (same, name)
-    if best is None:
-        return None
-    old, new = text.split("/")[: -best[0]], best[1].split("/")[: -best[0]]
-    return "".join(f"{part}/" for part in old), "".join(f"{part}/" for part in new)
+def _other_roots(index: _Index, key: Callable[[str], str], texts: Sequence[str]) -> list[tuple[str, str]]:
+    """What to cut from the start of texts, and what to put there, so that they are images' names; the likeliest."""
+    votes: Counter[tuple[str, str]] = Counter()
+    last = _last(key)
+    for text in texts:
+        wanted = key(text).split("/")
+        found: dict[int, set[tuple[str, str]]] = defaultdict(set)
+        for name in index.all(last, text):
+            have = key(name).split("/")
+            same = 1
+            while same < min(len(have), len(wanted)) and have[-1 - same] == wanted[-1 - same]:
+                same += 1
+            old, new = text.split("/")[:-same], name.split("/")[:-same]
+            found[same].add(("".join(f"{part}/" for part in old), "".join(f"{part}/" for part in new)))
+        votes.update(found[max(found)] if found else ())
+    most = max(votes.values(), default=0)
+    return sorted(root for root, n in votes.items() if n == most)[:_ROOTS_TRIED]
 
 
 def _plain(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from signsclf.data.labels import SeveralLabelsError, refuse_labels, tidy
 from signsclf.data.layouts import Found, Row
 from signsclf.data.places import find_places, is_address
 from signsclf.data.roles import Roles, find_roles, flag
-from signsclf.data.splits import SPLITS, splits_of
+from signsclf.data.splits import SPLITS, is_container, splits_of
 from signsclf.data.tree import TABLE_SUFFIXES, Tree, some
 from signsclf.errors import SourceError
 
@@ -57,7 +58,8 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
     tables += [name for name in tree.files if _JSON_NAME.fullmatch(posixpath.basename(name).lower())]
     highest = min((name.count("/") for name in tables), default=0)
     tables = [name for name in tables if name.count("/") == highest]
-    stems = {_stem(name) for name in tree.image_names}
+    stems = _stems(tree, highest)
+    in_class_folders = _in_class_folders(tree)
     exact: list[str] = []
     fitting: list[str] = []
     trouble: list[SourceError] = []
@@ -65,7 +67,7 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
         try:
             if _is_exact(tree.files[name]):
                 exact.append(name)
-            elif _names_images(tree.files[name], reading, stems) or meant:
+            elif _names_images(tree.files[name], reading, stems[posixpath.dirname(name)], in_class_folders) or meant:
                 fitting.append(name)
         except SourceError as error:
             trouble.append(error)
@@ -83,8 +85,14 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
             "train, valid and test"
         )
     if chosen:
-        unlabelled = [name for name in tables if name not in chosen and _is_unlabelled(tree, name, stems)]
-        return _joined(tree, chosen if len(chosen) > 1 else dict.fromkeys(chosen), unlabelled, reading)
+        others = [name for name in tables if name not in chosen]
+        unlabelled = [name for name in others if _is_unlabelled(tree, name, stems[posixpath.dirname(name)])]
+        try:
+            return _joined(tree, chosen if len(chosen) > 1 else dict.fromkeys(chosen), unlabelled, reading)
+        except SourceError:
+            if meant or exact or not in_class_folders:
+                raise
+            return None
     if trouble and meant:
         raise trouble[0]
     names = tree.image_names
@@ -212,7 +220,7 @@ def _is_exact(path: str) -> bool:
     return {"path", "label"} <= set(map(folded, header(path)))
 
 
-def _names_images(path: str, reading: Reading, stems: set[str]) -> bool:
+def _names_images(path: str, reading: Reading, stems: Counter[str], in_class_folders: bool) -> bool:
     """Whether a table with columns of other names is one of the images that exist, and says more than their folders."""
     roles = find_roles(_sheet(path), SPLITS, reading.path_column, reading.label_column)
     texts = roles.sheet.load(roles.path)
@@ -221,17 +229,35 @@ def _names_images(path: str, reading: Reading, stems: set[str]) -> bool:
         if all(posixpath.basename(posixpath.dirname(text)) == label for text, label in pairs):
             return False
     named = {_stem(text) for text in texts}
-    there = len(named & stems)
-    return there > 0 and there >= _ENOUGH_OF_TABLE * len(named) and there >= _ENOUGH_OF_IMAGES * len(stems)
+    there = sum(times == 1 for stem, times in stems.items() if stem in named)
+    if in_class_folders and not any(images.is_image_name(text.strip(SPACES)) for text in texts):
+        return False  # numbers of classes, perhaps, that happen to be names of images
+    enough = _ENOUGH_OF_TABLE if in_class_folders else _ENOUGH_OF_IMAGES
+    return there > 0 and there >= _ENOUGH_OF_TABLE * len(named) and there >= enough * sum(stems.values())
 
 
-def _is_unlabelled(tree: Tree, name: str, stems: set[str]) -> bool:
+def _stems(tree: Tree, depth: int) -> dict[str, Counter[str]]:
+    """For each folder of that depth, how many images of each `_stem` lie anywhere below it."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for name in tree.image_names:
+        found["/".join(name.split("/")[:-1][:depth])][_stem(name)] += 1
+    return found
+
+
+def _in_class_folders(tree: Tree) -> bool:
+    """Whether images lie in two folders or more that are called as neither splits nor mere holders of images."""
+    folders = {posixpath.basename(posixpath.dirname(name)) for name in tree.image_names} - {""}
+    splits = splits_of(folders)
+    return sum(folder not in splits and not is_container(folder) for folder in folders) > 1
+
+
+def _is_unlabelled(tree: Tree, name: str, stems: Counter[str]) -> bool:
     """Whether a table names images and no labels, as that of a competition's test images does."""
     try:
         roles = find_roles(_sheet(tree.files[name]), SPLITS, labelled=False)
     except SourceError:
         return False
-    return roles.label is None and bool(stems & {_stem(text) for text in roles.sheet.load(roles.path)})
+    return roles.label is None and any(_stem(text) in stems for text in roles.sheet.load(roles.path))
 
 
 def _stem(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import IO
 from signsclf import images, outputs
 from signsclf.data.zipnames import decode_names
 from signsclf.errors import BadImageError, SourceError
-from signsclf.hidden import hidden_images, hidden_text, is_hidden, is_nobodys
+from signsclf.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
 from signsclf.imagekinds import HEAD, Sniffer, skipped_text, suffix_of, why_unread
 from signsclf.text import file_text
 
@@ -41,7 +41,7 @@ class Tree:
             any encoding, and a name that differs from another's in its Unicode form alone is called "name (2)".
         unnamed: names of images whose names do not say so.
         skipped: name to suffix of each picture of a kind that is not read.
-        hidden: name of each hidden folder, or folder with hidden files, to the number of images that it hides.
+        hidden: name of each hidden folder, or FOLDER/.* for hidden files, to the number of images that are hidden so.
         left_out: what this program wrote there, such as "model/": in none of the others.
     """
 
@@ -181,7 +181,7 @@ def list_folder(root: Path) -> Tree:
                 is_folder = is_file = False
             if is_hidden(entry.name):
                 if n := hidden_images(entry):
-                    listing.hidden[_nfc(name)] += n
+                    listing.hidden[_nfc(name if is_folder else prefix + HIDDEN_FILES)] += n
             elif is_folder:
                 linked += entry.is_symlink()
                 if linked > _LINKED_FOLDERS:
@@ -231,11 +231,10 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
             outside += [] if info.is_dir() else [text]
             continue
         name = "/".join(parts)
-        hiding = next((depth for depth, part in enumerate(parts, 1) if is_hidden(part)), 0)
-        if hiding:
-            hider = parts[hiding - 1]
-            if not info.is_dir() and not is_nobodys(hider) and images.is_image_name(name):
-                listing.hidden["/".join(parts[:hiding])] += 1
+        hides, counted_for = hiding_part(parts)
+        if counted_for and not info.is_dir():
+            listing.hidden[counted_for] += 1
+        if hides:
             continue
         if info.is_dir():
             listing.folders.add(name)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signsclf.files import write_atomic
+from signsclf.judging.lettering import BASE_FONT
+from signsclf.mpl import import_matplotlib
 from signsclf.outputs import mark_png
 
 if TYPE_CHECKING:
@@ -39,23 +41,19 @@ _STYLE: dict[str, Any] = {
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
 }
-# matplotlib's own DejaVu Sans lacks these scripts; the first that is installed fills the gaps.
-_CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC", "WenQuanYi Zen Hei")
 _DPI = 130
 
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
     """matplotlib's defaults and ours, whatever the user's matplotlibrc says; restored afterwards."""
+    import_matplotlib()
     import matplotlib
-    from matplotlib import font_manager
 
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    fallback = [name for name in _CJK_FONTS if name in installed][:1]
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**_STYLE, "font.family": ["DejaVu Sans", *fallback]})
-        # A script that no font here has shows as boxes; the labels stand in the CSV files beside the picture.
+        matplotlib.rcParams.update({**_STYLE, "font.family": [BASE_FONT]})
+        # Of marks that choose the look of a letter; any letter that no font has is not written, see `lettering`.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.judging.canvas import BLUE, FAINT, new_figure, save, styled
+from signsclf.judging.lettering import lettered
 from signsclf.outputs import GENERATOR, LADDER_FILES
 from signsclf.text import count, short, visible
 
@@ -130,7 +131,7 @@ def plot(ladder: Ladder, path: Path) -> None:
     _scatter(seconds, rungs, [max(rung.seconds, 0.1) for rung in rungs], "seconds of training")
     _scatter(size, rungs, [rung.bytes / 1e6 for rung in rungs], "size of model.onnx, MB")
     seconds.set_ylabel(f"accuracy, % of {ladder.n_valid:,} held-out images, with 95 % interval")
-    figure.suptitle(short(ladder.caption(), 120), x=0.125, ha="left", fontsize=10, color=FAINT)
+    figure.suptitle(short(lettered(ladder.caption()), 120), x=0.125, ha="left", fontsize=10, color=FAINT)
     save(figure, path)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from signsclf.judging.canvas import AMBER, BLUE, FAINT, GREEN, INK, PURPLE, SKY, VERMILLION, new_figure, save, styled
+from signsclf.judging.lettering import class_names
 from signsclf.judging.metrics import Confusion
 from signsclf.judging.sheets import batch, worst_mistakes
 from signsclf.text import count, short
@@ -73,6 +74,8 @@ def confusion_matrix(confused: Confusion, classes: Sequence[str], path: str | Pa
     colours[diagonal, diagonal] = colormaps["Blues"](np.where(right > 0, 0.1 + 0.8 * right, 0))
     colours[counts == 0] = (0.975, 0.975, 0.975, 1)
 
+    # Before anything is written: texts take the fonts that are in use when they are made.
+    names = class_names(classes)
     cell = min(max(13 / n, 0.21), 0.9)
     size = min(max(cell * 72 * 0.42, 6.5), 11)
     figure = new_figure(cell * n, cell * n)
@@ -84,7 +87,7 @@ def confusion_matrix(confused: Confusion, classes: Sequence[str], path: str | Pa
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="white", linewidth=min(2.0, cell * 3))
     axes.tick_params(which="both", length=0)
-    names = [short(classes[i]) for i in shown]
+    names = [short(names[i]) for i in shown]
     upright = n > 10 or max(map(len, names)) > 20
     turn = {"rotation": 90} if upright else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
     axes.set_xticks(diagonal, names, fontsize=size, **turn)
@@ -249,6 +252,11 @@ def lr_find(lrs: Sequence[float], losses: Sequence[float], suggestions: Mapping[
 def class_counts(labels: Sequence[str], counts: Sequence[int], path: str | Path) -> None:
     """Images of each class as horizontal bars, the commonest at the top.
 
+    Args:
+        labels: all classes, in index order.
+        counts: images of each.
+        path: of the PNG.
+
     Of more than `MAX_BARS` classes the commonest and the rarest are shown, and the title says so.
 
     Raises:
@@ -267,6 +275,7 @@ def class_counts(labels: Sequence[str], counts: Sequence[int], path: str | Path)
         order = np.concatenate([order[:half], order[-half:]])
         title += f"\nshown: the {half} commonest and the {half} rarest"
     n = len(order)
+    names = class_names(labels)
     figure = new_figure(9, 0.24 * n + 0.3)
     axes = figure.add_axes((0, 0, 1, 1))
     rows = np.arange(n)
@@ -283,7 +292,7 @@ def class_counts(labels: Sequence[str], counts: Sequence[int], path: str | Path)
             fontsize=9,
             color=INK if numbers[i] else VERMILLION,
         )
-    axes.set_yticks(rows, [short(labels[i]) for i in order], fontsize=9)
+    axes.set_yticks(rows, [short(names[i]) for i in order], fontsize=9)
     axes.set_ylim(n - 0.4, -0.6)
     axes.set_xlim(0, max(1, int(numbers.max())) * 1.02)
     axes.set_xticks([])

@@ -101,6 +101,7 @@ def write_report(
         confidence[worst].tolist(),
         new("mistakes.png"),
         MISTAKES_SHOWN,
+        classes=classes,
         names=["/".join(PurePosixPath(paths[i].replace("\\", "/")).parts[-2:]) for i in worst],
         title=title,
     )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from signsclf.judging.canvas import BLUE, FAINT, GREEN, INK, VERMILLION, new_figure, save, styled
-from signsclf.text import count, visible
+from signsclf.judging.lettering import class_names, lettered
+from signsclf.text import count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +31,7 @@ def worst_mistakes(
     path: str | Path,
     n_shown: int = 24,
     *,
+    classes: Sequence[str] = (),
     names: Sequence[str] | None = None,
     title: str | None = None,
 ) -> None:
@@ -40,6 +42,7 @@ def worst_mistakes(
         true, predicted: the labels of each.
         probability: of the predicted label, each in [0, 1].
         n_shown: at most so many are drawn.
+        classes: all classes in index order, for labels that no font can show; see `class_names`.
         names: what to write small below each, such as the end of its path.
         title: above the sheet; by default how many are shown of how many there are.
 
@@ -54,29 +57,31 @@ def worst_mistakes(
         save(figure, path)
         return
     of = f"{len(order):,} of " if len(order) < len(images) else ""
+    shown = dict(zip(classes, class_names(classes), strict=True))
     figure, cells = _sheet(len(order), 6, title or f"{of}{count(len(images), 'mistake')}, surest first", 1.2)
     for axes, i in zip(cells, order, strict=True):
         _picture(axes, images[i])
         lines = [
-            (f"true: {true[i]}", BLUE, 9, 2),
-            (f"predicted: {predicted[i]}", VERMILLION, 9, 2),
+            (f"true: {shown.get(true[i], true[i])}", BLUE, 9, 2),
+            (f"predicted: {shown.get(predicted[i], predicted[i])}", VERMILLION, 9, 2),
             (f"{probability[i]:.1%} sure", INK, 9, 1),
         ]
         if names is not None:
             # The end of a path tells images apart, so that is what is kept.
-            name = visible(names[i])
+            name = lettered(names[i])
             lines.append((name if len(name) <= 36 else "…" + name[-35:], FAINT, 7, 1))
         _caption(axes, lines)
     save(figure, path)
 
 
 @styled()
-def batch(images: np.ndarray, labels: Sequence[str], path: str | Path) -> None:
+def batch(images: np.ndarray, labels: Sequence[str], path: str | Path, classes: Sequence[str] = ()) -> None:
     """A batch as the network sees it, augmentation included, with labels; at most `MAX_BATCH` images of it.
 
     Args:
         images: uint8 (N, height, width, 3), N ≥ 1.
         labels: the N names.
+        classes: all classes in index order, for labels that no font can show; see `class_names`.
 
     Raises:
         ValueError: no images, or not as many labels.
@@ -90,9 +95,10 @@ def batch(images: np.ndarray, labels: Sequence[str], path: str | Path) -> None:
     figure, cells = _sheet(
         n, 8, f"A training batch as the network sees it: {of} images of {width}×{height} pixels", 0.45
     )
+    shown = dict(zip(classes, class_names(classes), strict=True))
     for axes, image, label in zip(cells, images, labels, strict=False):
         _picture(axes, image)
-        _caption(axes, [(label, INK, 9, 2)])
+        _caption(axes, [(shown.get(label, label), INK, 9, 2)])
     save(figure, path)
 
 
@@ -105,7 +111,7 @@ def _sheet(n: int, columns: int, title: str, caption: float) -> tuple[Figure, li
     for i in range(n):
         left, bottom = i % columns * (_SIDE + _GAP), height - i // columns * (_SIDE + caption) - _SIDE
         cells.append(figure.add_axes((left / width, bottom / height, _SIDE / width, _SIDE / height)))
-    figure.text(0, 1 + 0.12 / height, title, fontsize=12, fontweight="bold", va="bottom")
+    figure.text(0, 1 + 0.12 / height, lettered(title), fontsize=12, fontweight="bold", va="bottom")
     return figure, cells
 
 
@@ -120,7 +126,7 @@ def _caption(axes: Axes, parts: Sequence[tuple[str, str, float, int]]) -> None:
     below = 4.0
     for text, colour, size, most in parts:
         width = int((_SIDE + _GAP) * 72 / (0.55 * size))
-        for line in textwrap.wrap(visible(text), width, max_lines=most, placeholder=" …"):
+        for line in textwrap.wrap(lettered(text), width, max_lines=most, placeholder=" …"):
             axes.annotate(
                 line,
                 (0, 0),

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -260,6 +262,121 @@ def test_the_entries_used_last_are_kept(source, folder, monkeypatch):
     assert (folder / "mine").is_dir()
 
 
+def test_a_cache_that_may_only_be_read_is_read(source, folder, monkeypatch):
+    first = decode_all(source, 12, folder)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(30, "Read-only file system")
+
+    for call in ("utime", "rename", "mkdir"):
+        monkeypatch.setattr(os, call, refuse)
+    told = []
+    monkeypatch.setattr(images, "decode", None)
+    assert same(decode_all(source, 12, folder, say=told.append), first)
+    assert told == []
+    monkeypatch.undo()
+    assert len(entries(folder)) == 1
+
+
+@pytest.mark.parametrize("call", ["flush", "fsync"])
+def test_a_disk_that_is_full_at_the_end_does_not_cost_the_decoding(source, folder, monkeypatch, call):
+    whole = decode_all(source, 12)
+    decoded = []
+    plain = images.decode
+    monkeypatch.setattr(images, "decode", lambda *args: decoded.append(args) or plain(*args))
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(*((np.memmap, "flush") if call == "flush" else (os, "fsync")), full)
+    told = []
+    found = decode_all(source, 12, folder, say=told.append)
+    assert same(found, whole)
+    assert found.entry is None
+    assert len(decoded) == 6  # once each of those that can be read as files
+    assert [line for line in told if "No space left on device" in line] == told != []
+    assert entries(folder) == []
+
+
+def test_space_that_the_run_needs_is_left_free(source, folder):
+    told = []
+    assert decode_all(source, 12, folder, say=told.append, leave=10**18).entry is None
+    assert len(told) == 1
+    assert "the run itself needs the space" in told[0]
+    assert decode_all(source, 12, folder, leave=1).entry in entries(folder)
+
+
+def test_a_folder_with_a_mapped_file_is_never_renamed(source, folder, monkeypatch):
+    """As on Windows, where that fails."""
+    open_files = set()
+    plain_map, plain_rename = np.memmap, Path.rename
+
+    class Mapped(np.memmap):
+        def __new__(cls, file, *args, **kwargs):
+            made = plain_map.__new__(cls, file, *args, **kwargs)
+            path = Path(file.name if hasattr(file, "fileno") else file)
+            open_files.add(path)
+            weakref.finalize(made._mmap, open_files.discard, path)
+            return made
+
+    def rename(self, target):
+        if any(path.parent == self for path in open_files):
+            raise PermissionError(13, "Access is denied")
+        return plain_rename(self, target)
+
+    monkeypatch.setattr(np, "memmap", Mapped)
+    monkeypatch.setattr(Path, "rename", rename)
+    first = decode_all(source, 12, folder)
+    assert entries(folder) == [first.entry]
+    assert cache.clear(folder) == (0, 1)
+    assert {path.name for path in first.entry.iterdir()} == {"pixels.bin", "index.json"}
+    assert same(first, decode_all(source, 12, folder))
+    del first
+    assert cache.clear(folder)[1] == 0
+
+
+@pytest.mark.parametrize("error", [None, errno.EOPNOTSUPP, errno.EINVAL])
+def test_where_space_cannot_be_taken_ahead_it_is_written(source, folder, monkeypatch, error):
+    def refuse(*args):
+        raise OSError(error, "not here")
+
+    if error is None:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    monkeypatch.setattr(cache, "_fill", lambda *args, plain=cache._fill: filled.append(args[1]) or plain(*args))
+    filled = []
+    found = decode_all(source, 12, folder)
+    assert same(found, decode_all(source, 12))
+    assert found.entry is not None
+    assert filled == ([] if os.name == "nt" else [7 * 12 * 12 * 3])
+
+
+def test_clearing_takes_what_is_its_own(source, folder, tmp_path):
+    decode_all(source, 12, folder)
+    decode_all(source, 13, folder)
+    (folder / ("0" * 32 + ".01234567.tmp")).mkdir()
+    (folder / ("1" * 32)).symlink_to(tmp_path, target_is_directory=True)
+    (folder / ("2" * 32)).mkdir()
+    (folder / ("2" * 32) / "mine.txt").write_text("mine")
+    (folder / "notes").mkdir()
+    n, n_bytes = cache.measure(folder)
+    assert n == 3
+    assert n_bytes > 7 * 3 * (12**2 + 13**2)
+    assert cache.clear(folder) == (n_bytes, 0)
+    assert {path.name for path in folder.iterdir()} == {"CACHEDIR.TAG", "1" * 32, "2" * 32, "notes"}
+    assert (folder / ("2" * 32) / "mine.txt").read_text() == "mine"
+    assert cache.clear(folder) == cache.measure(folder) == cache.measure(tmp_path / "none") == (0, 0)
+
+
+def test_taking_rows_keeps_the_entry(source, folder):
+    decoded = decode_all(source, 12, folder)
+    taken = decoded.take([4, 0, 3])
+    assert np.array_equal(taken.pixels, decoded.pixels[[4, 0, 3]])
+    assert (taken.inputs, list(taken.unreadable)) == ([decoded.inputs[4], decoded.inputs[0], ""], [2])
+    assert taken.entry == decoded.entry
+
+
 def test_drawn_signs_are_not_kept(folder):
     from signsclf.data.synthetic import table
 
@@ -273,6 +390,27 @@ def test_the_folder_by_choice(tmp_path, monkeypatch):
     assert cache_folder("off") is None
     assert cache_folder("auto").name == "signsclf"
     assert cache_folder("here") == tmp_path / "here"
+    with pytest.raises(SignsclfError, match="--cache: names no folder"):
+        cache_folder("")
+    with pytest.raises(SignsclfError, match="no user"):
+        cache_folder("~nobody-of-that-name/cache")
+
+
+@pytest.mark.parametrize("home", ["empty", "none", "unknown"])
+def test_without_a_home_there_is_no_cache_and_that_is_said(monkeypatch, home):
+    def nobody(*args):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if home == "empty":
+        monkeypatch.setenv("HOME", "")
+    else:
+        result = nobody if home == "none" else lambda *args: "~/.cache/signsclf"
+        monkeypatch.setattr(cache.platformdirs, "user_cache_dir", result)
+        monkeypatch.setattr(Path, "expanduser", nobody if home == "none" else lambda path: path)
+    told = []
+    assert cache_folder("auto", told.append) is None
+    assert told == ["cache: this user has no home folder, so decoded images are not kept; --cache DIR keeps them"]
 
 
 def test_progress_ends_at_all(source):

@@ -81,6 +81,21 @@ class TestSplits:
         assert counts(source)["dogs", "valid"] == 2
         assert f"{other}/ is valid" in note(source, "split folders")
 
+    @pytest.mark.parametrize("folders", [("train", "test1"), ("seg_train", "seg_pred"), ("train_images", "val_images")])
+    def test_split_folders_without_classes(self, root, folders):
+        place(root, *folders)
+        assert "4 images but no class folders in" in refusal(root)
+
+    def test_unlabelled_images_beside_one_split(self, root, packed):
+        place(root, "seg_train/cats", "seg_train/dogs", "seg_pred")
+        source = read_source(packed(root))
+        assert counts(source) == {("cats", "train"): 2, ("dogs", "train"): 2}
+        assert "'seg_pred/' (2 images)" in note(source, "unlabelled")
+
+    def test_splits_in_a_folder_called_as_one(self, root, packed):
+        place(root, "train/train/cats", "train/train/dogs", "train/val/cats")
+        assert counts(read_source(packed(root))) == {("cats", "train"): 2, ("dogs", "train"): 2, ("cats", "valid"): 2}
+
     def test_the_plain_name_wins(self, root):
         place(root, "train/cats", "train/dogs", "val/cats", "val/dogs", "dev/cats", n=1)
         source = read_source(root)
@@ -228,8 +243,7 @@ class TestAnnotations:
         place(root, "test", stem="dog.")
         said = refusal(root)
         assert "4 images but no class folders in test/ and train/" in said
-        place(root, "train", stem="IMG_")
-        assert "columns path and label" in refusal(root)
+        assert "columns path and label" in said
 
     def test_images_in_a_container_of_a_split(self, root):
         place(root, "train/images", "valid/images", stem="x")

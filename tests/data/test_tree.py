@@ -2,19 +2,30 @@ from __future__ import annotations
 
 import io
 import shutil
+import sys
 import unicodedata
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from signsclf import imagekinds
 from signsclf.data.table import Source, read_source
 from signsclf.data.tree import Tree, list_folder, list_zip
 from signsclf.errors import SourceError
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+
+
+@pytest.fixture(autouse=True)
+def _no_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    imagekinds._image_class.cache_clear()
+    yield
+    imagekinds._image_class.cache_clear()
 
 
 def image(seed: int, kind: str = "PNG") -> bytes:
@@ -187,7 +198,7 @@ def test_hidden_images_are_named_with_their_number(place: Place) -> None:
     source = read_source(place(files))
     assert counts(source) == {"9mm": 3, "45ACP": 3}
     (note,) = source.notes
-    hidden = "'.22LR' (3), '.308' (3), '.net' (1), '9mm/.x.png' (1)"
+    hidden = "'.22LR' (3), '.308' (3), '.net' (1), '9mm/.*' (1)"
     assert note.startswith(f"images in hidden folders or files are left out: {hidden}; rename without the dot")
 
 
