@@ -107,9 +107,7 @@ def _why_archive(archive: str, prefix: str) -> str | None:
 
 def _why(what: str, names: list[str]) -> str:
     if any(is_image_name(name) for name in names):
-        return (
-            f"a{'n' * (what[0] in 'aeiou')} {what} whose images lie in folders further down; --recursive takes them too"
-        )
+        return f"no images in this {what} itself, but in folders further down; --recursive takes them too"
     if unread := [suffix for suffix in map(suffix_of, names) if why_unread(suffix)]:
         return f"no image in this {what} can be read: {skipped_text(unread)}"
     return f"no images in this {what}, only {count(len(names), 'other file')}" if names else f"an empty {what}"

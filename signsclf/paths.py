@@ -8,7 +8,8 @@ from pathlib import Path
 
 from signsclf.errors import SignsclfError
 
-_ADDRESS = re.compile("(?i)([a-z][a-z0-9+.-]+)://|data:[a-z]+/")
+# A Path has lost the second slash of an address.
+_ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+):([/\\]{1,2})|data:[a-z]+/")
 
 
 def user_path(path: str | os.PathLike[str], raises: type[SignsclfError] = SignsclfError) -> Path:
@@ -24,7 +25,8 @@ def user_path(path: str | os.PathLike[str], raises: type[SignsclfError] = Signsc
         if address[1] is None:
             raise raises(f"{text[:40]}: an image as text in a data address; decode it, and save it as a file")
         remedy = "give the path alone" if address[1].lower() == "file" else "download it, and give the file"
-        raise raises(f"{text}: an address, and nothing is fetched; {remedy}")
+        shown = text if len(address[2]) == 2 else f"{address[1]}://{text[address.end() :]}"
+        raise raises(f"{shown}: an address, and nothing is fetched; {remedy}")
     path = Path(path)
     first = path.parts[0] if path.parts else ""
     if not first.startswith("~") or (first != "~" and os.path.lexists(first)):

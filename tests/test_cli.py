@@ -294,8 +294,7 @@ def test_predict_takes_folders_patterns_archives_and_lists(cli, at_source, model
     for without, kind in ((tmp_path / "a.zip", "archive"), (".", "folder")):
         (row,) = json.loads(cli("predict", without, "--model", model, "--json").out)
         assert (
-            f"this {kind} cannot be read, or holds no images itself; --recursive takes those further down"
-            in row["error"]
+            f"no images in this {kind} itself, but in folders further down; --recursive takes them too" in row["error"]
         )
     backwards = folder[::-1]
     ran = cli("predict", "-", "--model", model, "--json", stdin="\n".join(backwards) + "\n")

@@ -59,6 +59,8 @@ def test_an_address_is_told_as_such_and_nothing_is_fetched(home, address, remedy
     monkeypatch.setattr(socket, "getaddrinfo", None)
     with pytest.raises(SourceError, match=remedy):
         user_path(address, SourceError)
+    with pytest.raises(SourceError, match=remedy):
+        user_path(Path(address), SourceError)
     ran = cli("predict", address, "--model", model)
     assert ran.code == 1
     assert "address" in ran.out and remedy in ran.out
