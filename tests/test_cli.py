@@ -31,6 +31,7 @@ COMMANDS = [
     ["export"],
     ["reload"],
     ["data"],
+    ["cache"],
     ["data", "check"],
     ["data", "download"],
     ["data", "draw"],
