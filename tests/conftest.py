@@ -18,6 +18,8 @@ from tinysource import TINY, Ran, draw_source, one_thread
 
 from signsclf import threads
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime as other readers do
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

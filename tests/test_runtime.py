@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import os
 import subprocess
@@ -111,13 +112,26 @@ def offered(monkeypatch: pytest.MonkeyPatch):
     return offer
 
 
-def packages(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    def distribution(name: str) -> object:
-        if name not in names:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return object()
+@pytest.fixture
+def packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Makes these distributions, and no others, look installed."""
 
-    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    def install(*names: str) -> None:
+        site = tmp_path / f"site of {len(names)}"
+        (site / "onnxruntime").mkdir(parents=True)
+        for name in names:
+            (site / f"{name.replace('-', '_')}-1.30.0.dist-info").mkdir()
+        monkeypatch.setattr(runtime.onnxruntime, "__file__", str(site / "onnxruntime" / "__init__.py"))
+
+    return install
+
+
+def test_the_installed_packages_are_those_that_installers_tell_of():
+    found = set()
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.add(importlib.metadata.distribution(name).metadata["Name"])
+    assert runtime._installed() == found != set()
 
 
 def told(capsys: pytest.CaptureFixture[str], device: Provider) -> tuple[str, list[str]]:
@@ -142,10 +156,10 @@ def test_cuda_that_works_is_used(folder: Path, offered, capsys: pytest.CaptureFi
     ],
 )
 def test_cuda_that_fails_is_an_error_from_python_and_one_line_on_the_command_line(
-    folder: Path, offered, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: object, why: str
+    folder: Path, offered, packages, capsys: pytest.CaptureFixture[str], what: object, why: str
 ):
     offered(what)
-    packages(monkeypatch, "onnxruntime-gpu")
+    packages("onnxruntime-gpu")
     with fails(f"cuda: .*{why}", DeviceError):
         Classifier(folder, device="cuda")
     for device in (Provider.AUTO, Provider.CUDA):
@@ -160,17 +174,17 @@ def test_cuda_that_fails_is_an_error_from_python_and_one_line_on_the_command_lin
 
 
 def test_two_packages_side_by_side_are_named_with_the_remedy(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: Path, packages, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(runtime.onnxruntime, "get_available_providers", lambda: [CPU])
-    packages(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    packages("onnxruntime", "onnxruntime-gpu")
     with fails("both installed.*pip uninstall -y onnxruntime onnxruntime-gpu", DeviceError):
         Classifier(folder, device="cuda")
     for device in (Provider.AUTO, Provider.CUDA):
         name, [line] = told(capsys, device)
         assert name == "cpu"
         assert "both installed" in line
-    packages(monkeypatch, "onnxruntime")
+    packages("onnxruntime")
     with fails(r"no CUDA; install the extra gpu \(pip install 'signsclf\[gpu\]'\)", DeviceError):
         Classifier(folder, device="cuda")
     assert told(capsys, Provider.AUTO) == ("cpu", [])
