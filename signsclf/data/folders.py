@@ -13,7 +13,7 @@ from signsclf.choices import Layout, Reading
 from signsclf.data.archives import inner_archives, is_archive_name
 from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
 from signsclf.data.layouts import Found, Row, gtsrb_tracks_fit, tracks
-from signsclf.data.splits import UNLABELLED, is_annotation_folder, is_container, split_of, splits_of
+from signsclf.data.splits import UNLABELLED, annotated_stem, is_annotation_folder, is_container, split_of, splits_of
 from signsclf.data.tree import Tree, some
 from signsclf.errors import SourceError
 from signsclf.hidden import hidden_text
@@ -69,7 +69,17 @@ class _Walk:
 
     def of_class(self, found: _Class) -> list[str]:
         """A class folder's images without the annotations beside them."""
-        return [name for names in self.below(found.images, f"{found.above}{found.name}/").values() for name in names]
+        inside = self.below(found.images, f"{found.above}{found.name}/")
+        kept = [name for names in inside.values() for name in names]
+        stems = {posixpath.splitext(name)[0]: name for name in kept}
+        of_others: set[str] = set()
+        for stem, name in stems.items():
+            folder, slash, own = stem.rpartition("/")
+            image = annotated_stem(own)
+            if image is not None and f"{folder}{slash}{image}" in stems:
+                self.leave_out(name, [name], "called as annotations of the images beside them")
+                of_others.add(name)
+        return [name for name in kept if name not in of_others]
 
     def unwrap(self, names: list[str], base: str, part: str | None = None) -> tuple[str, dict[str, list[str]]]:
         """Goes down from ``base`` while a single folder, no class and no split, is all that holds images.

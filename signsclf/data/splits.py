@@ -81,6 +81,16 @@ def is_annotation_folder(name: str, beside: Collection[str]) -> bool:
     )
 
 
+def annotated_stem(stem: str) -> str | None:
+    """The stem of the image that a file is an annotation of by its name: "scan 1" of "scan 1_mask"; None for others."""
+    numbered = stem.rstrip("0123456789 _-.()")
+    start = len(numbered)
+    while start and numbered[start - 1].isalpha():
+        start -= 1
+    image = numbered[:start].rstrip(" _-.")
+    return image if image and numbered[start:].casefold() in _ANNOTATIONS else None
+
+
 def is_container(name: str) -> bool:
     """Whether a folder's name says that it holds images, and not of what: "images", "JPEGImages", "img_data"."""
     words = _words(name)

@@ -219,6 +219,14 @@ class TestAnnotations:
         assert "'covid/masks/', 'normal/masks/' (4 images)" in note(source, "annotations")
         assert not [line for line in source.notes if "level" in line]
 
+    def test_masks_beside_their_images_in_one_folder(self, root, packed):
+        place(root, "benign", "normal", stem="scan ")
+        place(root, "benign", stem="scan 1_mask_", n=2)
+        place(root, "normal", stem="other_mask_", n=1)
+        source = read_source(packed(root))
+        assert counts(source) == {("benign", None): 2, ("normal", None): 3}
+        assert "'benign/scan 1_mask_0.png', 'benign/scan 1_mask_1.png' (2 images)" in note(source, "annotations")
+
     def test_classes_called_so_are_classes(self, root):
         place(root, "photo", "mask", "text", stem="a")
         place(root, "mask", stem="b")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from signsclf.data.splits import UNLABELLED, is_annotation_folder, is_container, split_of, splits_of
+from signsclf.data.splits import UNLABELLED, annotated_stem, is_annotation_folder, is_container, split_of, splits_of
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,23 @@ def test_images_and_annotations():
         assert is_annotation_folder(name, ["images", name])
         assert not is_annotation_folder(name, ["cats", name])
     assert not is_annotation_folder("with_mask", ["images", "with_mask"])
+
+
+@pytest.mark.parametrize(
+    ("stem", "image"),
+    [
+        ("scan (1)_mask", "scan (1)"),
+        ("scan_1-Segmentation_2", "scan_1"),
+        ("0001_label", "0001"),
+        ("unmask", None),
+        ("mask", None),
+        ("mask_1", None),
+        ("cat_1", None),
+        ("", None),
+    ],
+)
+def test_files_called_as_annotations(stem, image):
+    assert annotated_stem(stem) == image
 
 
 def test_a_name_without_end():
