@@ -71,10 +71,10 @@ class _Walk:
         """A class folder's images without the annotations beside them."""
         inside = self.below(found.images, f"{found.above}{found.name}/")
         kept = [name for names in inside.values() for name in names]
-        stems = {posixpath.splitext(name)[0]: name for name in kept}
+        stems = {posixpath.splitext(name)[0] for name in kept}
         of_others: set[str] = set()
-        for stem, name in stems.items():
-            folder, slash, own = stem.rpartition("/")
+        for name in kept:
+            folder, slash, own = posixpath.splitext(name)[0].rpartition("/")
             image = annotated_stem(own)
             if image is not None and f"{folder}{slash}{image}" in stems:
                 self.leave_out(name, [name], "called as annotations of the images beside them")
