@@ -306,7 +306,7 @@ class Upload:
 
 
 class TestFileObjects:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def data(self) -> bytes:
         file = io.BytesIO()
         Image.fromarray(noise(30, 30, 3)).save(file, "PNG")
@@ -386,18 +386,19 @@ class Special(Classifier):
     pass
 
 
-class TestStream:
-    @pytest.fixture(scope="class")
-    def paths(self, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-        below = tmp_path_factory.mktemp("images")
-        colours = ["red", "lime", "blue"]
-        for i in range(50):
-            # Sizes that differ, so that decoding does not end in order by itself.
-            Image.new("RGB", ((i * 37) % 400 + 1,) * 2, colours[i % 3]).save(below / f"{i}.png")
-        (below / "7.png").write_text("text")
-        (below / "20.png").unlink()
-        return [str(below / f"{i}.png") for i in range(50)]
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    below = tmp_path_factory.mktemp("images")
+    colours = ["red", "lime", "blue"]
+    for i in range(50):
+        # Sizes that differ, so that decoding does not end in order by itself.
+        Image.new("RGB", ((i * 37) % 400 + 1,) * 2, colours[i % 3]).save(below / f"{i}.png")
+    (below / "7.png").write_text("text")
+    (below / "20.png").unlink()
+    return [str(below / f"{i}.png") for i in range(50)]
 
+
+class TestStream:
     @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 4), (64, 2), (None, None)])
     def test_keeps_the_order_and_goes_on_after_bad_ones(
         self, classifier: Classifier, paths: list[str], batch_size: int | None, workers: int | None
