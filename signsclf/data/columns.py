@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import threading
 from collections import Counter
@@ -376,7 +377,27 @@ def _parquet_sheet(path: str) -> Sheet:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise _no_parquet(path, error) from error
 
-    return Sheet(path, names, n, load, None, "row", tuple(schema.types))
+    classes = [_class_names(schema, name) for name in schema.names]
+
+    def named(i: int) -> list[str]:
+        """With the names of classes for their numbers; -1 is Hugging Face's for none."""
+        values = load(i)
+        if not classes[i]:
+            return values
+        known = {str(number): name for number, name in enumerate(classes[i])}
+        return [known.get(value, "" if value == "-1" else value) for value in values]
+
+    return Sheet(path, names, n, named, None, "row", tuple(schema.types))
+
+
+def _class_names(schema: pa.Schema, column: str) -> list[str]:
+    """The names of the classes that Hugging Face's ``datasets`` keeps in a file's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def texts(values: Iterable[object]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from signsclf import images
 from signsclf.data.columns import SPACES, Sheet, folded, is_blank, refuse_repeats
+from signsclf.data.parquetimages import image_part
 from signsclf.data.tree import some
 from signsclf.errors import SourceError
 
@@ -32,6 +33,7 @@ _FLAGS = {
     "is_test": "test", "test": "test", "is_train": "train", "train": "train",
 }  # fmt: skip
 """Columns of true and false to the split that true means."""
+_NUMBER_TYPE = re.compile(r"bool|u?int\d+|halffloat|float|double|string|large_string")
 _TRUE = frozenset({"true", "1", "1.0", "yes", "t"})
 _FALSE = frozenset({"false", "0", "0.0", "no", "f"})
 
@@ -81,6 +83,8 @@ def find_roles(
     names = [folded(name) for name in sheet.names]
     refuse_repeats(sheet.path, [name for name in names if name in ("path", "label", "split", "group")])
     of_path = _chosen(sheet, path, "--path-column") if path else _by_name(sheet, _PATHS, "path")
+    if of_path is None and len(held := [i for i, kind in enumerate(sheet.types) if image_part(kind) is not None]) == 1:
+        of_path = held[0]
     rest = [i for i in range(len(names)) if i != of_path]
     of_label = _chosen(sheet, label, "--label-column") if label else _by_name(sheet, _LABELS, "label")
     if of_label == of_path:
@@ -181,6 +185,8 @@ def _one_hot(sheet: Sheet, columns: list[int]) -> tuple[int, ...]:
         return ()
     found = []
     for i in columns:
+        if sheet.types and not _NUMBER_TYPE.fullmatch(str(sheet.types[i])):
+            continue
         if set(map(folded, sheet.load(i))) <= _TRUE | _FALSE | {""}:
             found.append(i)
     return tuple(found) if len(found) > 1 else ()

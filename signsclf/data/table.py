@@ -100,6 +100,8 @@ class Source:
         """A path as it is called within the layout: the same for an archive and its unpacked files."""
         if self.layout is Layout.SYNTHETIC:
             return path
+        if images.has_scheme(path):
+            path = path.partition(":")[2]
         mounted = self.layout is Layout.GTSRB
         name = self.names.get(path) or relative_name(path, self.root, mounted)
         return name.removeprefix(self.base)

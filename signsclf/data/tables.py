@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from signsclf import images
@@ -14,7 +14,8 @@ from signsclf.data.annotations import JSON_SUFFIXES, read_annotations
 from signsclf.data.columns import SPACES, Sheet, folded, header, is_blank, read_sheet
 from signsclf.data.labels import SeveralLabelsError, refuse_labels, tidy
 from signsclf.data.layouts import Found, Row
-from signsclf.data.places import find_places, is_address
+from signsclf.data.parquetimages import image_part, refuse_large_groups, row_path
+from signsclf.data.places import Places, find_places, is_address
 from signsclf.data.roles import Roles, find_roles, flag
 from signsclf.data.splits import SPLITS, is_container, splits_of
 from signsclf.data.tree import TABLE_SUFFIXES, Tree, some
@@ -25,6 +26,7 @@ GIVEN_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".txt")
 
 # Any other JSON beside images is more likely something else, and a folder may hold one for each image.
 _JSON_NAME = re.compile(r"_?(annotations?|labels|dataset|metadata|train|valid|val|test)([._].*)?\.json|.*coco.*\.json")
+_SHARD = re.compile(r"[0-9]{4,}(-of-[0-9]+)?(?=\.[^./]+$)")
 _ENOUGH_OF_TABLE = 0.5
 _ENOUGH_OF_IMAGES = 0.1
 
@@ -72,14 +74,16 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
         except SourceError as error:
             trouble.append(error)
     called = _called([*exact, *fitting])
-    if len(exact) + len(fitting) > 1 and "train" in called.values() and len(set(called.values())) == len(called):
+    if len(exact) + len(fitting) > 1 and "train" in called.values() and _are_shards(called):
         chosen = called
     elif exact:
         chosen = dict.fromkeys(exact)
     else:
         # Such as one table for each class folder.
-        chosen = dict.fromkeys(fitting) if len(fitting) == 1 or meant else {}
-    if len(chosen) > 1 and chosen is not called:
+        chosen = dict.fromkeys(fitting)
+        if len(fitting) > 1 and not meant and not _are_shards(chosen):
+            chosen = {}
+    if len(chosen) > 1 and chosen is not called and not _are_shards(chosen):
         raise SourceError(
             f"{tree.root}: several tables with path and label: {some(list(chosen))}; keep or give one, or call them "
             "train, valid and test"
@@ -118,12 +122,16 @@ def read_table(tree: Tree, name: str, reading: Reading | None = None) -> Found:
 
 def _joined(tree: Tree, chosen: dict[str, str | None], unlabelled: list[str], reading: Reading) -> Found:
     parts = [_read(tree, name, split, reading) for name, split in chosen.items()]
-    notes: list[str] = []
+    times = Counter(note for part in parts for note in part.notes)
+    # What holds of every table is told once.
+    notes = [note for note in dict.fromkeys(parts[0].notes) if times[note] == len(parts)]
     for part in parts:
         before = f"{posixpath.basename(part.name)}: " if len(parts) > 1 else ""
-        notes += [before + note for note in part.notes]
+        notes += [before + note for note in part.notes if times[note] < len(parts)]
     if len(parts) > 1:
-        notes.insert(0, "tables are the splits: " + ", ".join(f"{name} {split}" for name, split in chosen.items()))
+        if None not in chosen.values():
+            which = ", ".join(f"{name} {split}" for name, split in list(chosen.items())[:8])
+            notes.insert(0, f"tables are the splits: {which}" + (", …" if len(chosen) > 8 else ""))
         _refuse_shared(parts)
     if unlabelled:
         notes.append(f"tables without labels are left out ({len(unlabelled):,}): {some(unlabelled)}")
@@ -155,7 +163,8 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
         notes.append(sheet.told)
     if sheet.rows == 0:
         raise SourceError(f"{table}: no rows; give one for each image")
-    texts = [text.strip(SPACES) for text in sheet.load(roles.path)]
+    embedded = _embedded(tree, sheet, roles)
+    texts = embedded or [text.strip(SPACES) for text in sheet.load(roles.path)]
     labels = _labels(sheet, roles)
     splits = _splits(sheet, roles)
     groups = [text.strip(SPACES) or None for text in sheet.load(roles.group)] if roles.group is not None else None
@@ -178,20 +187,20 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     refuse_labels(
         dict.fromkeys(labels), lambda label: f"{table}: {sheet.place(kept[labels.index(label)])}", "mend the cell"
     )
-    if far := [i for i, text in enumerate(texts) if is_address(text)]:
+    if not embedded and (far := [i for i, text in enumerate(texts) if is_address(text)]):
         first = f"{sheet.place(kept[far[0]])} {texts[far[0]]!r}"
         raise SourceError(
             f"{table}: {len(far):,} of {len(texts):,} images are at web addresses, first {first}: they are not "
             "fetched; download them and name the files"
         )
-    if called is None and roles.split is None and not roles.flags:
+    if called is None and roles.split is None and not roles.flags and not embedded:
         splits, more = _splits_of_folders(texts)
         notes += more
     elif called is not None and not any(splits):
         splits = [called] * len(texts)
     _refuse_some_without(sheet, kept, splits)
     folder = posixpath.dirname(name)
-    places = find_places(tree, folder, texts, labels)
+    places = Places(texts, []) if embedded else find_places(tree, folder, texts, labels)
     if len(places.lost) == len(texts):
         why = places.hint or "paths start at the table's folder"
         shown = _named(sheet, kept, texts, places.lost)
@@ -209,6 +218,25 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     return _Part(name, sheet, rows, kept, notes, shown, places.hint)
 
 
+def _embedded(tree: Tree, sheet: Sheet, roles: Roles) -> list[str]:
+    """Paths of images that are in the table itself; none where they are not.
+
+    Raises:
+        SourceError: the table is in an archive, or its images cannot be read bit by bit.
+    """
+    if not _holds_images(sheet, roles.path):
+        return []
+    if tree.is_archive:
+        raise SourceError(f"{sheet.path}: a Parquet file with images in an archive; unpack the archive")
+    column = sheet.names[roles.path]
+    refuse_large_groups(sheet.path, column)
+    return [row_path(sheet.path, column, row) for row in range(sheet.rows)]
+
+
+def _holds_images(sheet: Sheet, column: int) -> bool:
+    return bool(sheet.types) and image_part(sheet.types[column]) is not None
+
+
 def _sheet(path: str) -> Sheet:
     return read_annotations(path) if path.lower().endswith(JSON_SUFFIXES) else read_sheet(path)
 
@@ -223,6 +251,8 @@ def _is_exact(path: str) -> bool:
 def _names_images(path: str, reading: Reading, stems: Counter[str], in_class_folders: bool) -> bool:
     """Whether a table with columns of other names is one of the images that exist, and says more than their folders."""
     roles = find_roles(_sheet(path), SPLITS, reading.path_column, reading.label_column)
+    if _holds_images(roles.sheet, roles.path):
+        return True
     texts = roles.sheet.load(roles.path)
     if roles.label is not None and roles.split is None and not roles.flags:
         pairs = zip(texts, roles.sheet.load(roles.label), strict=True)
@@ -257,12 +287,23 @@ def _is_unlabelled(tree: Tree, name: str, stems: Counter[str]) -> bool:
         roles = find_roles(_sheet(tree.files[name]), SPLITS, labelled=False)
     except SourceError:
         return False
-    return roles.label is None and any(_stem(text) in stems for text in roles.sheet.load(roles.path))
+    if roles.label is not None or _holds_images(roles.sheet, roles.path):
+        return roles.label is None
+    return any(_stem(text) in stems for text in roles.sheet.load(roles.path))
 
 
 def _stem(text: str) -> str:
     base = posixpath.basename(text.strip(SPACES).replace("\\", "/"))
     return (posixpath.splitext(base)[0] if images.is_image_name(base) else base).casefold()
+
+
+def _are_shards(called: Mapping[str, str | None]) -> bool:
+    """Whether tables of one split are numbered parts of one table: train-00000-of-00002.parquet, 0001.parquet."""
+    parts: dict[str | None, set[str]] = defaultdict(set)
+    for name, split in called.items():
+        parts[split].add(_SHARD.sub("", name))
+    counts = Counter(called.values())
+    return all(len(parts[split]) == 1 and (counts[split] == 1 or _SHARD.search(n)) for n, split in called.items())
 
 
 def _called(names: Sequence[str]) -> dict[str, str]:
@@ -293,9 +334,15 @@ def _labels(sheet: Sheet, roles: Roles) -> list[str]:
                 if labels[i]:
                     raise SourceError(
                         f"{sheet.path}: {sheet.place(i)} is of {labels[i]!r} and of {name!r}; a classifier takes one "
-                        "label each"
+                        "label each, or say which column is the label with --label-column"
                     )
                 labels[i] = name
+    if none := [i for i, label in enumerate(labels) if not label]:
+        names = some([sheet.names[column] for column in roles.one_hot])
+        raise SourceError(
+            f"{sheet.path}: {sheet.some_places(none)}: no label, as none of the columns {names} is 1; give each image "
+            "one, or say which column is the label with --label-column"
+        )
     return labels
 
 

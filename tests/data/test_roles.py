@@ -139,4 +139,4 @@ def test_several_or_none_of_one_columns(root):
     said = refusal(table(root, "filename,cat,dog", "0.png,1,0", "1.png,1,1"))
     assert "line 3 is of 'cat' and of 'dog'; a classifier takes one label each" in said
     said = refusal(table(root, "filename,cat,dog", "0.png,1,0", "1.png,0,0"))
-    assert "line 3 has no label" in said
+    assert "line 3: no label, as none of the columns 'cat', 'dog' is 1" in said

@@ -1,0 +1,111 @@
+"""Images that lie inside a Parquet file, as Hugging Face's data sets hold them: each row is a path of its own."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import re
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from signsclf import images
+from signsclf.data.columns import open_parquet
+from signsclf.errors import BadImageError, SourceError
+
+SCHEME = "parquet"
+
+_PATH = re.compile(rf"{SCHEME}:(.+)/([^/]+)/([0-9]+)", re.DOTALL)
+_MOST_GROUP = 1024**3
+"""Bytes of one row group's images; larger ones would have to be held in memory whole."""
+_GROUPS_KEPT = 3
+
+_lock = threading.Lock()
+_groups: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+_files: dict[str, tuple[tuple[int, ...], Any, list[int]]] = {}
+
+
+def image_part(kind: Any) -> str | None:
+    """The part of a column that holds encoded images: ".bytes" of a structure, "" of plain bytes; None for neither."""
+    import pyarrow as pa
+
+    def is_bytes(kind: Any) -> bool:
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    if is_bytes(kind):
+        return ""
+    if pa.types.is_struct(kind) and any(field.name == "bytes" and is_bytes(field.type) for field in kind):
+        return ".bytes"
+    return None
+
+
+def row_path(file: str, column: str, row: int) -> str:
+    """The path by which `signsclf.images` reads the image in a row, from 0, of a Parquet file on disk."""
+    return f"{SCHEME}:{file}/{column}/{row + 1:06}"
+
+
+def refuse_large_groups(file: str, column: str) -> None:
+    """Refuses a file whose row groups hold more images than memory should.
+
+    Raises:
+        SourceError: there is such a group.
+    """
+    metadata = open_parquet(file).metadata
+    for group in range(metadata.num_row_groups):
+        parts = (metadata.row_group(group).column(i) for i in range(metadata.num_columns))
+        held = sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] == column)
+        if held > _MOST_GROUP:
+            raise SourceError(
+                f"{file}: a row group with {held:,} bytes of images, where {_MOST_GROUP:,} can be held; write it again "
+                "with fewer rows a group: pyarrow.parquet.write_table(table, FILE, row_group_size=100)"
+            )
+
+
+def read(path: str) -> bytes:
+    """The encoded image of a `row_path`.
+
+    The row groups read last are kept, for all threads together, so that rows in order are read once.
+
+    Raises:
+        BadImageError: there is no such row, it holds no image, or the file cannot be read.
+    """
+    found = _PATH.fullmatch(path)
+    if found is None:
+        raise BadImageError(f"{path}: not a row of a Parquet file")
+    file, column, row = found[1], found[2], int(found[3]) - 1
+    with _lock:
+        try:
+            stamp, handle, ends = _opened(file)
+            group = bisect.bisect_right(ends, row)
+            if row < 0 or group == len(ends):
+                raise BadImageError(f"{path}: the file has no such row")
+            key = (file, stamp, column, group)
+            if key not in _groups:
+                part = image_part(handle.schema_arrow.field(column).type)
+                _groups[key] = handle.read_row_group(group, columns=[f"{column}{part or ''}"]).column(0)
+                while len(_groups) > _GROUPS_KEPT:
+                    _groups.popitem(last=False)
+            _groups.move_to_end(key)
+            value = _groups[key][row - (ends[group - 1] if group else 0)].as_py()
+        except (OSError, ValueError, KeyError, SourceError) as error:  # pyarrow's own errors are of these
+            raise BadImageError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+    value = value.get("bytes") if isinstance(value, dict) else value
+    if not value:
+        raise BadImageError(f"{path}: the row holds no image")
+    return bytes(value)
+
+
+def _opened(file: str) -> tuple[tuple[int, ...], Any, list[int]]:
+    """A stamp of the file, its handle, and the row after each group's last."""
+    stat = os.stat(file)  # noqa: PTH116 - once for every image read
+    # With the process's number: after a fork both sides would move one shared file position.
+    stamp = (os.getpid(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if file not in _files or _files[file][0] != stamp:
+        handle = open_parquet(file)
+        sizes = (handle.metadata.row_group(i).num_rows for i in range(handle.metadata.num_row_groups))
+        _files[file] = (stamp, handle, list(itertools.accumulate(sizes)))
+    return _files[file]
+
+
+images.READERS[SCHEME] = read
