@@ -1,4 +1,4 @@
-"""signsclf: train, judge and export image classifiers."""
+"""signsclf: train, evaluate and export image classifiers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load(folder: str | Path, threads: int | None = None) -> Classifier:
 
     Args:
         folder: a model folder, as written by ``signsclf train`` or ``signsclf export``.
-        threads: processor threads to use at most; None uses all that this process may.
+        threads: CPU threads to use at most; None uses the cores that this process may.
 
     Raises:
         ModelError: the folder is missing, damaged or of an unknown version.

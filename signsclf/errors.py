@@ -85,5 +85,5 @@ def traceback_file(error: BaseException) -> Path | None:
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, as part of a line: its first line, or its type where it says nothing."""
+    """Shorten another library's error to part of a line: its first line, or its type where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -96,7 +96,7 @@ def torch_logits(model: nn.Module, arch: Architecture, pixels: np.ndarray, batch
 def write_network(
     folder: Path, model: nn.Module, arch: Architecture, classes: Sequence[str], size: int, pixels: np.ndarray
 ) -> tuple[Parity, str | None]:
-    """Writes model.onnx, model.safetensors and learner.pkl, once model.onnx has passed the gate.
+    """Writes model.onnx, model.safetensors and learner.pkl, once model.onnx has passed the parity check.
 
     Args:
         model: with the temperature folded in.

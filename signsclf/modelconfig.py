@@ -49,7 +49,7 @@ class Config:
         versions: package to its version at export.
         is_gtsrb: whether the classes are the 43 of the German benchmark, in its order.
         crop: "roi" for a model that expects signs cut out by their box, "none" for whole images.
-        parity: the proof of the export gate.
+        parity: the figures of the parity check.
         licence: a note for the card; None where nothing is known.
         readers: who can read this folder, out of `READERS`.
         classifier: the last linear layer's weight in model.safetensors, (classes, channels), for class
@@ -142,7 +142,7 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """What `to_json` gave, back again, or what it gave in another signsclf of the same major format version.
+        """Read what `to_json` gave, or what it gave in another signsclf of the same major format version.
 
         Keys under "signsclf" that a newer minor version added are ignored; those that an older one lacks take their
         defaults.
@@ -254,7 +254,7 @@ def _wrong(name: str, value: object, right: str) -> ModelError:
 
 
 def _minor(ours: dict[str, Any]) -> int:
-    """The minor format version of what is under "signsclf"; refuses another major one."""
+    """Read the minor format version of what is under "signsclf"; refuse another major one."""
     version = ours.get("format_version")
     if type(version) is int:  # 1.0 was written as the number 1
         version = f"{version}.0"

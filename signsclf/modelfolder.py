@@ -292,7 +292,7 @@ def read_text(path: Path, limit: int = MAX_BYTES) -> str:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """A listed file, unless its name leads outside the folder.
+    """Find a listed file, unless its name leads outside the folder.
 
     A file may be a symbolic link to one elsewhere: huggingface_hub's cache and DVC lay folders out so.
     """
@@ -303,7 +303,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _unix_sha256(path: Path) -> str | None:
-    """The checksum that a text file would have with LF for CR LF; None for one too large to be a text of ours."""
+    """Compute the checksum of a text file with LF for CR LF; None for one too large to be a text of ours."""
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     return hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest() if len(data) <= MAX_BYTES else None

@@ -183,13 +183,13 @@ class Classifier:
         return self._run(batch, "features")[0] if self._has_features else None
 
     def logits_and_features(self, batch: Array) -> tuple[Array, Array]:
-        """What `logits` and `features` give, from one run of a network that has a feature map."""
+        """Give what `logits` and `features` do, from one run of a network that has a feature map."""
         logits, features = self._run(batch, "logits", "features")
         return logits, features
 
     @cached_property
     def class_weights(self) -> Array:
-        """What the last layer weighs each channel of the feature map with: float64 (classes, channels).
+        """Read what the last layer weighs each channel of the feature map with: float64 (classes, channels).
 
         Raises:
             ModelError: the network has no feature map that its last layer reads, or model.safetensors does not fit it.
@@ -334,7 +334,7 @@ def _stream(
 
 
 def _many(sources: Iterable[Source]) -> Iterable[Source | BadImageError]:
-    """The images of what should hold several; refuses what is one image, or none.
+    """Take the images of what should hold several; refuse what is one image, or none.
 
     A list keeps its images as they are while they wait to be decoded; what an iterator gave may be one buffer that
     it fills again, or a file that it closes: of that a copy is taken.
@@ -362,7 +362,7 @@ def _many(sources: Iterable[Source]) -> Iterable[Source | BadImageError]:
 
 
 def _kept(source: Source) -> Source | BadImageError:
-    """An image that stays what it is now, or why it cannot be read."""
+    """Take an image such that it stays what it is now, or why it cannot be read."""
     try:
         if isinstance(source, np.ndarray):
             taken: Array = source.copy()
@@ -423,7 +423,7 @@ def open_image(source: Source) -> Image.Image:
 
 
 def _read_file(file: BinaryIO) -> bytes:
-    """All that a file object gives, which pipes, sockets and uploads give in parts.
+    """Read all that a file object gives, which pipes, sockets and uploads give in parts.
 
     Raises:
         BadImageError: it cannot be read, gives no bytes, or gives over `images.MAX_BYTES`.
@@ -460,7 +460,7 @@ def _forget(awaitable: object) -> None:
 
 
 def _opened(kind: type[Classifier], folder: Path, threads: int | None, device: str, file: str) -> Classifier:
-    """A classifier that comes out of a pickle."""
+    """Open a classifier that comes out of a pickle."""
     return kind(folder, threads, device=device, file=file)
 
 

@@ -47,7 +47,7 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 
 
 def open_session(path: Path, *, device: str = "cpu", threads: int | None = None) -> onnxruntime.InferenceSession:
-    """A session for a network's file, which holds all its weights itself.
+    """Open a session for a network's file, which has to hold all its weights itself.
 
     Args:
         device: "cpu" or "cuda".
@@ -85,7 +85,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
 
 
 def cuda_trouble() -> str | None:
-    """Why ONNX Runtime cannot use CUDA here, and what to do, in a line; None where it can."""
+    """Say why ONNX Runtime cannot use CUDA here, and what to do, in a line; None where it can."""
     if why := _not_offered():
         return why
     try:
@@ -95,7 +95,7 @@ def cuda_trouble() -> str | None:
 
 
 def has_gpu_package() -> bool:
-    """Whether the distribution onnxruntime-gpu is installed, working or not."""
+    """Tell whether the distribution onnxruntime-gpu is installed, working or not."""
     return "onnxruntime-gpu" in _installed()
 
 
@@ -111,7 +111,7 @@ def _not_offered() -> str | None:
 
 
 def _installed() -> set[str]:
-    """Which of `_PACKAGES` are installed where the module lies that was imported."""
+    """Find which of `_PACKAGES` are installed where the module lies that was imported."""
     # By the folders that installers leave: importlib.metadata takes longer to import than a prediction.
     try:
         beside = [path.name for path in Path(onnxruntime.__file__).parents[1].iterdir()]
@@ -122,7 +122,7 @@ def _installed() -> set[str]:
 
 
 def _libraries() -> str:
-    """Why the CUDA provider was left out: ONNX Runtime only logs it, so its library is loaded again here."""
+    """Say why the CUDA provider was left out: ONNX Runtime only logs it, so its library is loaded again here."""
     import ctypes
 
     why = "of another version than it needs, or missing"
@@ -161,7 +161,7 @@ def _session(model: str | bytes, providers: list[str], threads: int | None) -> o
 
 
 def _keeps_weights_elsewhere(path: Path) -> bool:
-    """Whether an ONNX file has tensors whose values lie in other files; a damaged one may be said to have."""
+    """Tell whether an ONNX file has tensors whose values lie in other files; a damaged one may be said to have."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         # Such a tensor names its file under this key. The search takes milliseconds, the walk up to a second.
         if data.find(b"location") < 0:
