@@ -65,6 +65,7 @@ _archives: OrderedDict[str, tuple[tuple[int, ...], zipfile.ZipFile]] = OrderedDi
 _archives_lock = threading.Lock()
 _ARCHIVES_KEPT = 4
 _SIZES_SAMPLED = 400
+_NO_IMAGE = "not an image that can be read"
 # What files, and zipfile for damaged archives and members, are seen to raise.
 _READ_ERRORS = (
     OSError,
@@ -308,7 +309,7 @@ def _open_header(file: IO[bytes]) -> tuple[Any, tuple[int, int]]:
     opened = image_class(kind) if kind else None
     if opened is None:
         described = describe_kind(head)
-        raise BadImageError(f"not an image that can be read{f': {described}' if described else ''}")
+        raise BadImageError(f"{_NO_IMAGE}: {described}" if described else _NO_IMAGE)
     file.seek(0)
     if kind == "TIFF":
         found = tiff.read_header(file)
@@ -497,6 +498,11 @@ def _open(path: str) -> tuple[IO[bytes], int]:
         # Read with no bound, zipfile unpacks up to 2 GB before it looks at the size that it was told.
         return handle.open(info), info.file_size + 1
     length = Path(path).stat().st_size
+    if length > _max_bytes():
+        # Of a film or an archive its kind says more than its size.
+        with Path(path).open("rb") as file:
+            if described := describe_kind(file.read(1024)):
+                raise BadImageError(f"{path}: {_NO_IMAGE}: {described}")
     _refuse_bytes(path, length)
     # Pipes and devices say 0, whatever they hold.
     return Path(path).open("rb"), (length or MAX_BYTES) + 1
@@ -558,7 +564,11 @@ def _own_limit() -> Iterator[None]:
         _limits.own = before
 
 
+def _max_bytes() -> int:
+    return max(MAX_BYTES, MAX_BYTES * max_pixels() // MAX_PIXELS)
+
+
 def _refuse_bytes(path: str, size: int) -> None:
-    most = max(MAX_BYTES, MAX_BYTES * max_pixels() // MAX_PIXELS)
+    most = _max_bytes()
     if size > most:
         raise BadImageError(f"{path}: {size:,} bytes are too many (at most {most:,})")

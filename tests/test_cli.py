@@ -302,6 +302,25 @@ def test_predict_takes_folders_patterns_archives_and_lists(cli, at_source, model
     assert paths_of(ran) == backwards
 
 
+def test_the_limit_of_pixels_is_an_option_and_a_variable(cli, model, tmp_path, monkeypatch):
+    for label in ("a", "b"):
+        (tmp_path / "s" / label).mkdir(parents=True)
+        Image.new("RGB", (20, 20), "red").save(tmp_path / "s" / label / "1.png")
+    photo = tmp_path / "s" / "a" / "1.png"
+    monkeypatch.setenv("SIGNSCLF_MAX_PIXELS", "399")
+    ran = cli("predict", photo, "--model", model, "--json")
+    assert ran.code == 1
+    assert "too many pixels (20×20, at most 399); --max-pixels or $SIGNSCLF_MAX_PIXELS raises" in ran.out
+    assert "2 unreadable" in cli("data", "check", tmp_path / "s").out
+    assert "0 unreadable" in cli("data", "check", tmp_path / "s", "--max-pixels", "400").out
+    monkeypatch.setenv("SIGNSCLF_MAX_PIXELS", "399")
+    assert cli("predict", photo, "--model", model, "--max-pixels", "1_000").code == 0
+    monkeypatch.setenv("SIGNSCLF_MAX_PIXELS", "many")
+    ran = cli("predict", photo, "--model", model)
+    assert ran.code == 2
+    assert "SIGNSCLF_MAX_PIXELS" in ran.err
+
+
 def test_a_bad_image_is_a_row_and_exit_code_1(cli, at_source, model, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     good = "red bar/00000_00000.png"

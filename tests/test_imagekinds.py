@@ -192,3 +192,8 @@ def test_members_of_archives_are_told_by_content(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("x", encoded("JPEG"))
     assert imagekinds.kind_of(images.head(f"{tmp_path}/a.zip/x", imagekinds.HEAD)) == "JPEG"
+
+
+def test_suffixes_are_those_of_pathlib_in_lower_case() -> None:
+    for name in ("a.JPG", "a/b.c/d", "a/.png", ".png", "a.b.PnG", "a.", "", "x/", "a.jpg_large", "ä.ÄÖ", "a/b.c.d"):
+        assert imagekinds.suffix_of(name) == (Path(name).suffix.lower() if not name.endswith(".") else "")

@@ -580,6 +580,15 @@ def test_a_large_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert peak_of(refuse) < 2**20
 
 
+def test_a_large_film_is_told_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "large.jpg"
+    with path.open("wb") as file:
+        file.write(b"\0\0\0\x18ftypmp42")
+        file.truncate(images.MAX_BYTES + 1)
+    with pytest.raises(BadImageError, match=r"large\.jpg: not an image that can be read: a video; extract its frames"):
+        images.read(path)
+
+
 def test_reading_a_small_file_asks_for_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "small.png"
     path.write_bytes(bytes(1000))
