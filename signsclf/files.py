@@ -92,7 +92,7 @@ def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfEr
                 tmp.replace(target)
             except OSError as error:
                 raise failure(error) from error
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
     finally:
         if tmp is not None:
             with contextlib.suppress(OSError):
@@ -150,6 +150,32 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 
+def sync_folder(folder: Path) -> None:
+    """Make a rename last through a power cut; not known to Windows, where a folder cannot be opened."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make all files below a folder last through a power cut, before the folder is renamed to where it is looked for.
+
+    Raises:
+        OSError: a file cannot be written to the disk.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            sync_folder(path)
+        elif path.is_file() and not path.is_symlink():
+            # Windows wants a handle that could write, which others refuse of a file that is to be read only.
+            with contextlib.suppress(PermissionError), path.open("r+b" if os.name == "nt" else "rb") as file:
+                _sync(file.fileno())
+    sync_folder(folder)
+
+
 class _Raw(io.FileIO):
     """A file whose failures to write name the output that the user asked for."""
 
@@ -170,13 +196,3 @@ def _sync(handle: int) -> None:
     except OSError as error:
         if error.errno not in _CANNOT_SYNC:
             raise
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; not known to Windows, where a folder cannot be opened."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

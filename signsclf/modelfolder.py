@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from signsclf.errors import ModelError
-from signsclf.files import is_tmp_name, sha256, write_atomic
+from signsclf.files import is_tmp_name, sha256, sync_folder, sync_tree, write_atomic
 from signsclf.modelconfig import FORMAT_VERSION, MAX_BYTES, Config, check_classes, parse_json
 from signsclf.outputs import (
     CARD,
@@ -167,7 +167,7 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
 
 
 def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> None:
-    """Move a finished folder to its place by renaming, so that it is there whole or not at all.
+    """Move a finished folder to its place by renaming, so that it is there whole or not at all, power cut or not.
 
     What was of use to its run only is deleted then, not before: until the move the run can be resumed.
 
@@ -187,6 +187,7 @@ def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> 
             raise ModelError(f"{error}; the new model is in {partial}") from error
     backup = _unused(final.with_name(final.name + ".old"))
     try:
+        sync_tree(partial)
         if exists:
             final.rename(backup)
         try:
@@ -195,6 +196,7 @@ def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> 
             if exists:
                 backup.rename(final)
             raise
+        sync_folder(final.parent)
     except OSError as error:
         raise ModelError(f"{final}: cannot be put in place ({error.strerror or error}); it is in {partial}") from error
     try:

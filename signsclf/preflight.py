@@ -113,7 +113,7 @@ def _tamed(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndar
     with torch.no_grad():
         head(body((x - mean) / std))
     twin.eval()
-    spread = float(torch_logits(twin, arch, pixels).std())
+    spread = float(torch_logits(twin, arch, pixels).std(dtype=np.float64))
     return fold_temperature(twin, n_classes, spread) if np.isfinite(spread) and spread > 1 else twin
 
 

@@ -22,6 +22,8 @@ from urllib.error import HTTPError
 from signsclf.data import gtsrb
 from signsclf.data.unpack import unpack
 from signsclf.errors import DownloadError
+from signsclf.files import sync_folder, write_atomic
+from signsclf.locks import locked
 
 TIMEOUT_S = 30.0
 """Seconds without a sign of life from the server before a transfer counts as broken off."""
@@ -74,6 +76,7 @@ def fetch(
 
     Raises:
         DownloadError: not to be had, not what was expected, or no room for it.
+        LockedError: another process fetches it now.
     """
     if not re.match(r"https?://", url, re.IGNORECASE):
         raise DownloadError(f"{url}: not an http or https address; give one that starts with https://")
@@ -88,15 +91,17 @@ def fetch(
             if progress:
                 progress(target.stat().st_size, target.stat().st_size)
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _transfer_persistently(url, part, size, progress, attempts)
-        if not _is_right(part, size, md5, sha256):
-            part.unlink()
-            raise DownloadError(
-                f"{url}: what came is not the file expected (its checksum differs), and was deleted; "
-                "run this again to fetch it anew"
-            )
-        part.replace(target)
+        # Two that append to one file spoil it for each other.
+        with locked(target):
+            _transfer_persistently(url, part, size, progress, attempts)
+            if not _is_right(part, size, md5, sha256):
+                part.unlink()
+                raise DownloadError(
+                    f"{url}: what came is not the file expected (its checksum differs), and was deleted; "
+                    "run this again to fetch it anew"
+                )
+            part.replace(target)
+            sync_folder(target.parent)
     except OSError as error:
         raise DownloadError(_local_trouble(target, error)) from error
     return target
@@ -127,29 +132,31 @@ def download_gtsrb(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _refuse_full_disk(folder, _room_needed(folder, unpack_archives))
-        brought = []
-        before, total = 0, sum(archive.bytes for archive in gtsrb.ARCHIVES)
-        for archive in gtsrb.ARCHIVES:
-            into, place = (folder / path for path in _PLACES[archive.name])
-            if not _is_unpacked(folder, archive):
-                target = fetch(
-                    f"{base_url.rstrip('/')}/{archive.name}",
-                    folder / archive.name,
-                    size=archive.bytes,
-                    md5=archive.md5,
-                    sha256=archive.sha256,
-                    progress=_offset(progress, before, total),
-                )
-                if unpack_archives:
-                    unpack(target, into)
-                    _settle(folder, archive)
-                else:
-                    place = target
-            before += archive.bytes
-            if progress:
-                progress(before, total)
-            brought.append(place)
+        # Of two at once, one would delete the archive that the other unpacks.
+        with locked(folder / "GTSRB"):
+            _refuse_full_disk(folder, _room_needed(folder, unpack_archives))
+            brought = []
+            before, total = 0, sum(archive.bytes for archive in gtsrb.ARCHIVES)
+            for archive in gtsrb.ARCHIVES:
+                into, place = (folder / path for path in _PLACES[archive.name])
+                if not _is_unpacked(folder, archive):
+                    target = fetch(
+                        f"{base_url.rstrip('/')}/{archive.name}",
+                        folder / archive.name,
+                        size=archive.bytes,
+                        md5=archive.md5,
+                        sha256=archive.sha256,
+                        progress=_offset(progress, before, total),
+                    )
+                    if unpack_archives:
+                        unpack(target, into)
+                        _settle(folder, archive)
+                    else:
+                        place = target
+                before += archive.bytes
+                if progress:
+                    progress(before, total)
+                brought.append(place)
     except OSError as error:
         raise DownloadError(_local_trouble(folder, error)) from error
     return brought
@@ -314,10 +321,7 @@ def _settle(folder: Path, archive: gtsrb.Archive) -> None:
     if not n_files:
         raise DownloadError(f"{folder / archive.name}: holds no {place.name}, so it is not GTSRB as published")
     (folder / archive.name).unlink()
-    marker = _marker(folder, archive)
-    temporary = marker.with_name(marker.name + ".part")
-    temporary.write_text(json.dumps({"md5": archive.md5, "files": n_files}) + "\n", encoding="utf-8")
-    temporary.replace(marker)
+    write_atomic(_marker(folder, archive), f"{json.dumps({'md5': archive.md5, 'files': n_files})}\n".encode())
 
 
 def _is_unpacked(folder: Path, archive: gtsrb.Archive) -> bool:

@@ -19,6 +19,7 @@ import pytest
 from signsclf.data import download, gtsrb
 from signsclf.data.download import download_gtsrb, fetch
 from signsclf.errors import DownloadError
+from signsclf.locks import LockedError, locked
 
 BODY = random.Random(0).randbytes(1024 * 1024)
 SIZE = len(BODY)
@@ -387,3 +388,12 @@ def test_an_archive_that_is_not_what_it_is_called_keeps_its_zip_and_says_so(offi
     with pytest.raises(DownloadError, match="holds no Final_Test"):
         download_gtsrb(tmp_path, official.url)
     assert not (tmp_path / f"{test.name}.unpacked").exists()
+
+
+def test_two_at_once_do_not_write_into_one_file(server, official, tmp_path):
+    with locked(tmp_path / "file.bin"), pytest.raises(LockedError, match="another signsclf"):
+        get(server, tmp_path / "file.bin")
+    with locked(tmp_path / "GTSRB"), pytest.raises(LockedError, match="another signsclf"):
+        download_gtsrb(tmp_path, server.url)
+    assert list(tmp_path.iterdir()) == []
+    assert get(server, tmp_path / "file.bin").read_bytes() == BODY
