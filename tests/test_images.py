@@ -571,6 +571,7 @@ def test_the_limit_is_part_of_what_decides_pixels(monkeypatch: pytest.MonkeyPatc
 def test_a_large_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "large.png"
     with path.open("wb") as file:
+        file.write(encoded(smooth()))
         file.truncate(images.MAX_BYTES + 1)
 
     def refuse() -> None:
