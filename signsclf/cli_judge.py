@@ -241,7 +241,7 @@ def _tell_difference(found: Difference, a: Path, b: Path) -> None:
     )
     if pair.by_units is not None:
         low, high = pair.by_units
-        echo(f"  with whole tracks resampled: {100 * low:+.2f} to {100 * high:+.2f}")
+        echo(f"  with whole groups resampled: {100 * low:+.2f} to {100 * high:+.2f}")
     echo(f"McNemar's exact test: p = {pair.p_value:.3g} ({pair.n_only_b:,} right in B alone, {pair.n_only_a:,} in A)")
     if found.n_left_out:
         echo(f"left out: {found.n_left_out:,} images that one of them was trained on or did not judge")

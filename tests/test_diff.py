@@ -77,7 +77,7 @@ def test_a_source_that_one_was_trained_on_is_no_place_to_compare(model, source, 
 def test_for_a_person_and_as_a_file(cli, model, worse, fresh, tmp_path):
     ran = cli("diff", model, worse, fresh, "--out", tmp_path / "differ.csv", "--tolerance", "1")
     assert ran.code == 0, ran.err
-    for word in ("A: ", "B: ", "B less A: -", "95 % interval", "n = 60", "McNemar", "whole tracks"):
+    for word in ("A: ", "B: ", "B less A: -", "95 % interval", "n = 60", "McNemar", "whole groups"):
         assert word in ran.out
     with (tmp_path / "differ.csv").open(encoding="utf-8", newline="") as file:
         written = list(csv.DictReader(file))

@@ -229,6 +229,11 @@ class TestFolds:
         held = in_folds(tracks({f"class {i}": [10, 10] for i in range(20)}), 4)
         assert [len(part) for part in held] == [100] * 4
 
+    def test_classes_that_are_in_no_fold_do_not_unbalance_the_others(self):
+        lonely = {"a": [100], "b": [100]}
+        held = in_folds(tracks({**lonely, **{label: [10] * 4 for label in "cde"}}), 3)
+        assert [len(part) for part in held] == [40] * 3
+
     def test_the_partition_is_the_same_for_every_fold_and_another_by_seed_and_number(self):
         source = tracks({"a": [3] * 40, "b": [4] * 40})
         assert in_folds(source, 4, 7) == in_folds(source, 4, 7)

@@ -34,7 +34,7 @@ def headline(found: Findings, subject: Subject) -> Iterator[str]:
     yield '<div class="tiles">' + "".join(f"<div class=tile><b>{a}</b><span>{text(b)}</span></div>" for a, b in tiles)
     yield "</div>"
 
-    unit = "tracks" if found.grouped else "images"
+    unit = "groups" if found.grouped else "images"
     rows = []
     for name, label in (
         ("accuracy", "Accuracy"),
@@ -50,8 +50,8 @@ def headline(found: Findings, subject: Subject) -> Iterator[str]:
     yield table(("Figure", "Value", "95 % interval"), rows, (1, 2), " ".join(caption.split()))
     if found.grouped:
         yield paragraph(
-            "Frames of one track resemble each other. Counted as if each were a sign of its own, the interval of "
-            f"accuracy would be {interval(report.accuracy_low, report.accuracy_high, 2)}.",
+            "Images of one group, one object or copies of one photo, resemble each other. Counted one by one, the "
+            f"interval of accuracy would be {interval(report.accuracy_low, report.accuracy_high, 2)}.",
             "soft",
         )
     yield "</div><div>"
@@ -96,10 +96,10 @@ def classes(found: Findings) -> Iterator[str]:
         yield from _rows_of("By the shorter side of the image", found.sizes)
     if found.tracks is not None:
         tracks = found.tracks
-        right = Share("tracks right by majority of their frames", tracks.n, tracks.majority)
-        wholly = Share("tracks with every frame right", tracks.n, tracks.all_right)
-        never = f"; {count(tracks.all_wrong, 'track')} with no frame right" if tracks.all_wrong else ""
-        yield from _rows_of(f"By track{never}", (right, wholly))
+        right = Share("groups right by majority of their images", tracks.n, tracks.majority)
+        wholly = Share("groups with every image right", tracks.n, tracks.all_right)
+        never = f"; {count(tracks.all_wrong, 'group')} with no image right" if tracks.all_wrong else ""
+        yield from _rows_of(f"By group{never}", (right, wholly))
     numbers = [i for i, head in enumerate(heads) if head != "Class" and not head.endswith("to 100 %")]
     yield "<h3>Each class, the weakest first</h3>"
     yield paragraph("Recall: how many of the class's images are right. Precision: how many of those called so.", "soft")
@@ -175,7 +175,7 @@ def mistakes(found: Findings, subject: Subject) -> Iterator[str]:
     worst = subject.one_of_each_track(np.flatnonzero(~right), -confidence)[:MISTAKES_SHOWN]
     if len(worst):
         of = f"The {len(worst)} surest" if len(worst) < (~right).sum() else "All, the surest first,"
-        each = ", one of each track" if found.grouped else ""
+        each = ", one of each group" if found.grouped else ""
         heat = " Bright in the second picture is what speaks for the wrong answer." if subject.heat else ""
         yield paragraph(f"{of} of {count(int((~right).sum()), 'mistake')}{each}.{heat}")
         entries = []

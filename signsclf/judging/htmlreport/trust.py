@@ -34,7 +34,7 @@ def confidence(found: Findings) -> Iterator[str]:
     tempered = sure.temperature != 1
     how = (
         "These images fitted the exported temperature, so each half of their "
-        f"{'tracks' if found.grouped else 'images'} is judged with a temperature that the other half fitted."
+        f"{'groups' if found.grouped else 'images'} is judged with a temperature that the other half fitted."
         if sure.cross_fitted
         else "None of these images fitted the temperature."
     )
@@ -212,7 +212,7 @@ def labels(found: Findings, subject: Subject) -> Iterator[str]:
         ranks[list(issues)] = np.arange(len(issues))
         shown = [issues[i] for i in subject.one_of_each_track(np.array(list(issues)), ranks)[:ISSUES_SHOWN].tolist()]
         of = f"{len(shown)} of {len(issues):,}" if len(shown) < len(issues) else f"{len(shown)}"
-        each = ", one of each track" if found.grouped else ""
+        each = ", one of each group" if found.grouped else ""
         yield f"<h3>Suspected label errors: {of}, the most suspect first{each}</h3>"
         yield cards(
             card(
