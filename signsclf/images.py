@@ -49,7 +49,8 @@ READERS: dict[str, Callable[[str], bytes]] = {}
 """Scheme (the text before ``:``) to a function that gives such a path's encoded bytes: for synthetic signs."""
 
 _CRLF_HEADER = re.compile(rb"P([56])\s+([0-9]{1,9})\s+([0-9]{1,9})\s+255\r\n")
-_MAXVAL = re.compile(rb"P[25](?:\s+|#[^\n]*\n)+[0-9]+(?:\s+|#[^\n]*\n)+[0-9]+(?:\s+|#[^\n]*\n)+([0-9]{1,5})\s")
+_GAP = rb"(?:\s+|#[^\n]*\n)+"
+_DEEP_PIXMAP = re.compile(rb"P([2356])%s([0-9]+)%s([0-9]+)%s(?!255\s)([0-9]{3,5})\s" % (_GAP, _GAP, _GAP))
 _XMP_ORIENTATION = re.compile(r'tiff:Orientation(?:="|>)([2-8])')
 _EXIF_TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -292,10 +293,17 @@ def _decode(data: bytes) -> Image.Image:
         declared = 2**significant - 1 if significant else None
         if (whole := _whole_png_samples(found, data, declared)) is not None:
             return _rgb(whole, _orientation(found))
-    elif found.format == "PPM" and found.mode == "I" and (head := _MAXVAL.match(data)) and int(head[1]) < 65535:
+    elif found.format == "PPM" and (head := _DEEP_PIXMAP.match(data)):
         found.load()
-        # Pillow has brought such values to the whole range of 16 bits.
-        return _rgb(Image.fromarray((np.asarray(found) >> 8).astype(np.uint8)), 1)
+        if int(head[4]) < 65535 and found.mode == "I":
+            # Pillow has brought such values to the whole range of 16 bits.
+            return _rgb(Image.fromarray((np.asarray(found) >> 8).astype(np.uint8)), 1)
+        if head[1] == b"6" and int(head[4]) == 65535 and _is_low(found):
+            values = np.frombuffer(data, ">u2", found.width * found.height * 3, head.end())
+            return _scaled(values.astype(np.uint16).reshape(found.height, found.width, 3), None, None)
+    elif found.format == "JPEG2000" and found.mode != "I;16" and _jpeg2000_bits(data) > 8:
+        # Pillow makes black of white when it rounds such samples.
+        raise BadImageError("a JPEG 2000 of colours of over 8 bits a sample; save it as a PNG of 8 bits")
     found.load()
     return _rgb(found, _orientation(found), declared)
 
@@ -359,7 +367,7 @@ def _whole_png_samples(image: Any, data: bytes, declared: int | None) -> Image.I
         return None
     image.load()
     transparent = image.info.get("transparency")
-    if transparent is None and max(high for _, high in image.getextrema()) > 15:
+    if transparent is None and not _is_low(image):
         return None
     low = type(image)(io.BytesIO(data))
     # Of samples in the other order of bytes Pillow keeps the other byte. Grey with alpha is four bytes a pixel.
@@ -375,6 +383,17 @@ def _whole_png_samples(image: Any, data: bytes, declared: int | None) -> Image.I
     else:
         values = np.asarray(image).astype(np.uint16) << 8 | small
     return _scaled(values, declared, transparent)
+
+
+def _is_low(image: Image.Image) -> bool:
+    """Whether the upper halves of 16-bit samples, cut or rounded, are those of samples of 12 bits at most."""
+    return max(high for _, high in image.getextrema()) <= 16
+
+
+def _jpeg2000_bits(data: bytes) -> int:
+    """Bits of the first band's samples, as the codestream's header says; 0 where there is none."""
+    at = data.find(b"\xff\x4f\xff\x51")
+    return (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 0
 
 
 def _scaled(values: np.ndarray, declared: int | None, transparent: Any) -> Image.Image:

@@ -267,7 +267,9 @@ def _rewritten(
         lengths = [math.ceil(across * samples) * rows for rows in stored]
     elif not lengths and parts == 1:
         lengths = (len(data) - offsets[0],)
-    if len(lengths) < parts or any(o + n > len(data) for o, n in zip(offsets, lengths, strict=False)):
+    ends = [offset + length for offset, length in zip(offsets, lengths, strict=False)]
+    # What starts in the header is a part that was never written.
+    if len(lengths) < parts or max(ends) > len(data) or min(offsets) < 8:
         raise BadImageError("damaged or truncated (parts of its pixels are missing)")
     tags = {tag: header.tags[tag] for tag in _KEPT if tag in header.tags}
     tags[_COMPRESSION] = (header.one(_COMPRESSION, 1),)

@@ -161,6 +161,25 @@ def test_a_transparent_colour_of_an_rgb_png_becomes_white() -> None:
     assert decoded(image, transparency=(1, 2, 3)).tolist() == [[[255] * 3, [4, 5, 6]]]
 
 
+@pytest.mark.parametrize("factor", [1, 4, 16, 257])
+def test_16_bit_pixmaps_of_colours_are_scaled_like_grey(factor: int) -> None:
+    pixels = picture()
+    pixels[0, 0] = 255
+    data = (
+        f"P6\n# made by hand\n{WIDTH} {HEIGHT}\n65535\n".encode()
+        + (pixels.astype(">u2") * factor).astype(">u2").tobytes()
+    )
+    assert np.array_equal(images.decode(data), pixels)
+
+
+def test_a_jpeg_2000_of_deep_colours_is_refused() -> None:
+    data = bytearray(encoded(Image.fromarray(picture()), "JPEG2000"))
+    assert images.decode(bytes(data)).size == (WIDTH, HEIGHT)
+    data[data.index(b"\xff\x4f\xff\x51") + 42] = 15
+    with pytest.raises(BadImageError, match="JPEG 2000 of colours of over 8 bits"):
+        images.decode(bytes(data))
+
+
 def test_a_transparent_colour_of_16_bits_becomes_white() -> None:
     grey = np.array([[[1000], [1001], [60_000]]], np.uint16)
     data = with_chunk(deep_png(grey), b"tRNS", struct.pack(">H", 1000))
