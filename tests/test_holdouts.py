@@ -5,16 +5,18 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tinysource import TINY, one_thread
+from tinysource import TINY, draw_source, flags, one_thread
 
 import signsclf
 from signsclf.choices import Part
+from signsclf.data.table import read_source
 from signsclf.errors import ModelError
 from signsclf.evaluate import evaluate
 from signsclf.holdouts import evaluate_holdouts
 from signsclf.judging.calibrate import fit_temperature, softmax
 from signsclf.modelfolder import read_config, verify_sums
 from signsclf.observer import Observer
+from signsclf.prepare import plan, prepare
 from signsclf.recipe import Recipe
 from signsclf.reload import reload
 from signsclf.runexport import export_run
@@ -171,3 +173,26 @@ def test_wrong_use_is_one_line(source, whole, model, tmp_path, cli):
         assert "Traceback" not in ran.err
     ran = cli("export", model, "--out", tmp_path / "out", "--holdout", model, "--source", source)
     assert "validation images of its own" in ran.err
+
+
+def test_a_fold_of_a_source_with_a_validation_split_is_refused_before_anything_is_decoded(cli, tmp_path):
+    for part in ("train", "valid"):
+        draw_source(tmp_path / "s" / part, tracks=2, frames=1)
+    ran = cli("train", tmp_path / "s", "--out", tmp_path / "m", *flags(fold="1/2"))
+    assert ran.code == 2
+    assert "--fold 1/2" in ran.complaint
+    assert "validation images of its own; leave --fold out" in ran.complaint
+    assert not (tmp_path / "m").exists()
+
+
+def test_images_that_no_fold_holds_out_are_counted(tmp_path):
+    source = draw_source(tmp_path / "s", tracks=4, frames=2)
+    for path in (source / "red bar").glob("0000[123]_*"):
+        path.unlink()
+    said: list[str] = []
+    observer = Observer()
+    observer.say = said.append
+    found = prepare(plan(read_source(source), Recipe(**TINY, fold="2/2")), False, observer)
+    assert (len(found.split.rows("valid")), found.split.in_no_fold) == (8, 2)
+    assert any("2 images are in none of the folds" in line for line in said)
+    assert any("by whole groups, fold 2/2, seed 0" in line for line in said)
