@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from signsclf.training.fit import FitResult
 from signsclf.training.learner import restore_model
 
 _PACKAGES = ("signsclf", "torch", "torchvision", "timm", "fastai", "onnx", "onnxruntime", "numpy", "pillow")
+_MODULES = {"pillow": "PIL"}
 _REPLAYED = 8
 _INT8_JUDGED = 2_000
 _PART = 1_024
@@ -380,7 +381,9 @@ def _write_judgement(
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    # By the modules: onnxruntime-gpu, pillow-simd and a plain checkout lack the distributions of these names.
+    found = {name: import_module(_MODULES.get(name, name)).__version__ for name in _PACKAGES}
+    return {"python": platform.python_version(), **{name: str(v).partition("+")[0] for name, v in found.items()}}
 
 
 def _initial_weights(recipe: Recipe, arch: architectures.Architecture) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -205,6 +206,19 @@ def test_imagenet_weights_are_recorded_by_the_name_that_releases_give_them():
     assert recorded in finish._licence(recorded)
     odd = finish._initial_weights(RECIPE.replace(weights="/x/a\n" + "b" * 250), arch)
     config(initial_weights=odd, licence=finish._licence(odd))
+
+
+def test_versions_are_those_of_the_modules_whatever_their_distributions_are_called(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    known = importlib.metadata.version
+    expected = {name: known(name) for name in ("torch", "onnxruntime", "pillow", "fastai", "numpy")}
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.setattr(importlib.metadata, "distribution", absent)
+    found = finish._versions()
+    assert expected.items() <= found.items()
+    assert found["signsclf"] == signsclf.__version__
 
 
 def test_a_folder_called_imagenet_does_not_hide_the_keyword(model, source, tmp_path, monkeypatch):
