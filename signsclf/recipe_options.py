@@ -37,7 +37,7 @@ HELP = {
     "crop": "Show the whole image, or the source's box.",
     "split_by": "What a held-out part keeps whole.",
     "valid_fraction": "Share held out where the source holds none out.",
-    "fold": "Hold out the K-th of N disjoint folds, in place of --valid-fraction.",
+    "fold": "Not --valid-fraction but the K-th of N disjoint folds is held out.",
     "add_synthetic": "Drawn signs added to each class's training images: GTSRB's alone.",
     "patience": "Stop after so many epochs without a better one; 0 never.",
     "precision": "Arithmetic of training.",
