@@ -17,9 +17,9 @@ from signsclf.errors import SignsclfError
 from signsclf.paths import user_path
 from signsclf.terminal import tell
 
-SOURCE_HELP = "A folder, a .zip, a .csv or .parquet table, or synthetic; none means GTSRB."
+SOURCE_HELP = "A folder, a .zip, a table (.csv, .json, .parquet …), or synthetic; none means GTSRB."
 OptionalSource = Annotated[str | None, typer.Argument(help=SOURCE_HELP, metavar="SOURCE")]
-Source = Annotated[str, typer.Argument(help="A folder, a .zip, a .csv or .parquet table, or synthetic.")]
+Source = Annotated[str, typer.Argument(help="A folder, a .zip, a table (.csv, .json, .parquet …), or synthetic.")]
 LayoutOption = Annotated[Layout | None, typer.Option("--layout", help="How the source lies; unset: recognised.")]
 ClassLevel = Annotated[
     int | None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from signsclf import images
 from signsclf.data.columns import SPACES, Sheet, folded, is_blank, refuse_repeats
+from signsclf.data.formats import way_from_pixels
 from signsclf.data.parquetimages import image_part
 from signsclf.data.tree import some
 from signsclf.errors import SourceError
@@ -98,6 +99,8 @@ def find_roles(
     lacking = [what for what, at in (("path", of_path), ("label", of_label)) if at is None]
     if one_hot:
         lacking, others = [], [i for i in others if i not in one_hot]
+    if of_path is None and (way := way_from_pixels(sheet.path, sheet.names)):
+        raise SourceError(f"{sheet.path}: {way}")
     if of_path is None or (lacking and labelled):
         raise SourceError(_lacking(sheet, lacking))
     notes = []

@@ -27,6 +27,7 @@ from signsclf import images, outputs
 from signsclf.choices import Reading
 from signsclf.data.archives import way_to_read
 from signsclf.data.folders import read_folders
+from signsclf.data.formats import way_from, way_from_all
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle, lookalikes
 from signsclf.data.labels import merge_spellings, refuse_labels
@@ -138,11 +139,11 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
         if outputs.is_own_file(whole):
             note = "signsclf wrote this table: what a model answered may be taken for the truth here"
             found = replace(found, notes=(*found.notes, note))
-    elif way := way_to_read(path):
+    elif way := way_to_read(path) or way_from(path.name):
         raise SourceError(f"{path}: {way}")
     else:
         what = "one image" if images.is_image_name(path.name) else f"a {suffix or 'plain'} file"
-        raise SourceError(f"{path}: {what}; a source is a folder, a .zip, a .csv or a .parquet file")
+        raise SourceError(f"{path}: {what}; a source is a folder, a .zip, or a table: {' '.join(GIVEN_SUFFIXES)}")
     return _source(tree, found, path.absolute().as_posix(), reading)
 
 
@@ -227,6 +228,8 @@ def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, Found]:
             which = some(tree.archives)
             way = "give one, or unpack them into one folder"
             raise SourceError(f"{tree.root}: {len(tree.archives)} archives and no images: {which}; {way}")
+    if not tree.image_names and (way := way_from_all(tree.files)):
+        raise SourceError(f"{tree.root}: {way}")
     if layout in (None, Layout.FOLDERS):
         found = read_folders(tree, reading)
         return tree, replace(found, notes=(*found.notes, *(() if layout else lookalikes(tree))))

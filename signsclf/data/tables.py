@@ -390,9 +390,15 @@ def _without_unlabelled_tests(
 
 def _splits_of_folders(texts: Sequence[str]) -> tuple[list[str | None], list[str]]:
     """Splits that the first folder of every path names, where there are two of them at least."""
-    heads = [posixpath.normpath(text.replace("\\", "/")).partition("/")[0] for text in texts]
-    splits = {head: SPLITS.get(head.casefold()) for head in dict.fromkeys(heads)}
-    if None in splits.values() or len(set(splits.values())) < 2:
+    splits: dict[str, str] = {}
+    heads = []
+    for text in texts:
+        head = text.replace("\\", "/").removeprefix("./").partition("/")[0]
+        if (split := SPLITS.get(head.casefold())) is None:
+            return [None] * len(texts), []
+        splits[head] = split
+        heads.append(head)
+    if len(set(splits.values())) < 2:
         return [None] * len(texts), []
     return [splits[head] for head in heads], [f"the folders in the paths are the splits: {', '.join(splits)}"]
 
