@@ -17,7 +17,7 @@ from signsclf.files import write_atomic
 from signsclf.options import AsJson, MaxPixels, OverwriteFiles, Source, new_app, reading_options, writable_folder
 from signsclf.outputs import COUNT_FILES, mark_png, refuse_replacing
 from signsclf.paths import user_path
-from signsclf.terminal import Bar, TerminalObserver, echo, echo_json, tell
+from signsclf.terminal import Bar, TerminalObserver, block, echo, echo_json, tell
 from signsclf.text import visible
 
 DOWNLOAD_MB = 366
@@ -58,7 +58,7 @@ def check_command(
     if as_json:
         echo_json(result.to_dict())
     else:
-        _print_check(result, check.bars(result))
+        _print_check(result, check.bars(result, block=block()))
     if not result.ok:
         raise typer.Exit(1)
 

@@ -22,6 +22,7 @@ from signsclf.preflight import preflight
 from signsclf.prepare import Plan, Prepared, plan, prepare
 from signsclf.recipe import LADDER, Recipe, SplitBy
 from signsclf.runfolder import Order, claimed
+from signsclf.text import file_text
 from signsclf.train import begin, build_network, describe_device
 from signsclf.training import architectures
 from signsclf.training.settings import own_settings
@@ -186,7 +187,7 @@ class _Climb:
             how = "by whole groups" if recipe.split_by is SplitBy.GROUP else "by single images"
             how = f"{how}, seed {recipe.seed}" if split.held_out_here else "by the source"
         return Ladder(
-            source=Path(source.origin).name,
+            source=file_text(Path(source.origin).name),
             n_classes=len(source.classes),
             n_train=0 if split is None else len(split.rows("train")),
             n_valid=0 if split is None else len(split.rows("valid")),

@@ -25,6 +25,7 @@ from signsclf.observer import Observer
 from signsclf.paths import user_path
 from signsclf.predict import Classifier
 from signsclf.recipe import Crop
+from signsclf.text import file_text
 
 _MOST_DOUBLES = 2**26
 
@@ -161,7 +162,7 @@ def evaluate(
     twins = {name: trained_on[seen] for name, seen in zip(names, decoded.inputs, strict=True) if seen in trained_on}
     return Judgement(
         report=Report.from_probabilities(probabilities, targets, classifier.labels),
-        source_name=Path(found.origin).name,
+        source_name=file_text(Path(found.origin).name),
         part=name,
         seen_in_training=tuple(twins),
         has_record=record is not None,

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from signsclf.errors import SignsclfError
+from signsclf.text import file_text
 
 # A Path has lost the second slash of an address.
 _ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+):([/\\]{1,2})|data:[a-z]+/")
@@ -39,3 +40,8 @@ def user_path(path: str | os.PathLike[str], raises: type[SignsclfError] = Signsc
     except RuntimeError as error:
         lacking = "this user has no home folder" if first == "~" else f"there is no user {first[1:]!r} here"
         raise raises(f"{path}: {lacking}; write the path out, or ./{path} for a name that begins with ~") from error
+
+
+def native_path(path: str | os.PathLike[str]) -> str:
+    """A path as libraries written in other languages take it: as the UTF-8 that it is on disk, whatever the locale."""
+    return file_text(os.fspath(path))

@@ -16,6 +16,7 @@ os.environ.setdefault(_TELEMETRY, "1")
 import onnxruntime  # noqa: E402
 
 from signsclf.errors import DeviceError, ModelError, SignsclfError, first_line  # noqa: E402
+from signsclf.paths import native_path  # noqa: E402
 from signsclf.threads import usable_cores  # noqa: E402
 
 if _SILENT and hasattr(onnxruntime, "disable_telemetry_events"):
@@ -74,7 +75,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
         if why := _not_offered():
             raise DeviceError(f"cuda: {why}")
         try:
-            session = _session(str(path), [_CUDA, _CPU], threads)
+            session = _session(_model(path), [_CUDA, _CPU], threads)
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
             _opened_on_cpu(path, threads)  # where this fails too, the file is at fault
             raise DeviceError(f"cuda: ONNX Runtime cannot use it ({first_line(error)})") from error
@@ -142,9 +143,19 @@ def _libraries() -> str:
 
 def _opened_on_cpu(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
     try:
-        return _session(str(path), [_CPU], threads)
+        return _session(_model(path), [_CPU], threads)
     except Exception as error:
         raise ModelError(f"{path}: cannot be opened ({first_line(error)}); fetch or export the model again") from error
+
+
+def _model(path: Path) -> str | bytes:
+    """The file's path, or its content where the path is no UTF-8, which is all that ONNX Runtime takes."""
+    text = native_path(path)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return text
 
 
 def _session(model: str | bytes, providers: list[str], threads: int | None) -> onnxruntime.InferenceSession:

@@ -44,6 +44,12 @@ def echo(line: str = "") -> None:
     sys.stdout.flush()
 
 
+def block() -> str:
+    """The letter for bars on standard output: one that its encoding has."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return "█" if "█".encode(encoding, "ignore") else "#"
+
+
 def echo_json(value: Any) -> None:
     """Write one JSON value to standard output, in UTF-8."""
     print(decoded(json.dumps(value, ensure_ascii=False)), file=machine_output(), flush=True)

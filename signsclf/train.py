@@ -42,6 +42,7 @@ from signsclf.runfolder import (
     refuse_taken,
     write_record,
 )
+from signsclf.text import file_text
 from signsclf.training import architectures
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.callbacks import read_checkpoint
@@ -302,7 +303,7 @@ def finish_run(
         arch=prepared.arch,
         classes=prepared.source.classes,
         is_gtsrb=prepared.source.is_gtsrb,
-        source_name=Path(order.source).name,
+        source_name=file_text(Path(order.source).name),
         fingerprint=prepared.fingerprint,
         split=prepared.split,
         names=prepared.names,

@@ -548,6 +548,7 @@ def test_names_in_utf8_work_in_a_locale_that_is_not(source, model, tmp_path, loc
     folder = tmp_path / "Verkehrsschild ü"
     folder.mkdir()
     shutil.copy(next(source.rglob("*.png")), folder / "日本é.png")
+    model = shutil.copytree(model, tmp_path / "Straße")
     listed = os.fsencode(folder) + "/日本é.png\n".encode()
     for words, stdin in (((os.fsencode(folder),), b""), (("-",), listed), (("-",), b"\xef\xbb\xbf" + listed)):
         done = subprocess.run(
@@ -559,6 +560,27 @@ def test_names_in_utf8_work_in_a_locale_that_is_not(source, model, tmp_path, loc
         )
         assert done.returncode == 0, done.stdout
         assert json.loads(done.stdout.decode("utf-8"))[0]["path"] == str(folder / "日本é.png")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="locales and names as on Linux")
+def test_training_in_a_locale_that_is_not_utf8(tmp_path):
+    source = tmp_path / "Straße" / "ü"
+    for i, name in enumerate(("停止", "قف")):
+        (source / name).mkdir(parents=True)
+        for k in range(6):
+            Image.new("RGB", (20, 20), (200 * i, 40 * k, 9 * k)).save(source / name / f"{k}.png")
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    model = tmp_path / "Straße" / "m"
+    words = ["train", source, "--out", model, "--arch", "linear-regression", "--size", "20", "--cache", "off"]
+    done = subprocess.run(command(*words), env=environment(**locale), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    config = json.loads((model / "config.json").read_text("utf-8"))
+    assert set(config["label_names"]) == {"停止", "قف"}
+    checked = subprocess.run(
+        command("data", "check", source), env=environment(**locale), capture_output=True, check=True
+    ).stdout.decode("ascii")
+    assert "####" in checked and "\\u2588" not in checked
 
 
 def test_a_folder_of_pictures_that_are_not_read_says_so(cli, model, tmp_path, source):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from signsclf.errors import ModelError, SignsclfError, SourceError
-from signsclf.paths import user_path
+from signsclf.paths import native_path, user_path
 
 HOME = "USERPROFILE" if sys.platform == "win32" else "HOME"
 
@@ -104,3 +104,23 @@ def test_one_rule_everywhere(home, model, source, monkeypatch, cli):
     with pytest.raises(SourceError, match="no user"):
         read_source("~nobody-here/photos")
     assert not Path("~").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are bytes on POSIX")
+def test_libraries_get_the_utf8_that_is_on_disk(monkeypatch):
+    import os
+
+    assert native_path(Path("a/ü.png")) == "a/ü.png"
+    monkeypatch.setattr(os, "fsencode", lambda name: name.encode("ascii", "surrogateescape"))
+    assert native_path(Path("a/\udcc3\udcbc.png")) == "a/ü.png"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names may be any bytes on Linux")
+def test_a_model_in_a_folder_whose_name_is_no_text(model, source, tmp_path):
+    import os
+    import shutil
+
+    import signsclf
+
+    folder = shutil.copytree(model, os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    assert signsclf.load(folder).predict(next(source.rglob("*.png"))).label

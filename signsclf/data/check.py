@@ -189,11 +189,12 @@ def check(
     )
 
 
-def bars(result: CheckResult, width: int = 80) -> list[str]:
+def bars(result: CheckResult, width: int = 80, block: str = "█") -> list[str]:
     """Images of each class as bars of text, a line a class in the order of the classes.
 
     Args:
         width: columns of the longest line; never fewer than some 30.
+        block: the letter that bars are made of.
     """
     totals = result.totals
     most = max(totals.values(), default=0)
@@ -203,7 +204,7 @@ def bars(result: CheckResult, width: int = 80) -> list[str]:
     lines = []
     for label, count in totals.items():
         # A class that has images has a bar, however short.
-        bar = "█" * max(count > 0, round(for_bar * count / max(most, 1)))
+        bar = block * max(count > 0, round(for_bar * count / max(most, 1)))
         lines.append(f"{fitted(label, for_name)} {count:>{for_number},} {bar}".rstrip())
     return lines
 

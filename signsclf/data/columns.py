@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from signsclf import images
 from signsclf.errors import BadImageError, SourceError
+from signsclf.paths import native_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -349,7 +350,7 @@ def open_parquet(path: str) -> Any:
     try:
         # From the disk only what is asked for is read; a member of an archive is read whole.
         on_disk = not images.has_scheme(path) and Path(path).is_file()
-        return pa.parquet.ParquetFile(path if on_disk else pa.BufferReader(read_bytes(path)))
+        return pa.parquet.ParquetFile(native_path(path) if on_disk else pa.BufferReader(read_bytes(path)))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _no_parquet(path, error) from error
 
