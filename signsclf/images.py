@@ -556,7 +556,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 _limits = threading.local()
-_pillows_check = Image._decompression_bomb_check
+_pillows_check = getattr(Image, "_decompression_bomb_check", None)
 
 
 def _check_pixels(*args: Any, **options: Any) -> None:
@@ -570,7 +570,8 @@ def _check_pixels(*args: Any, **options: Any) -> None:
         _pillows_check(*args, **options)
 
 
-Image._decompression_bomb_check = _check_pixels
+if _pillows_check is not None:
+    Image._decompression_bomb_check = _check_pixels
 
 
 @contextlib.contextmanager
