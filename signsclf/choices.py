@@ -37,11 +37,12 @@ class Reading:
         layout: what the source must be.
         class_level: how many folders below the source, 1 to 50, the class folders lie; means class folders.
         zip_encoding: of names in a zip archive that are not marked as UTF-8: a codec of Python's, such as cp932.
-        path_column, label_column: of a table, by name or number from 1.
+        path_column, label_column: of a table, by name or number from 1; mean a table.
         merge_case: labels that differ by case or spaces alone are one class.
 
     Raises:
-        SignsclfError: the class level is out of range or belongs to no class folders, or there is no such encoding.
+        SignsclfError: the class level is out of range or belongs to no class folders, columns to no table, or there
+            is no such encoding.
     """
 
     layout: Layout | None = None
@@ -60,6 +61,11 @@ class Reading:
             if self.layout not in (None, Layout.FOLDERS):
                 raise SignsclfError(f"--class-level is of class folders; leave out --layout {self.layout.value}")
             object.__setattr__(self, "layout", Layout.FOLDERS)
+        for name in ("path", "label"):
+            if getattr(self, f"{name}_column") is not None:
+                if self.layout not in (None, Layout.TABLE):
+                    raise SignsclfError(f"--{name}-column is of a table; leave out --layout {self.layout.value}")
+                object.__setattr__(self, "layout", Layout.TABLE)
         if self.zip_encoding is not None:
             try:
                 codecs.lookup(self.zip_encoding)
@@ -72,8 +78,8 @@ class Reading:
     def flags(self) -> list[str]:
         """The options of the command line that ask for this."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.class_level is not None:
-            del given["layout"]
+        if self.class_level or self.path_column or self.label_column:
+            del given["layout"]  # these say so
         found: list[str] = []
         for name, value in given.items():
             if value is not None and value is not False:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,7 +31,7 @@ from signsclf.data.folders import read_folders
 from signsclf.data.formats import way_from, way_from_all
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle, lookalikes
-from signsclf.data.labels import merge_spellings, refuse_labels
+from signsclf.data.labels import merge_spellings, refuse_labels, spelled_alike
 from signsclf.data.layouts import Found, Layout, Row, gtsrb_tracks_fit
 from signsclf.data.splits import splits_of
 from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
@@ -271,7 +272,10 @@ def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
         lacking = sorted(labels.get(split, set()) - labels.get("train", set()), key=_natural)
         if lacking and "train" in labels:
             reason = f"{split} has classes that train lacks: {some(lacking)}"
-            raise SourceError(f"{tree.root}: {reason}; add training images of them or take them out")
+            merge = of_labels and not reading.merge_case and spelled_alike(Counter(table["label"]))
+            some_alike = {label for group in merge or () for label in group} & set(lacking)
+            hint = ", or give --merge-case, as they differ from others by case or spaces alone" if some_alike else ""
+            raise SourceError(f"{tree.root}: {reason}; add training images of them or take them out{hint}")
     missing = [f"{found.missing}; training needs --skip-bad to leave them out"] if found.missing else []
     notes = [*tree.notes, *found.notes, *missing, *of_labels, *_unseen_notes(labels)]
     told = found.is_gtsrb or reading.layout is not None or any("GTSRB" in note for note in found.notes)

@@ -54,6 +54,15 @@ class TestRows:
         assert "'cat' 4, 'Cat' 2" in noted(source, "--merge-case")
         assert read_source(path, Reading(merge_case=True)).classes == ("cat", "dog")
 
+    def test_validation_that_differs_by_case(self, root):
+        lines = [f"{line},{'valid' if i > 5 else 'train'}" for i, line in enumerate(rows(classes=["cat", "dog"]))]
+        path = table(root, *(line.replace("cat,valid", "Cat,valid") for line in lines), head="path,label,split")
+        assert (
+            "classes that train lacks: 'Cat'; add training images of them or take them out, or give --merge"
+            in refusal(path)
+        )
+        assert read_source(path, Reading(merge_case=True)).classes == ("cat", "dog")
+
     @pytest.mark.parametrize("label", ['"no\nentry"', '"give\tway"', "a\x07b", "x" * 1_001])
     def test_labels_that_are_no_line_of_text(self, root, label):
         said = refusal(table(root, rows()[0], f"images/1.png,{label}"))
