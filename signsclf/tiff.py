@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -399,6 +400,19 @@ def _libtiff_mute() -> Iterator[None]:
             own = _muted.pop()
             if not _muted:
                 handler(own)
+
+
+def _unmute_after_fork() -> None:
+    """In a forked process, where another thread may have held the lock, and will never come out."""
+    global _muting
+    _muting = threading.Lock()
+    if _muted and (handler := _libtiff_handler()):
+        handler(_muted[0])
+    _muted.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unmute_after_fork)
 
 
 @cache

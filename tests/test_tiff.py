@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import struct
 import zlib
 from collections.abc import Sequence
@@ -288,6 +289,26 @@ def test_libtiff_speaks_to_others_again_afterwards(capfd: pytest.CaptureFixture[
         images.decode(bytes(damaged))
     assert capfd.readouterr().err == ""
     assert speak() == before
+
+
+def _decode_here(data: bytes, answers: multiprocessing.SimpleQueue) -> None:
+    answers.put(images.decode(data).size)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_while_another_thread_decodes_does_not_wait_for_it() -> None:
+    file = io.BytesIO()
+    Image.fromarray(picture()).save(file, "TIFF", compression="tiff_lzw")
+    fork = multiprocessing.get_context("fork")
+    answers = fork.SimpleQueue()
+    with tiff._libtiff_mute(), tiff._muting:
+        process = fork.Process(target=_decode_here, args=(file.getvalue(), answers))
+        process.start()
+        process.join(20)
+    process.kill()
+    assert process.exitcode == 0
+    assert answers.get() == (WIDTH, HEIGHT)
 
 
 def test_the_header_tells_size_and_orientation() -> None:
