@@ -10,6 +10,7 @@ from typing import Any
 
 from signsclf import images
 from signsclf.data.columns import SPACES, Sheet, decode_text, from_columns, read_bytes
+from signsclf.data.splits import split_of
 from signsclf.data.tree import some
 from signsclf.errors import SourceError
 
@@ -169,6 +170,8 @@ def _mapping(path: str, value: Any) -> Sheet | None:
     lists = [names for names in value.values() if isinstance(names, list)]
     named = [name for names in lists for name in names]
     if len(lists) == len(value) and named and all(isinstance(n, str) and images.is_image_name(n) for n in named):
+        if all(map(split_of, value)):
+            raise SourceError(f"{path}: it tells the splits of images, and not their labels; {_KNOWN}")
         rows = [(name, label) for label, names in value.items() for name in names]
         return _of_pairs(path, rows)
     return None

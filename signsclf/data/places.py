@@ -17,7 +17,7 @@ from signsclf import images
 from signsclf.data.tree import Tree, member_name
 from signsclf.errors import BadImageError
 
-_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]+://", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]+://|data:[a-z]+/", re.IGNORECASE)
 _UPLOAD = re.compile(r"(?:.*/)?[0-9a-f]{8}-([^/]+)")
 """What Label Studio calls a file that was sent to it."""
 _ODD = re.compile(r"[\\\0]|//|^/|/$|^$|(?:^|/)\.\.?(?:/|$)|^[A-Za-z]:")

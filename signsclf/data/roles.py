@@ -19,6 +19,7 @@ _PATHS = (
      "fname", "image_name", "img_name", "image_filename", "image_location", "relative_path", "full_path"),
     ("image", "img", "file", "picture", "photo"),
     ("image_id", "img_id", "image_index", "id_code", "id"),
+    ("url", "image_url", "img_url", "uri"),
 )  # fmt: skip
 _LABELS = (
     ("label",),

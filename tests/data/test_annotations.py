@@ -105,6 +105,7 @@ def test_label_studio_numbers_of_uploads(root):
         ),
         ({**COCO, "annotations": [{"image_id": 99, "category_id": 6}]}, "COCO: an image, annotation or category"),
         ({**COCO, "images": [{"id": [1], "file_name": "0.png"}]}, "COCO: an image"),
+        ({"train": ["0.png"], "val": ["1.png"]}, "the splits of images, and not their labels"),
         ({"whatever": 1}, "of a kind that is not known; known are"),
         ([], "of a kind that is not known"),
         (3, "of a kind that is not known"),

@@ -124,6 +124,7 @@ def test_addresses_are_not_fetched(given):
     said = refusal(given(["https://a.example/0.png", "0.png"], ["0.png"]))
     assert "1 of 2 images are at web addresses, first line 2 'https://a.example/0.png'" in said
     assert "download them" in said
+    assert "not fetched" in refusal(given(['"data:image/png;base64,AAAA"', "0.png"], ["0.png"]))
     assert "s3://" in refusal(given(["s3://bucket/0.png"], ["0.png"]))
 
 

@@ -43,6 +43,11 @@ def test_the_exact_name_wins_and_numbers_yield_to_names(root):
     assert labels(read_source(path)) == {"0.png": "a", "1.png": "b"}
 
 
+def test_a_column_of_addresses(root):
+    said = refusal(table(root, "url,label", "https://a.example/0.png,a", "https://a.example/1.png,b"))
+    assert "at web addresses, first line 2" in said
+
+
 def test_several_that_could_be_it(root):
     path = table(root, "path,class,species", "0.png,a,x", "1.png,b,y")
     assert "the label may be in 'class' and 'species'; say which with --label-column" in refusal(path)
