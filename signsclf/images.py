@@ -387,7 +387,7 @@ def _whole_png_samples(image: Any, data: bytes, declared: int | None) -> Image.I
 
 def _is_low(image: Image.Image) -> bool:
     """Whether the upper halves of 16-bit samples, cut or rounded, are those of samples of 12 bits at most."""
-    return max(high for _, high in image.getextrema()) <= 16
+    return max(high for _, high in cast("tuple[tuple[float, float], ...]", image.getextrema())) <= 16
 
 
 def _jpeg2000_bits(data: bytes) -> int:
@@ -556,7 +556,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 _limits = threading.local()
-_pillows_check = getattr(Image, "_decompression_bomb_check", None)
+_pillows_check: Any = getattr(Image, "_decompression_bomb_check", None)
 
 
 def _check_pixels(*args: Any, **options: Any) -> None:
