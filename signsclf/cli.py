@@ -4,7 +4,6 @@ the command is asked for.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import os
 import sys
@@ -15,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from signsclf import __version__
-from signsclf.errors import SignsclfError, traceback_file
+from signsclf.errors import SignsclfError, is_out_of_memory
 from signsclf.terminal import Bar, Stopped, echo, open_streams, quiet_pipe, stop_on_signals, tell
 
 MODULES = {
@@ -139,7 +138,7 @@ def _explain_failure(error: Exception) -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "signsclf"
         line, code = f"{error.format_message().rstrip('.')}; see `{command} --help`", 2
-    elif _is_out_of_memory(error):
+    elif is_out_of_memory(error):
         command = next((word for word in sys.argv[1:] if word in MODULES), "")
         smaller = command in ("train", "lr-find", "compare")
         line = "out of memory; " + (
@@ -148,19 +147,6 @@ def _explain_failure(error: Exception) -> int:
     elif isinstance(error, OSError):
         line = f"{error.filename or 'standard output'}: {error.strerror or error}"
     else:
-        saved = traceback_file(error)
-        kept = f"its traceback is in {saved}" if saved else "run again with --debug for its traceback"
-        line = f"unexpected {type(error).__name__}: {error}; {kept}, and report it"
+        line = f"unexpected {type(error).__name__}: {error}; run again with --debug for its traceback, and report it"
     tell(f"signsclf: {' '.join(line.split())}")
     return code
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether main or GPU memory ran out, by any of the names that Python, torch and its allocators have for it."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    # torch.OutOfMemoryError, without importing torch.
-    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
-        return True
-    words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
-    return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
+import errno
 
 
 class SignsclfError(Exception):
@@ -60,28 +57,15 @@ class DownloadError(SignsclfError):
     exit_code = 1
 
 
-@contextlib.contextmanager
-def traceback_kept(path: Path) -> Iterator[None]:
-    """Write the traceback of an unexpected error to a file, in an existing folder, and let the error go on.
-
-    `traceback_file` then finds the file. Errors that a user can mend say all that matters themselves: no file is
-    written for a `SignsclfError`.
-    """
-    try:
-        yield
-    except SignsclfError:
-        raise
-    except Exception as error:
-        # A full disk may be what went wrong, and must not hide it.
-        with contextlib.suppress(OSError):
-            path.write_text("".join(traceback.format_exception(error)), "utf-8", "backslashreplace")
-            vars(error)["signsclf_traceback"] = path
-        raise
-
-
-def traceback_file(error: BaseException) -> Path | None:
-    """Where `traceback_kept` wrote an error's traceback; None where it did not."""
-    return vars(error).get("signsclf_traceback")
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether main or GPU memory ran out, by any name that Python, torch and its allocators have for it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    # torch.OutOfMemoryError, without importing torch.
+    if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
 
 
 def first_line(error: BaseException) -> str:

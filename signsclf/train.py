@@ -18,7 +18,7 @@ from signsclf.choices import Int8, Layout, Reading
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source
-from signsclf.errors import RunError, SignsclfError
+from signsclf.errors import RunError, SignsclfError, is_out_of_memory
 from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.finish import Trained, finish
 from signsclf.judging import plots
@@ -233,7 +233,7 @@ def _logged(partial: Path) -> Iterator[None]:
         except SignsclfError:
             raise error from None
         # Of these the command line knows what to say.
-        if isinstance(error, OSError | MemoryError | torch.OutOfMemoryError):
+        if isinstance(error, OSError) or is_out_of_memory(error):
             raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise RunError(

@@ -287,7 +287,15 @@ def test_an_unexpected_error_leaves_its_traceback_and_the_run(model, source, tmp
     verify_sums(folder)
 
 
-@pytest.mark.parametrize("error", [MemoryError("no memory"), OSError(5, "Input/output error")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("no memory"),
+        OSError(5, "Input/output error"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
 def test_an_error_that_has_its_own_words_keeps_them(source, tmp_path, monkeypatch, error):
     def fail(*args, **kwargs):
         raise error
