@@ -370,7 +370,7 @@ def _kept(source: Source) -> Source | BadImageError:
         if isinstance(source, bytearray | memoryview):
             return bytes(source)
         if isinstance(source, Image.Image):
-            return open_image(source).copy()
+            return np.array(open_image(source))  # as pixels: an image would be turned by its EXIF block once more
         return _read_file(cast(BinaryIO, source)) if hasattr(source, "read") else source
     except BadImageError as error:
         return error

@@ -197,6 +197,9 @@ class TestSameAnswer:
         seen = [images.resize(signsclf.predict.open_image(way), (6, 8)) for way in self.ways(path)]
         upright = images.resize(ImageOps.exif_transpose(Image.open(path)), (6, 8))
         assert all(np.array_equal(pixels, upright) for pixels in seen)
+        answer = classifier.predict(path).top_k
+        assert {row.top_k for row in classifier.predict_batch(self.ways(path))} == {answer}
+        assert {row.top_k for row in classifier.predict_batch(list(self.ways(path)))} == {answer}
         assert not np.array_equal(upright, images.resize(image, (6, 8)))
 
     def test_in_a_batch_as_alone_and_from_an_archive(self, classifier: Classifier, tmp_path: Path):
