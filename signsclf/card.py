@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from signsclf import modelfolder
 from signsclf.files import write_atomic
 from signsclf.judging.metrics import Report, stated_n
+from signsclf.text import visible
 
 _WEAKEST = 8
 _NAMES_SHOWN = 60
@@ -25,6 +27,7 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
     training = figures.get("training") or {}
     side = config.input_size[0]
     drawn = config.recipe.get("add_synthetic")
+    source = _code(training.get("source", ""))
     lines = [
         f"# {config.architecture}, {len(config.classes)} classes",
         "",
@@ -32,7 +35,7 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
         "",
         "## What it was trained on",
         "",
-        f"- {training.get('n', 0):,} images of {len(config.classes)} classes, source `{training.get('source', '')}`",
+        f"- {training.get('n', 0):,} images of {len(config.classes)} classes, source {source}",
         *([f"- and {drawn} signs of each class that the package draws, new ones every epoch"] if drawn else []),
         f"- data fingerprint `{config.fingerprint[:16]}…` (whole in config.json)",
         f"- classes: {_some(config.classes)}",
@@ -62,14 +65,14 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
         "",
         "## Licence",
         "",
-        config.licence or "Unknown.",
+        _escape(config.licence) or "Unknown.",
         "",
     ]
     return "\n".join(lines)
 
 
 def _recipe(recipe: dict[str, Any], training: dict[str, Any]) -> list[str]:
-    named = ", ".join(f"{name} {value}" for name, value in recipe.items() if value is not None)
+    named = ", ".join(f"{name} {_escape(str(value))}" for name, value in recipe.items() if value is not None)
     spent = f"{training.get('epochs', 0)} epochs in {training.get('seconds', 0):,.0f} s"
     best = training.get("best_epoch")
     return [f"- {named}", f"- {spent}" + (f"; epoch {best} was the best and is kept" if best else "")]
@@ -204,5 +207,14 @@ def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def _code(text: str) -> str:
+    """Text as a Markdown code span, whatever it holds: fenced by more backticks than it has in a row."""
+    text = visible(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{pad}{text}{pad}{fence}"
+
+
 def _escape(text: str) -> str:
-    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in text)
+    """Text as Markdown shows it: nothing in it is markup, and it is one line."""
+    return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in visible(text))

@@ -94,11 +94,6 @@ def draw_command(
         if sheet.suffix.lower() not in ("", ".png"):
             raise SignsclfError(f"--sheet {sheet}: a PNG file is written, so name it .png")
         refuse_replacing(sheet, overwrite, option="--sheet")
-        writable_folder(sheet.absolute().parent)
-        data = io.BytesIO()
-        synthetic.contact_sheet().save(data, "PNG")
-        write_atomic(sheet, mark_png(data.getvalue()))
-        echo(str(sheet))
     if folder is not None:
         low, _, high = size.partition(":")
         if not (low.isdigit() and high.isdigit()):
@@ -106,6 +101,12 @@ def draw_command(
         bar = Bar()
         synthetic.write(folder, per_class, (int(low), int(high)), seed, lambda done, n: bar("drawing", done, n))
         echo(str(folder))
+    if sheet is not None:
+        writable_folder(sheet.absolute().parent)
+        data = io.BytesIO()
+        synthetic.contact_sheet().save(data, "PNG")
+        write_atomic(sheet, mark_png(data.getvalue()))
+        echo(str(sheet))
 
 
 def gtsrb_source(data_dir: Path | None, yes: bool) -> str:

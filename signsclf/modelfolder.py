@@ -34,6 +34,7 @@ from signsclf.outputs import (
     WEIGHTS,
     delete_own,
     foreign_names,
+    is_model_folder,
 )
 from signsclf.paths import user_path
 
@@ -216,8 +217,13 @@ def refuse_to_replace(folder: Path, overwrite: bool) -> None:
     A model folder may go if ``overwrite`` says so and nothing is in it that the program did not write; so may an empty
     folder, and a link, whose target stays.
     """
-    is_model = (folder / CONFIG).is_file() and (folder / SUMS).is_file()
-    if not folder.is_symlink() and not is_model and not (folder.is_dir() and not any(folder.iterdir())):
+    try:
+        may_go = folder.is_symlink() or (folder.is_dir() and (is_model_folder(folder) or not any(folder.iterdir())))
+    except OSError as error:
+        raise ModelError(
+            f"{folder}: cannot be looked into ({error.strerror or error}); choose another --out"
+        ) from error
+    if not may_go:
         raise ModelError(f"{folder} exists and is not a model folder, so it is not replaced: choose another --out")
     if not overwrite:
         raise ModelError(f"{folder} exists already: --overwrite replaces it, --out DIR writes elsewhere")

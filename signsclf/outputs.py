@@ -61,22 +61,25 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER = 33  # the signature, and the IHDR chunk that must follow it
 _SNIFFED = (".png", ".html", ".csv", ".tsv", ".tab", ".parquet", ".json", ".jsonl", ".ndjson")
 
-_CSV_HEADS = (
-    "path,label,index,probability,accepted,error",
-    "path,label,predicted,probability",
-    "path,label,predicted_a,probability_a,predicted_b,probability_b,better",
-    "path,label,group,split,input",
-    "path,label,suggested,probability_of_label",
-    "path,label,training_path,training_label",
-    "path,predicted,probability,accepted,error",
-    "label,n,precision,recall,f1,",
-    "label,predicted,n",
-    "label,images",
-    "by,part,n,right,share,low,high",
-    "corruption,strength,n,accuracy",
-    "name,size,epochs,parameters,bytes,seconds,n,accuracy,",
-)
-_CSV = re.compile("(?:" + "|".join(map(re.escape, _CSV_HEADS)) + r")(?:,|\r?\n|(?<=,))")
+_CSV_HEADS = [
+    columns.split()
+    for columns in (
+        "path label index probability accepted error",
+        "path label predicted probability",
+        "path label predicted_a probability_a predicted_b probability_b better",
+        "path label group split input",
+        "path label suggested probability_of_label",
+        "path label training_path training_label",
+        "path predicted probability accepted error",
+        "label n precision recall f1",
+        "label predicted n",
+        "label images",
+        "by part n right share low high",
+        "corruption strength n accuracy",
+        "name size epochs parameters bytes seconds n accuracy",
+    )
+]
+"""The first columns of the tables that are written."""
 _TEXT = r'"(?:[^"\\]|\\.)*"'
 _JSON = re.compile(
     # Predictions, none, a report, a search for a learning rate, a comparison.
@@ -156,6 +159,19 @@ def own_names(files: Mapping[str, str], open_file: Callable[[str], IO[bytes]]) -
         if base in _BESIDE and folder + _BESIDE[base] in own:
             own.add(name)
     return own
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder is a model folder that this program wrote, whole or damaged.
+
+    Raises:
+        OSError: it cannot be looked into.
+    """
+    names = [name for name in (CONFIG, SUMS) if (folder / name).is_file()]
+    try:
+        return SUMS in names and _tells(CONFIG, names, lambda name: _read_text(folder / name))
+    except ValueError:
+        return False
 
 
 def own_below(folder: Path) -> set[str]:
@@ -266,7 +282,14 @@ def _is_own(name: str, open_file: Callable[[], IO[bytes]]) -> bool:
             ours = (GENERATOR.encode(), b"<footer>Written by signsclf ", b"<title>The ladder of models</title>")
             return any(words in head + file.read() for words in ours)
     text = head.decode("utf-8", "replace")
-    return any(pattern.match(text) for pattern in (_CSV, _JSON, _TABLE))
+    return _is_own_csv(text) or any(pattern.match(text) for pattern in (_JSON, _TABLE))
+
+
+def _is_own_csv(text: str) -> bool:
+    first, line_end, _ = text.partition("\n")
+    # As a spreadsheet saves it again.
+    columns = re.split("[,;\t]", first.lstrip("\ufeff").rstrip("\r").replace('"', ""))
+    return bool(line_end) and any(columns[: len(head)] == head for head in _CSV_HEADS)
 
 
 def _is_own_parquet(file: IO[bytes]) -> bool:
@@ -290,23 +313,34 @@ def _claimed(names: Collection[str], read: Callable[[str], str]) -> set[str]:
         OSError, ValueError: a file that tells cannot be read.
     """
     own: set[str] = set()
-    if CONFIG in names and SUMS in names and "signsclf" in _object(read(CONFIG)):
+    if SUMS in names and _tells(CONFIG, names, read):
         own.update({SUMS, *_listed(read(SUMS))}.intersection(names))
-    if RECORD in names and {"recipe", "fingerprint"} <= set(_object(read(RECORD))):
+    if _tells(RECORD, names, read):
         own.update(name for name in names if name in _OF_A_MODEL or name.startswith(f"{RUN}/"))
     return own
+
+
+def _tells(name: str, names: Collection[str], read: Callable[[str], str]) -> bool:
+    """Whether config.json or run.json is there and this program's."""
+    keys = {CONFIG: {"signsclf"}, RECORD: {"recipe", "fingerprint"}}[name]
+    return name in names and keys <= set(_object(read(name)))
 
 
 def _own_of_work(folder: Path) -> tuple[list[str], set[str]]:
     """All names below the folder of a model or a run, and those that are this program's to delete."""
     names = _walk(folder)
-    sums: dict[str, str] = {}
-    with contextlib.suppress(OSError, ValueError):
+    ours, sums = set(_OF_A_MODEL), {}
+    for teller in (CONFIG, RECORD):
+        with contextlib.suppress(ValueError):
+            if _tells(teller, names, lambda name: _read_text(folder / name)):
+                continue
+        ours.discard(teller)
+    if CONFIG in ours and SUMS in names:
         sums = _listed(_read_text(folder / SUMS))
     unlisted_run = not sums or RECORD in names
     own = set()
     for name in names:
-        known = name in _OF_A_MODEL or name in sums or (unlisted_run and name.startswith(f"{RUN}/"))
+        known = name in ours or name in sums or (unlisted_run and name.startswith(f"{RUN}/"))
         if known and sums.get(name) and name.endswith(_TEXTS) and not _unchanged(folder / name, sums[name]):
             continue
         base = name.rpartition("/")[2]

@@ -137,3 +137,16 @@ def test_of_very_many_classes_some_are_named_and_the_rest_counted():
     assert "class 59 and 940 more" in text
     assert "Not evaluated, for want of validation images: class 2, " in text
     assert "class 61 and 938 more." in text
+
+
+def test_what_others_named_is_shown_and_is_no_markup():
+    source = "a`b``c <img src=x>\n# heading"
+    text = of(
+        {"training": {**TRAINING, "source": source}},
+        recipe={"weights": "[me](http://x)_*.pth"},
+        licence="<script> [free](http://y)",
+    )
+    assert "source ```a`b``c <img src=x>\\n# heading```" in text
+    assert "weights \\[me\\](http://x)\\_\\*.pth" in text
+    assert "\\<script\\> \\[free\\](http://y)" in text
+    assert not any(line.startswith("# heading") for line in text.splitlines())

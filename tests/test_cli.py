@@ -241,11 +241,13 @@ def test_data_check(cli, source, tmp_path):
 
 
 def test_data_draw(cli, tmp_path):
-    ran = cli("data", "draw", tmp_path / "signs", "--per-class", 1, "--sheet", tmp_path / "sheet.png")
+    sheet = tmp_path / "signs" / "sheet.png"  # of the program, so no image of the source
+    ran = cli("data", "draw", tmp_path / "signs", "--per-class", 1, "--sheet", sheet)
     assert ran.code == 0
-    assert ran.out.split() == [str(tmp_path / "sheet.png"), str(tmp_path / "signs")]
-    assert len(list((tmp_path / "signs").rglob("*.p*"))) == 43
-    Image.open(tmp_path / "sheet.png").verify()
+    assert ran.out.split() == [str(tmp_path / "signs"), str(sheet)]
+    assert len(list((tmp_path / "signs").rglob("*_*.png"))) == 43
+    Image.open(sheet).verify()
+    assert '"n": 43' in cli("data", "check", tmp_path / "signs", "--json").out
 
 
 # -- predict ---------------------------------------------------------------------------------------------------------
@@ -351,7 +353,7 @@ def test_predict_out_is_whole_or_not_there(cli, at_source, model, tmp_path, monk
     assert ran.code == 2
     assert "no folder" in ran.complaint
     assert "name another place" in ran.complaint
-    assert "is a folder; name a file" in cli("predict", "red bar", "--model", model, "--out", tmp_path).complaint
+    assert "a folder; name a file" in cli("predict", "red bar", "--model", model, "--out", tmp_path).complaint
 
 
 def test_explain_writes_a_picture_for_each_image(cli, at_source, model, tmp_path):

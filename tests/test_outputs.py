@@ -121,6 +121,9 @@ class TestWhatItWroteIsNoData:
         found = read_source("p.csv")
         assert (len(found.table), found.classes) == (36, ("red bar",))
         assert any("signsclf wrote this table" in note for note in found.notes)
+        Path("p.csv").write_text("\ufeff" + Path("p.csv").read_text().replace(",", ";"))
+        assert counts() == ALL
+        Path("p.csv").write_text(Path("p.csv").read_text().lstrip("\ufeff").replace(";", ","))
         for name in CLASSES[:2]:
             shutil.rmtree(name)
         flat = photos / "red bar"
@@ -254,6 +257,19 @@ class TestOverwrite:
             train(source, own_model, RECIPE.replace(epochs=1), overwrite=True, observer=Adds())
         assert (own_model / "NOTES.txt").exists()
         assert (own_model / "model.onnx").exists()
+
+    def test_a_model_folder_or_run_of_another_program(self, source, tmp_path, cli):
+        for name, text in (("config.json", '{"architectures": ["ViT"]}'), ("run.json", '{"id": 7}'), ("w.bin", "w")):
+            for place in (tmp_path / "hub", tmp_path / "new.partial"):
+                place.mkdir(exist_ok=True)
+                (place / name).write_text(text)
+        (tmp_path / "hub" / "SHA256SUMS").write_text(f"{'0' * 64}  config.json\n{'0' * 64}  w.bin\n")
+        before = files_below(tmp_path)
+        ran = cli("train", source, "--out", tmp_path / "hub", "--overwrite", *flags(epochs=1))
+        assert "is not a model folder" in ran.complaint
+        ran = cli("train", source, "--out", tmp_path / "new", "--overwrite", *flags(epochs=1))
+        assert "config.json, run.json, w.bin" in ran.complaint
+        assert files_below(tmp_path) == before
 
     def test_line_ends_that_git_changed_are_no_change(self, own_model):
         card = own_model / "README.md"

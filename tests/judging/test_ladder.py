@@ -76,7 +76,9 @@ def test_the_files_say_the_same(tmp_path):
 
 def test_the_page_needs_nothing_from_elsewhere_and_escapes(tmp_path):
     write_ladder(tmp_path, ladder(LOW, BROKEN, source="<script>x</script>"))
-    page = Page((tmp_path / "ladder.html").read_text())
+    text = (tmp_path / "ladder.html").read_text()
+    assert "default-src 'none'" in text
+    page = Page(text)
     assert [row[0] for row in page.rows] == ["model", "linear-regression", "alexnet"]
     assert page.rows[2][1] == f"failed: {BROKEN.error}"
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
