@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
@@ -294,7 +294,7 @@ def stream(
         ModelError: the network fails.
     """
     _check_top_k(top_k)
-    several = _many(sources)
+    several = _many(sources, classifier.size)
     batch_size = classifier.batch_size if batch_size is None else batch_size
     workers = classifier.threads if workers is None else workers
     for name, value in (("batch_size", batch_size), ("workers", workers)):
@@ -333,7 +333,7 @@ def _stream(
         pool.shutdown(cancel_futures=True)
 
 
-def _many(sources: Iterable[Source]) -> Iterable[Source | BadImageError]:
+def _many(sources: Iterable[Source], size: tuple[int, int]) -> Iterable[Source | BadImageError]:
     """Take the images of what should hold several; refuse what is one image, or none.
 
     A list keeps its images as they are while they wait to be decoded; what an iterator gave may be one buffer that
@@ -354,23 +354,23 @@ def _many(sources: Iterable[Source]) -> Iterable[Source | BadImageError]:
         if isawaitable(sources):
             _forget(sources)
     else:
-        return sources if isinstance(sources, list | tuple) else map(_kept, sources)
+        return sources if isinstance(sources, list | tuple) else map(partial(_kept, size=size), sources)
     raise SignsclfError(
         f"images: {what}, where a list of images (or another iterable) or a uint8 array N×H×W×3 is needed; "
         "for a single image there is predict"
     )
 
 
-def _kept(source: Source) -> Source | BadImageError:
-    """Take an image such that it stays what it is now, or why it cannot be read."""
+def _kept(source: Source, size: tuple[int, int]) -> Source | BadImageError:
+    """Take an image such that it stays what it is now, or why it cannot be read.
+
+    Pixels are kept at the network's size: a few batches of a camera's frames would fill the memory.
+    """
     try:
-        if isinstance(source, np.ndarray):
-            taken: Array = source.copy()
-            return taken
+        if isinstance(source, np.ndarray | Image.Image):
+            return np.array(images.resize(open_image(source), size))
         if isinstance(source, bytearray | memoryview):
             return bytes(source)
-        if isinstance(source, Image.Image):
-            return np.array(open_image(source))  # as pixels: an image would be turned by its EXIF block once more
         return _read_file(cast(BinaryIO, source)) if hasattr(source, "read") else source
     except BadImageError as error:
         return error

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -502,6 +503,16 @@ class TestStream:
             assert [row.index for row in classifier.predict_batch(several)] == [0, 1, 2] * 9
         for several in (files(partial(open, mode="rb")), files(Image.open)):
             assert [row.index for row in classifier.predict_batch(several)] == [0, 1, 2] * 2
+
+    def test_frames_wait_at_the_size_of_the_network(self, classifier: Classifier):
+        frame = noise(1000, 2000, 3)
+        rows = stream(classifier, (frame for _ in range(60)), batch_size=20)
+        tracemalloc.start()
+        try:
+            assert len({row.top_k for row in rows}) == 1
+            assert tracemalloc.get_traced_memory()[1] < 10 * frame.nbytes
+        finally:
+            tracemalloc.stop()
 
     def test_an_array_of_images_and_other_iterables_are_lists(self, classifier: Classifier, paths: list[str]):
         many = noise(5, 7, 9, 3)
