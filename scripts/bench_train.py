@@ -21,6 +21,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
+from bench_processes import Worker, answer
+
 GROWTH = (1, 8, 64)
 FEWEST = 516
 
@@ -214,11 +216,12 @@ CONTENDERS = {"signsclf": signsclf_epoch, "fastai": fastai_epoch, "bare": bare_e
 
 def side_by_side(network: str, folder: Path, rounds: int) -> dict[str, float]:
     """Rates and ratios of the three in turn, each in a process set up as its own program would be, and peak memory."""
-    workers = {name: Worker(name, network, folder) for name in CONTENDERS}
+    command = [sys.executable, __file__, "--worker"]
+    workers = {name: Worker([*command, name, network, str(folder)]) for name in CONTENDERS}
     rates: dict[str, list[float]] = {name: [] for name in workers}
     for number in range(rounds + 1):
         for name, worker in workers.items():
-            rate = worker.epoch()
+            rate = worker.ask()
             print(f"{network} round {number}: {name} {rate:,.0f} images/s", file=sys.stderr)
             # The first round builds kernels and fills caches.
             if number:
@@ -235,33 +238,9 @@ def side_by_side(network: str, folder: Path, rounds: int) -> dict[str, float]:
     return result
 
 
-class Worker:
-    """A contender in a process of its own, which runs an epoch when it is asked to."""
-
-    def __init__(self, contender: str, network: str, folder: Path) -> None:
-        command = [sys.executable, __file__, "--worker", contender, network, str(folder)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def epoch(self) -> float:
-        """The images/s of one more epoch."""
-        self._process.stdin.write("epoch\n")
-        self._process.stdin.flush()
-        while line := self._process.stdout.readline():
-            if line.startswith("rate "):
-                return float(line.split()[1])
-        raise SystemExit(f"{self._process.args}: ended early")
-
-    def end(self) -> None:
-        """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
-
-
 def work(contender: str, network: str, folder: str) -> None:
-    """Runs an epoch for every line of standard input and prints its images/s."""
-    epoch = prepared(contender, network, folder)
-    for _ in sys.stdin:
-        print(f"rate {epoch()}", flush=True)
+    """Gives the images/s of an epoch whenever it is asked to."""
+    answer(prepared(contender, network, folder))
 
 
 def prepared(contender: str, network: str, folder: str) -> Callable[[], float]:
