@@ -75,7 +75,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     name="signsclf",
     cls=_Group,
-    help="Train, judge and export image classifiers; at home on German traffic signs.",
+    help="Train, evaluate and export image classifiers; at home on German traffic signs.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
