@@ -361,22 +361,26 @@ def _no_parquet(path: str, error: Exception) -> SourceError:
 
 
 def _schema(path: str) -> pa.Schema:
-    return open_parquet(path).schema_arrow
+    with open_parquet(path) as file:
+        return file.schema_arrow
 
 
 def _parquet_sheet(path: str) -> Sheet:
     pa = _pyarrow(path)
-    file = open_parquet(path)
-    schema, n = file.schema_arrow, file.metadata.num_rows
+    with open_parquet(path) as file:
+        schema, n = file.schema_arrow, file.metadata.num_rows
     names = tuple(name.strip(SPACES) for name in schema.names)
 
     def load(i: int) -> list[str]:
-        try:
-            # By number: names may repeat, and pyarrow reads a name with dots as a path into a structure.
-            table = file.read(columns=[schema.names[i]]) if schema.names.count(schema.names[i]) == 1 else file.read()
-            return texts(table.column(i if table.num_columns > 1 else 0).to_pylist())
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise _no_parquet(path, error) from error
+        # Opened anew: a data set may have more parts than files that can be open at a time.
+        with open_parquet(path) as file:
+            try:
+                # Names may repeat, and pyarrow reads a name with dots as a path into a structure.
+                whole = schema.names.count(schema.names[i]) > 1
+                table = file.read() if whole else file.read(columns=[schema.names[i]])
+                return texts(table.column(i if table.num_columns > 1 else 0).to_pylist())
+            except (pa.ArrowException, OSError, ValueError) as error:
+                raise _no_parquet(path, error) from error
 
     classes = [_class_names(schema, name) for name in schema.names]
 

@@ -20,10 +20,11 @@ _PATH = re.compile(rf"{SCHEME}:(.+)/([^/]+)/([0-9]+)", re.DOTALL)
 _MOST_GROUP = 1024**3
 """Bytes of one row group's images; larger ones would have to be held in memory whole."""
 _GROUPS_KEPT = 3
+_FILES_KEPT = 4
 
 _lock = threading.Lock()
 _groups: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-_files: dict[str, tuple[tuple[int, ...], Any, list[int]]] = {}
+_files: OrderedDict[str, tuple[tuple[int, ...], Any, list[int]]] = OrderedDict()
 
 
 def image_part(kind: Any) -> str | None:
@@ -51,7 +52,8 @@ def refuse_large_groups(file: str, column: str) -> None:
     Raises:
         SourceError: there is such a group.
     """
-    metadata = open_parquet(file).metadata
+    with open_parquet(file) as handle:
+        metadata = handle.metadata
     for group in range(metadata.num_row_groups):
         parts = (metadata.row_group(group).column(i) for i in range(metadata.num_columns))
         held = sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] == column)
@@ -105,6 +107,9 @@ def _opened(file: str) -> tuple[tuple[int, ...], Any, list[int]]:
         handle = open_parquet(file)
         sizes = (handle.metadata.row_group(i).num_rows for i in range(handle.metadata.num_row_groups))
         _files[file] = (stamp, handle, list(itertools.accumulate(sizes)))
+        if len(_files) > _FILES_KEPT:
+            _files.popitem(last=False)[1][1].close()
+    _files.move_to_end(file)
     return _files[file]
 
 

@@ -105,10 +105,12 @@ def test_parts_of_a_data_set(tmp_path):
     assert sum("columns of other names" in note for note in source.notes) == 1
 
 
-def test_parts_without_a_split(tmp_path):
-    for i in range(2):
-        written(tmp_path / f"data-{i:05}-of-00002.parquet", range(4 * i, 4 * i + 4))
-    assert len(read_source(tmp_path).table) == 8
+def test_parts_without_a_split_in_any_number(tmp_path):
+    for i in range(12):
+        written(tmp_path / f"data-{i:05}-of-00012.parquet", range(4 * i, 4 * i + 4))
+    source = read_source(tmp_path)
+    assert [images.load(path, (1, 1))[0, 0, 0] for path in source.table["path"]] == list(range(48))
+    assert len(parquetimages._files) <= 4
 
 
 def test_unlabelled_rows_of_a_test_set(tmp_path):
