@@ -132,7 +132,7 @@ def _explain(classifier: Any, path: str, picture: Path, overwrite: bool) -> None
 
 
 def picture_name(number: int, path: str) -> str:
-    """What the heat map of an image is called: its number, and as much of its name as any file system takes."""
+    """Name the heat map of an image: its number, and as much of its name as any file system takes."""
     stem = os.fsencode(Path(path).stem)[:_NAME_BYTES].decode("utf-8", "ignore")
     return f"{number:06}-{stem}.png"
 

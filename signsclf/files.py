@@ -100,7 +100,7 @@ def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfEr
 
 
 def writes_directly(path: str | Path) -> bool:
-    """Whether a path names a device, a pipe or an open file of a process, which is written to and not replaced."""
+    """Tell whether a path names a device, a pipe or an open file of a process, which is written to and not replaced."""
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError):
@@ -112,12 +112,12 @@ def writes_directly(path: str | Path) -> bool:
 
 
 def is_tmp_name(name: str) -> bool:
-    """Whether a file is called as `open_output` calls one that it has not finished: left behind by a killed process."""
+    """Tell whether a file is called as `open_output` calls an unfinished one, which a killed process leaves behind."""
     return _TMP_NAME.fullmatch(name) is not None
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, 64 hexadecimal digits.
+    """Hash a file with SHA-256, as 64 hexadecimal digits.
 
     Raises:
         OSError: it cannot be read.
@@ -130,7 +130,7 @@ def sha256(path: str | Path) -> str:
 
 
 def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
-    r"""A CSV file's bytes: UTF-8, lines that end in "\n"; lone surrogates, from odd file names, are escaped.
+    r"""Give a CSV file's bytes: UTF-8, lines that end in "\n"; lone surrogates, from odd file names, are escaped.
 
     Cells are written as they are, also those that a spreadsheet takes for a formula ("=…", "+…", "-…", "@…"):
     paths and labels are read back by programs, and a mark before them would name another file or class.
@@ -141,7 +141,7 @@ def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def json_bytes(value: Any) -> bytes:
-    """A JSON file's bytes: UTF-8, indented, a line end at the end; lone surrogates are escaped as JSON does.
+    """Give a JSON file's bytes: UTF-8, indented, a line end at the end; lone surrogates are escaped as JSON does.
 
     Raises:
         ValueError: a number is NaN or infinite, which JSON has no word for.

@@ -86,7 +86,7 @@ CacheOption = Annotated[
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where GTSRB lies when no SOURCE is given.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download GTSRB without asking.")]
 ModelDir = Annotated[Path, typer.Argument(help="A model folder.", metavar="MODEL")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what signsclf wrote there.")]
 OverwriteFiles = Annotated[bool, typer.Option("--overwrite", help="Replace files that signsclf did not write, too.")]
 Int8Option = Annotated[bool, typer.Option("--int8", help="Write model.int8.onnx as well, unless it loses too much.")]
 ForceInt8Option = Annotated[bool, typer.Option("--force-int8", help="Keep model.int8.onnx however much it loses.")]

@@ -107,12 +107,12 @@ _MARK = _chunk(b"tEXt", b"Software\0signsclf")
 
 
 def mark_png(data: bytes) -> bytes:
-    """A PNG file's bytes with the program named in them, by which `is_own_file` knows it; its pixels stay the same."""
+    """Name the program in a PNG file's bytes, by which `is_own_file` knows it; its pixels stay the same."""
     return data[:_PNG_HEADER] + _MARK + data[_PNG_HEADER:]
 
 
 def is_own_file(path: str | Path) -> bool:
-    """Whether this program wrote a file, by what the file holds. False where it cannot be read."""
+    """Tell whether this program wrote a file, by what it holds; False where it cannot be read."""
     path = Path(path)
     try:
         if not path.is_file():
@@ -126,7 +126,7 @@ def is_own_file(path: str | Path) -> bool:
 
 
 def own_names(files: Mapping[str, str], open_file: Callable[[str], IO[bytes]]) -> set[str]:
-    """Those of a listing's names that this program wrote: model folders, runs, tables, pictures.
+    """Find the names in a listing that this program wrote: model folders, runs, tables, pictures.
 
     Args:
         files: name below a folder or in an archive, with forward slashes, to what ``open_file`` takes.
@@ -162,7 +162,7 @@ def own_names(files: Mapping[str, str], open_file: Callable[[str], IO[bytes]]) -
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether a folder is a model folder that this program wrote, whole or damaged.
+    """Tell whether a folder is a model folder that this program wrote, whole or damaged.
 
     Raises:
         OSError: it cannot be looked into.
@@ -175,7 +175,7 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def own_below(folder: Path) -> set[str]:
-    """What this program wrote in a model folder or in that of a run: names below it; none in other folders.
+    """Name what this program wrote in a model folder or in that of a run; nothing in other folders.
 
     Links are not followed, and what cannot be read is not ours.
     """
@@ -188,7 +188,7 @@ def own_below(folder: Path) -> set[str]:
 
 
 def foreign_names(folder: Path) -> list[str]:
-    """What lies in the folder of a model or a run and this program did not write, or someone changed since.
+    """Name what lies in the folder of a model or a run and this program did not write, or someone changed since.
 
     Returns:
         Names below ``folder``, in order; a folder, ending in "/", for all in it where nothing in it is ours.
@@ -252,7 +252,7 @@ def refuse_replacing(
 
 
 def together(names: Collection[str], everything: Iterable[str]) -> list[str]:
-    """Names in order, those of a folder whose files are all among them as one that ends in "/", and comes first."""
+    """Sort names, those of a folder whose files are all among them as one that ends in "/", and comes first."""
     chosen = set(names)
     counts: dict[str, int] = {}
     for name in everything:

@@ -263,7 +263,7 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
 
 
 def own_note(names: Sequence[str]) -> str:
-    """The line that tells of what this program wrote and is left out."""
+    """Tell in a line what this program wrote and is left out."""
     return f"what signsclf wrote there is left out ({len(names):,}): {some(tuple(names))}"
 
 
