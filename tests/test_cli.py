@@ -111,8 +111,8 @@ def place(tmp_path, monkeypatch):
         (["train", "empty"], ["empty", "folder of images for each class"]),
         (["train", "one.png"], ["one image", "a folder, a .zip"]),
         (["train", "--resume", "nowhere"], ["nowhere.partial", "start the training anew"]),
-        (["train", "--resume", "nowhere", "--size", "8"], ["--resume", "alone"]),
-        (["train", "source", "--resume", "nowhere"], ["--resume", "alone"]),
+        (["train", "--resume", "nowhere", "--size", "8"], ["--resume", "--size belongs to the run", "leave it out"]),
+        (["train", "source", "--resume", "nowhere"], ["--resume", "SOURCE belongs to the run", "--source"]),
         (["train", "source", "--out", "empty"], ["exists already", "--overwrite", "--out"]),
         (["train", "source", "--out", "source"], ["is not a model folder", "--out"]),
         (["train", "source", "--out", "source", "--overwrite"], ["is not a model folder", "--out"]),
@@ -165,13 +165,17 @@ def test_wrong_use_is_one_line(cli, place, source, words, told):
 )
 def test_what_is_wrong_is_told_before_torch_is_imported(tmp_path, words):
     code = f"""
-import contextlib, os, sys
+import os, sys
 os.chdir({str(tmp_path)!r})
 os.environ["XDG_DATA_HOME"] = os.getcwd() + "/home"
 from signsclf.cli import main
 sys.argv = ["signsclf", *{words!r}]
-with contextlib.suppress(SystemExit):
+try:
     main()
+except SystemExit as stop:
+    assert stop.code == 2, stop.code
+else:
+    raise AssertionError("it went on")
 """
     assert not modules_after(code) & {"torch", "fastai", "timm", "torchvision", "matplotlib", "onnxruntime"}
 
@@ -383,15 +387,21 @@ def test_cuda_without_the_extra_runs_on_the_processor_and_says_so(cli, at_source
     assert "signsclf[gpu]" in ran.err
 
 
-def test_predict_imports_neither_torch_nor_pandas(source, model):
+def test_predict_imports_neither_torch_nor_pandas(source, model, tmp_path):
+    out = tmp_path / "answers.csv"
     code = f"""
-import contextlib, sys
+import sys
 from signsclf.cli import main
-sys.argv = ["signsclf", "predict", {str(source / "red bar")!r}, "--model", {str(model)!r}]
-with contextlib.suppress(SystemExit):
+sys.argv = ["signsclf", "predict", {str(source / "red bar")!r}, "--model", {str(model)!r}, "--out", {str(out)!r}]
+try:
     main()
+except SystemExit as stop:
+    assert stop.code == 0, stop.code
 """
-    assert not modules_after(code) & {"torch", "fastai", "timm", "torchvision", "pandas", "matplotlib"}
+    imported = modules_after(code)
+    assert "onnxruntime" in imported
+    assert not imported & {"torch", "fastai", "timm", "torchvision", "pandas", "matplotlib"}
+    assert len(out.read_text("utf-8").splitlines()) == 1 + len(list((source / "red bar").iterdir()))
 
 
 # -- pipes and terminals ---------------------------------------------------------------------------------------------

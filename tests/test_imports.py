@@ -184,3 +184,9 @@ def test_only_the_terminal_module_prints():
         words = {ast.unparse(call) for call in calls}
         printing = words & {"print", "typer.echo", "typer.secho", "sys.stdout.write", "sys.stderr.write"}
         assert not printing or name == "terminal", f"{name}: {printing}: unescaped text must not reach a terminal"
+
+
+def test_no_two_files_of_tests_have_one_name():
+    # pytest imports them by their names alone, and collects nothing where two are alike.
+    names = [path.name for path in Path(__file__).parent.rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
