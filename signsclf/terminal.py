@@ -144,12 +144,8 @@ class Bar:
             return
         progress, bar._progress, bar._task = bar._progress, None, ""
         # A terminal that is gone cannot be tidied.
-        with contextlib.suppress(OSError):
-            try:
-                progress.stop()
-            except BaseException:  # a signal while the bar is taken away
-                progress.console.show_cursor(True)
-                raise
+        with _undisturbed(), contextlib.suppress(OSError):
+            progress.stop()
 
     def _open(self, task: str, total: int | None) -> None:
         if Bar._shown is self and task == self._task:
@@ -171,9 +167,9 @@ class Bar:
         )
         self._task, self._began = task, time.monotonic()
         self._id = self._progress.add_task(visible(task), total=total, extra="")
-        # First, so that a signal from here on finds the bar to take away.
-        Bar._shown = self
-        self._progress.start()
+        with _undisturbed():
+            Bar._shown = self
+            self._progress.start()
 
 
 class TerminalObserver(Observer):
@@ -289,13 +285,36 @@ def stop_on_signals() -> None:
 
 
 def _on_signals(handler: Callable[[int, object], None]) -> None:
+    def heard(number: int, frame: object) -> None:
+        if _held is None:
+            handler(number, frame)
+        else:
+            _held.append(number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
         # SIGINT too where a script's shell had it ignored for a job in the background: `kill -INT` is meant.
-        signal.signal(number, handler)
+        signal.signal(number, heard)
     # A terminal that is closed, or ssh that breaks; Windows has no such signal, and nohup means it to be ignored.
     hangup = getattr(signal, "SIGHUP", None)
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
-        signal.signal(hangup, handler)
+        signal.signal(hangup, heard)
+
+
+_held: list[int] | None = None
+"""Signals that came within `_undisturbed`; None outside of it."""
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hear signals only afterwards: an interrupted change of the terminal could not be taken back."""
+    global _held
+    _held = []
+    try:
+        yield
+    finally:
+        held, _held = _held, None
+        for number in held:
+            signal.raise_signal(number)
 
 
 def duration(seconds: float) -> str:

@@ -88,20 +88,31 @@ def test_the_task_of_a_bar_is_escaped(pty):
 
 
 @POSIX
-def test_a_signal_while_a_bar_is_taken_away_leaves_the_cursor(pty, monkeypatch):
-    terminal = pty()
-    bar = Bar()
-    bar("checking", 1, 10)
+@pytest.mark.parametrize("step", ["push_render_hook", "pop_render_hook", "set_live", "clear_live"])
+def test_a_signal_while_a_bar_is_shown_or_taken_away_waits(pty, monkeypatch, step):
+    from rich.console import Console
 
-    def stop():
-        raise Stopped(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    terminal_seen = pty()
+    usual = getattr(Console, step)
 
-    monkeypatch.setattr(bar._progress, "stop", stop)
-    live = bar._progress.live
-    with pytest.raises(Stopped):
+    def interrupted(self, *values):
+        monkeypatch.setattr(Console, step, usual)
+        os.kill(os.getpid(), signal.SIGINT)
+        return usual(self, *values)
+
+    monkeypatch.setattr(Console, step, interrupted)
+    try:
+        terminal.stop_on_signals()
+        with pytest.raises(Stopped):
+            Bar()("checking", 1, 10)
+            Bar.close_shown()
         Bar.close_shown()
-    assert terminal.seen().endswith(SHOW)
-    live.stop()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    seen = terminal_seen.seen()
+    assert seen.count(HIDE) == seen.count(SHOW) == 1
 
 
 def test_no_bar_where_standard_error_is_no_terminal(capsys):
