@@ -113,6 +113,9 @@ def _assemble(
 
 def _read_rows(partial: Path) -> list[dict[str, str]]:
     path = partial / modelfolder.RUN / "split.csv"
+    if not path.exists():
+        # A bare run that was killed at its very end: the source alone tells.
+        return []
     rows = _read_csv(path)
     if not rows or not rows[0].keys() >= {"path", "label", "group", "split", "input"}:
         raise ModelError(f"{path}: damaged; start the training anew")

@@ -81,7 +81,7 @@ def stopped(stopped_once, tmp_path) -> Path:
 # -- the source goes away ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cache", ["off", "on"])
+@pytest.mark.parametrize("cache", ["off", pytest.param("on", marks=pytest.mark.slow)])
 def test_a_source_that_goes_away_while_it_trains_costs_nothing(model, own, tmp_path, cache):
     watched = Watched(before=lambda: shutil.rmtree(own))
     folder = train(
@@ -94,6 +94,7 @@ def test_a_source_that_goes_away_while_it_trains_costs_nothing(model, own, tmp_p
         assert (folder / "run" / name).read_bytes() == (model / "run" / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_mistakes_whose_images_are_gone_are_shown_as_the_network_sees_them(own, tmp_path):
     archive = tmp_path / "all.zip"
     with zipfile.ZipFile(archive, "w") as packed:
@@ -120,6 +121,7 @@ def test_a_run_whose_source_is_gone_ends_from_the_cache(stopped, model, tmp_path
     assert read_config(folder).fingerprint == read_config(model).fingerprint
 
 
+@pytest.mark.slow
 def test_a_run_that_lost_one_image_ends_from_the_cache(stopped, model):
     (stopped / "own" / "red bar" / "00000_00000.png").unlink()
     watched = Watched()
@@ -127,6 +129,7 @@ def test_a_run_that_lost_one_image_ends_from_the_cache(stopped, model):
     assert any("1 of the run's 120 images are gone ('red bar/00000_00000.png')" in line for line in watched.lines)
 
 
+@pytest.mark.slow
 def test_without_a_cache_the_run_is_kept_until_the_images_are_back(stopped, tmp_path, model):
     clear(stopped / "cache")
     away = shutil.move(stopped / "own", tmp_path / "away")
@@ -183,6 +186,7 @@ def test_another_source_is_not_taken_for_the_moved_one(stopped, source, tmp_path
     assert (stopped / "m.partial" / "run.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_run_json_names_absolute_places(model, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model, tmp_path / "start")
@@ -231,6 +235,7 @@ def test_source_as_an_option_goes_with_resume(source, cli):
     assert "--source: goes with --resume" in cli("train", "--source", source).complaint
 
 
+@pytest.mark.slow
 def test_resume_applies_what_decides_no_weights(stopped, model, cli):
     ran = cli("train", "--resume", stopped / "m", "--accept-error", "0.2", "--force-int8", "--bare", "--cache", "off")
     assert ran.code == 0, ran.err
@@ -322,6 +327,12 @@ def test_an_error_of_ours_leaves_no_log(source, tmp_path, monkeypatch):
     monkeypatch.setattr("signsclf.train.build_loaders", odd)
     with pytest.raises(RunError, match="unexpected ZeroDivisionError"):
         resume(tmp_path / "m")
+
+
+@pytest.mark.slow
+def test_a_bare_run_killed_at_its_very_end_goes_on_from_its_source(stopped, model):
+    (stopped / "m.partial" / "run" / "split.csv").unlink()
+    assert weights(resume(stopped / "m", source=stopped / "own", bare=True).folder) == weights(model)
 
 
 def test_a_damaged_table_of_the_run_is_refused_in_a_line(stopped):
