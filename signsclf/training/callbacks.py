@@ -407,9 +407,8 @@ def _plain_optimizer(optimizer: Any) -> dict[str, Any]:
     return {"state": [dict(s) for s in state["state"]], "hypers": plain}
 
 
-def restore_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
-    """The inverse of what a checkpoint keeps of an optimizer."""
-    device = next(iter(optimizer.all_params()))[0].device
+def restore_optimizer(optimizer: Any, state: dict[str, Any], device: torch.device) -> None:
+    """Puts back what a checkpoint keeps of an optimizer, on the device that the fit will move the network to."""
     moved = [
         {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in entry.items()} for entry in state["state"]
     ]

@@ -242,7 +242,7 @@ class Fit:
         else:
             learner.unfreeze()
         if self.checkpoint is not None and self.checkpoint["optimizer"] is not None:
-            restore_optimizer(learner.opt, self.checkpoint["optimizer"])
+            restore_optimizer(learner.opt, self.checkpoint["optimizer"], learner.dls.device)
         self.checkpoint = None
         after_head = self.frozen and course.phase == 1
         # A linear head on frozen features bears a higher rate than the network does afterwards.
