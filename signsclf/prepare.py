@@ -21,7 +21,7 @@ from signsclf.data.table import Source, apply_crop, read_source
 from signsclf.errors import BadImageError, SignsclfError, SourceError
 from signsclf.observer import Observer
 from signsclf.paths import user_path
-from signsclf.recipe import Crop, Flip, Recipe, SplitBy
+from signsclf.recipe import Crop, Device, Flip, Recipe, SplitBy
 from signsclf.resolve import Facts, choose_arch, resolve
 from signsclf.training import architectures
 from signsclf.training.learner import choose_device, has_bf16
@@ -132,7 +132,10 @@ def read_plan(
     """Reads a source, unless it was read already, and makes the plan for it; raises as `plan` and `read_source` do."""
     found = source if isinstance(source, Source) else read_source(source, reading)
     observer.source(found)
-    return plan(found, recipe)
+    planned = plan(found, recipe)
+    if planned.recipe.device is Device.MPS:
+        observer.say("note: training on Apple's GPU is not tested; where it fails, --device cpu does the same")
+    return planned
 
 
 def prepare(

@@ -13,7 +13,7 @@ from tinysource import TINY
 from signsclf.data.table import describe, read_source
 from signsclf.errors import SourceError
 from signsclf.observer import Observer
-from signsclf.prepare import Prepared, plan, prepare, training_rows
+from signsclf.prepare import Prepared, plan, prepare, read_plan, training_rows
 from signsclf.recipe import Recipe
 
 
@@ -85,3 +85,17 @@ def test_empty_folders_beside_classes_and_splits(place):
     found = prepared(root)
     assert found.source.classes == ("cat", "dog")
     assert len(found.split.rows("valid")) == 2
+
+
+def test_apples_gpu_is_used_on_request_alone_and_said_to_be_untested(place, monkeypatch):
+    root = place(*(f"{label}/{i}.png" for label in ("cat", "dog") for i in range(4)))
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    told: list[str] = []
+    observer = Observer()
+    observer.say = told.append
+    asked = {**TINY, "device": None}
+    assert read_plan(root, None, Recipe(**asked), observer).recipe.device.value == "cpu"
+    assert told == []
+    assert read_plan(root, None, Recipe(**{**asked, "device": "mps"}), observer).recipe.device.value == "mps"
+    assert [line for line in told if "not tested" in line]
