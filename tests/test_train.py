@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -22,9 +23,11 @@ import signsclf
 from signsclf import finish
 from signsclf.data import synthetic
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
+from signsclf.evaluate import evaluate
 from signsclf.locks import LockedError
 from signsclf.modelfolder import read_config, verify_sums
 from signsclf.observer import Observer
+from signsclf.predict import Classifier
 from signsclf.recipe import Recipe
 from signsclf.runexport import export_run
 from signsclf.train import resume, search_lr, train
@@ -100,6 +103,51 @@ def test_figures_agree_wherever_they_stand(model):
     card = (model / "README.md").read_text()
     assert f"{100 * metrics['accuracy']:.1f} %" in card
     assert "n = 30" in card
+
+
+def test_figures_come_from_the_exported_file(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(Classifier, "logits", lambda _, batch: np.tile(np.float32([9, 0, 0]), (len(batch), 1)))
+    outcome = train(source, tmp_path / "m", RECIPE.replace(epochs=1))
+    assert outcome.metrics["accuracy"] == pytest.approx(1 / 3)
+    assert {row["label"]: float(row["recall"]) for row in rows(outcome.folder / "run" / "per_class.csv")} == {
+        "blue disc": 1,
+        "green square": 0,
+        "red bar": 0,
+    }
+
+
+def test_training_parity_check_evaluation_and_prediction_see_the_same_pixels(source, tmp_path, monkeypatch):
+    seen: dict[str, list[np.ndarray]] = {}
+    doing = ["validation"]
+
+    def watch(owner: object, name: str, position: int, task: str = "") -> None:
+        real = getattr(owner, name)
+
+        def watched(*arguments, **more):
+            seen.setdefault(task or doing[-1], []).extend(np.asarray(arguments[position]))
+            return real(*arguments, **more)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(signsclf.train, "dataloaders", 0, "training")
+    watch(finish, "write_network", 5, "parity check")
+    watch(Classifier, "logits", 1)
+    folder = train(source, tmp_path / "m", RECIPE.replace(epochs=1)).folder
+    doing.append("evaluation")
+    evaluate(folder, source)
+    paths, classifier = sorted(source.rglob("*.png")), signsclf.load(folder)
+    doing.append("one by one")
+    for path in paths:
+        classifier.predict(path)
+    doing.append("many")
+    classifier.predict_batch(paths)
+    doing.append("bytes")
+    classifier.predict_batch([path.read_bytes() for path in paths])
+    known = {signsclf.images.load(path, (16, 16)).tobytes() for path in paths}
+    assert len(known) == 120
+    assert seen.keys() == {"training", "parity check", *doing}
+    for task, pixels in seen.items():
+        assert {image.tobytes() for image in pixels} <= known, task
 
 
 def test_split_keeps_groups_whole(model):
