@@ -209,9 +209,9 @@ class TestOthers:
         assert source.table["label"].value_counts().to_dict() == {"0": 2, "1": 2}
 
     def test_other_files_are_counted(self, tmp_path):
-        (tmp_path / "x_train.npy").write_bytes(b"")
-        (tmp_path / "y_train.npy").write_bytes(b"")
-        assert "2 .npy" in refusal(tmp_path)
+        (tmp_path / "x_train.dat").write_bytes(b"")
+        (tmp_path / "y_train.dat").write_bytes(b"")
+        assert "2 .dat" in refusal(tmp_path)
 
 
 def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
