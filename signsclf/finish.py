@@ -145,7 +145,6 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
             "epochs": len(trained.result.history),
             "best_epoch": trained.result.best_epoch if len(valid_rows) else None,
             "lr": trained.result.lr,
-            "weights": architectures.weights_source(arch, recipe.weights),
             "seconds": round(trained.result.seconds, 1),
             "source": trained.source_name,
             "skipped": len(trained.skipped),
