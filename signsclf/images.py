@@ -98,6 +98,11 @@ def max_pixels() -> int:
     return limit
 
 
+def max_bytes() -> int:
+    """How many bytes a file may have: `MAX_BYTES`, and in proportion more where `max_pixels` is raised."""
+    return max(MAX_BYTES, MAX_BYTES * max_pixels() // MAX_PIXELS)
+
+
 def limit_pixels(limit: int) -> None:
     """Sets how many pixels an image may have, for this process and for those that it starts from now on.
 
@@ -198,7 +203,7 @@ def read(path: str | Path) -> bytes:
     """The encoded bytes of one image: a file, a member of a zip archive, or a registered scheme.
 
     Raises:
-        BadImageError: it is not there, cannot be read, or is larger than `MAX_BYTES`.
+        BadImageError: it is not there, cannot be read, or is larger than `max_bytes`.
     """
     path = str(path)
     try:
@@ -517,7 +522,7 @@ def _open(path: str) -> tuple[IO[bytes], int]:
         # Read with no bound, zipfile unpacks up to 2 GB before it looks at the size that it was told.
         return handle.open(info), info.file_size + 1
     length = Path(path).stat().st_size
-    if length > _max_bytes():
+    if length > max_bytes():
         # Of a film or an archive its kind says more than its size.
         with Path(path).open("rb") as file:
             if described := describe_kind(file.read(1024)):
@@ -584,11 +589,7 @@ def _own_limit() -> Iterator[None]:
         _limits.own = before
 
 
-def _max_bytes() -> int:
-    return max(MAX_BYTES, MAX_BYTES * max_pixels() // MAX_PIXELS)
-
-
 def _refuse_bytes(path: str, size: int) -> None:
-    most = _max_bytes()
+    most = max_bytes()
     if size > most:
         raise BadImageError(f"{path}: {size:,} bytes are too many (at most {most:,})")

@@ -426,10 +426,11 @@ def _read_file(file: BinaryIO) -> bytes:
     """Read all that a file object gives, which pipes, sockets and uploads give in parts.
 
     Raises:
-        BadImageError: it cannot be read, gives no bytes, or gives over `images.MAX_BYTES`.
+        BadImageError: it cannot be read, gives no bytes, or gives over `images.max_bytes`.
     """
     parts: list[bytes] = []
-    left = images.MAX_BYTES + 1
+    most = images.max_bytes()
+    left = most + 1
     while left > 0:
         try:
             part: object = file.read(left)
@@ -450,7 +451,7 @@ def _read_file(file: BinaryIO) -> bytes:
             return b"".join(parts)
         parts.append(part)
         left -= len(part)
-    raise BadImageError(f"image: over {images.MAX_BYTES:,} bytes are too many")
+    raise BadImageError(f"image: over {most:,} bytes are too many")
 
 
 def _forget(awaitable: object) -> None:

@@ -356,6 +356,9 @@ class TestFileObjects:
         endless = Mock(read=lambda n: b"x" * min(n, 10))
         with fails("over 1,000 bytes", BadImageError):
             classifier.predict(endless)
+        monkeypatch.setenv(images.PIXELS_VARIABLE, str(2 * images.MAX_PIXELS))
+        with fails("over 2,000 bytes", BadImageError):
+            classifier.predict(endless)
 
 
 class TestCopies:
