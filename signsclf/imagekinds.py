@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from signsclf.errors import BadImageError
@@ -91,6 +92,7 @@ _CLASSES = {
 
 _AGAIN = "download it again"
 _TO_PNG = "convert it to JPEG or PNG"
+# Compiled when a file is first asked about: few predictions ever are of a file that is no image.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"version https://git-lfs\.github\.com/", "a Git LFS pointer, not the file itself", "run `git lfs pull`"),
     (rb"\x89PNG|\xef\xbf\xbdPNG", "a PNG that a transfer as text has damaged", _AGAIN),
@@ -130,7 +132,6 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\0\x05\x16\x07", "what macOS keeps beside a file (AppleDouble)", "remove it"),
     (rb"\x7fELF|MZ", "a program", "remove it"),
 )
-_KINDS = tuple((re.compile(pattern), what, remedy) for pattern, what, remedy in _OTHERS)
 
 
 def is_image_name(name: str) -> bool:
@@ -166,6 +167,16 @@ def skipped_text(suffixes: Iterable[str]) -> str:
     return ", ".join(f"{n:,} {suffix} ({why_unread(suffix) or _CONVERT})" for suffix, n in counts)
 
 
+def read_head(path: str) -> bytes:
+    """The first `HEAD` bytes of a file on disk.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        return file.read(HEAD)
+
+
 def kind_of(head: bytes) -> str | None:
     """The kind of image that the first `HEAD` bytes of a file belong to, as in "JPEG"; None for other files."""
     for signature, kind in _SIGNATURES:
@@ -193,8 +204,8 @@ def describe_kind(data: bytes) -> str | None:
     kind = kind_of(head)
     if kind is not None:
         return f"{kind.replace('HEIF', 'HEIC')}, {_NO_DECODER[kind]}" if kind in _NO_DECODER else None
-    for pattern, what, remedy in _KINDS:
-        if pattern.match(head):
+    for pattern, what, remedy in _OTHERS:
+        if re.match(pattern, head):
             return f"{what}; {remedy}"
     if head and not any(head):
         return f"nothing but zero bytes, as of a download that was broken off; {_AGAIN}"
@@ -215,12 +226,12 @@ class Sniffer:
     def __init__(self) -> None:
         self._fruitless: Counter[str] = Counter()
 
-    def look(self, name: str, read_head: Callable[[], bytes]) -> bool:
+    def look(self, name: str, head: Callable[[], bytes]) -> bool:
         """Whether a file is an image that is read, whatever its name.
 
         Args:
             name: its name or path.
-            read_head: gives its first `HEAD` bytes, or raises OSError or BadImageError; called where the name says
+            head: gives its first `HEAD` bytes, or raises OSError or BadImageError; called where the name says
                 nothing.
         """
         suffix = suffix_of(name)
@@ -229,7 +240,7 @@ class Sniffer:
         if suffix in _OTHER or name.endswith("~") or self._fruitless[suffix] >= _LOOKS:
             return False
         try:
-            kind = kind_of(read_head())
+            kind = kind_of(head())
         except (OSError, BadImageError):
             kind = None
         # Two letters or a few small numbers at a file's start are no proof, and RAW photos start as TIFFs do.

@@ -8,7 +8,6 @@ import heapq
 import json
 import locale
 import os
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -19,9 +18,9 @@ from typing import Any, BinaryIO
 from signsclf import images, outputs
 from signsclf.errors import BadImageError, SignsclfError
 from signsclf.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
-from signsclf.imagekinds import HEAD, Sniffer, is_image_name, skipped_text, suffix_of, why_unread
+from signsclf.imagekinds import Sniffer, is_image_name, read_head, skipped_text, suffix_of, why_unread
 from signsclf.paths import user_path
-from signsclf.text import count
+from signsclf.text import count, natural_key
 
 _LIST_BLOCK = 65_536
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
@@ -179,14 +178,6 @@ def _as_named_on_disk(name: str) -> str:
     return os.fsdecode(data)
 
 
-def natural_key(name: str) -> tuple[Any, ...]:
-    """A sorting key by which 9 comes before 10, and upper and lower case stand together."""
-    # Digits compare as (length, text): int() refuses very long ones.
-    parts = re.split(r"([0-9]+)", name.casefold())
-    parts[1::2] = ((len(digits.lstrip("0")), digits.lstrip("0")) for digits in parts[1::2])
-    return tuple(parts), name
-
-
 def _ignore(path: str) -> None:
     """Do nothing with what this program wrote."""
 
@@ -265,7 +256,7 @@ class _Listing:
                     if _is_folder(entry):
                         if self.recursive:
                             yield entry.name + "/"
-                    elif self._is_image(entry.name, lambda path=entry.path: _head(path)):
+                    elif self._is_image(entry.name, lambda path=entry.path: read_head(path)):
                         yield entry.name
 
         return _sorted(scan())
@@ -295,8 +286,8 @@ class _Listing:
             else:
                 yield f"{archive}/{name}"
 
-    def _is_image(self, name: str, read_head: Callable[[], bytes] | None = None) -> bool:
-        found = is_image_name(name) if read_head is None else self._sniffer.look(name, read_head)
+    def _is_image(self, name: str, head: Callable[[], bytes] | None = None) -> bool:
+        found = is_image_name(name) if head is None else self._sniffer.look(name, head)
         if not found and why_unread(suffix_of(name)):
             self.skipped[suffix_of(name)] += 1
         return found
@@ -311,11 +302,6 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 def _own_paths(folder: Path) -> frozenset[str]:
     return frozenset(str(folder / name) for name in outputs.own_below(folder))
-
-
-def _head(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(HEAD)
 
 
 def _sorted(names: Iterable[str], key: Callable[[str], Any] = natural_key) -> Iterator[str]:

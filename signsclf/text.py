@@ -1,10 +1,11 @@
-"""Text for people: made safe for a terminal, measured in its columns, shortened and counted."""
+"""Text for people: made safe for a terminal, measured in its columns, shortened, counted and sorted."""
 
 from __future__ import annotations
 
 import os
 import re
 import unicodedata
+from typing import Any
 
 LABEL_LENGTH = 44
 
@@ -89,6 +90,14 @@ def fitted(text: object, width: int) -> str:
 def count(n: int, singular: str, plural: str | None = None) -> str:
     """Such as "1 image" or "1,234 images"."""
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
+
+
+def natural_key(name: str) -> tuple[Any, ...]:
+    """A sorting key by which 9 comes before 10, and upper and lower case stand together."""
+    # Digits compare as (length, text): int() refuses very long ones.
+    parts = re.split(r"([0-9]+)", name.casefold())
+    parts[1::2] = ((len(digits.lstrip("0")), digits.lstrip("0")) for digits in parts[1::2])
+    return tuple(parts), name
 
 
 def _is_hidden(letter: str) -> bool:

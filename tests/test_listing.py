@@ -14,7 +14,7 @@ from PIL import Image
 
 from signsclf import listing
 from signsclf.errors import SignsclfError
-from signsclf.listing import expand, listed_names, natural_key, why_no_image
+from signsclf.listing import expand, listed_names, why_no_image
 
 
 @pytest.fixture
@@ -101,14 +101,6 @@ def test_a_folder_that_may_not_be_read_is_given_as_it_is(tree: Path):
     (tree / "d" / "sub").chmod(0)
     assert "d/sub" in listed("d", recursive=True)
     (tree / "d" / "sub").chmod(0o700)
-
-
-def test_natural_order():
-    names = ["b", "a10", "a9", "A9b", "a009", "a", "a1000000000000000000000", "10", "9", "", "a9.1"]
-    assert sorted(names, key=natural_key) == [
-        "", "9", "10", "a", "a009", "a9", "a9.1", "A9b", "a10", "a1000000000000000000000", "b",
-    ]  # fmt: skip
-    natural_key("9" * 100_000)
 
 
 def test_a_great_many_names_are_sorted_through_a_file(monkeypatch: pytest.MonkeyPatch):

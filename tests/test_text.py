@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from signsclf.text import columns, count, decoded, file_text, fitted, short, visible
+from signsclf.text import columns, count, decoded, file_text, fitted, natural_key, short, visible
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,11 @@ def test_short_and_count():
         "1,234 images",
         "2 classes",
     )
+
+
+def test_natural_order():
+    names = ["b", "a10", "a9", "A9b", "a009", "a", "a1000000000000000000000", "10", "9", "", "a9.1"]
+    assert sorted(names, key=natural_key) == [
+        "", "9", "10", "a", "a009", "a9", "a9.1", "A9b", "a10", "a1000000000000000000000", "b",
+    ]  # fmt: skip
+    natural_key("9" * 100_000)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from signsclf import images
 from signsclf.data.tree import some
+from signsclf.text import count
 
 _TARS = {
     "gz": gzip.open,
@@ -64,7 +65,7 @@ def inner_archives(names: Iterable[str], is_archive: bool, root: str) -> str | N
     found = [name for name in names if is_archive_name(name)]
     if not found:
         return None
-    what = f"no images, but {len(found):,} archive{'s' * (len(found) != 1)} in it ({some(found)})"
+    what = f"no images, but {count(len(found), 'archive')} in it ({some(found)})"
     if not is_archive and (way := way_to_read(f"{root}/{found[0]}")):
         return f"{what}; {posixpath.basename(found[0])} is {way}"
     return f"{what}; unpack {'it, and them in it' if is_archive else 'them'}, and give the folder"

@@ -12,12 +12,13 @@ from signsclf import images
 from signsclf.choices import Layout, Reading
 from signsclf.data.archives import inner_archives, is_archive_name
 from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
-from signsclf.data.layouts import Found, Row, gtsrb_tracks_fit, tracks
+from signsclf.data.layouts import Found, Row, gtsrb_tracks_fit, stem, tracks
 from signsclf.data.splits import UNLABELLED, annotated_stem, is_annotation_folder, is_container, split_of, splits_of
 from signsclf.data.tree import Tree, some
 from signsclf.errors import SourceError
 from signsclf.hidden import hidden_text
 from signsclf.imagekinds import is_photo_suffix, skipped_text
+from signsclf.text import count
 
 _NAME_AND_NUMBER = re.compile(r"(.*[^\W\d_])[\W_]*[0-9]+")
 
@@ -55,7 +56,7 @@ class _Walk:
         """What is to be told, with a line for each reason why folders were left out."""
         lines = []
         for why, folders in self.left_out.items():
-            lines.append(f"left out, {why}: {some(list(folders))} ({_images(sum(map(len, folders.values())))})")
+            lines.append(f"left out, {why}: {some(list(folders))} ({count(sum(map(len, folders.values())), 'image')})")
         return [*self.notes, *lines]
 
     def below(self, names: list[str], base: str) -> dict[str, list[str]]:
@@ -279,8 +280,8 @@ def _levels(classes: list[_Class]) -> list[str]:
         return []
     level = 1 + max(found.above.count("/") for found in classes)
     names = list(dict.fromkeys(found.name for found in classes))
-    here = f"the classes are the {_folders(len(names))} of level {level} ({some(names, 2)})"
-    below = f"{_folders(len(deeper))} of level {level + 1} ({some(list(deeper), 2)})"
+    here = f"the classes are the {count(len(names), 'folder')} of level {level} ({some(names, 2)})"
+    below = f"{count(len(deeper), 'folder')} of level {level + 1} ({some(list(deeper), 2)})"
     return [f"{here}, which hold {below}: --class-level {level + 1} takes those"]
 
 
@@ -298,9 +299,9 @@ def _are_annotations(folder: str, inside: dict[str, list[str]]) -> bool:
     holders = [name for name in inside if is_container(name)]
     if all(name in holders or name == "" or is_annotation_folder(name, inside) for name in inside):
         return True
-    stems = {_stem(name) for holder in holders for name in inside[holder]}
-    own = [_stem(name) for name in inside[folder]]
-    return 2 * sum(stem in stems or re.sub(r"[_-][^_-]*$", "", stem) in stems for stem in own) >= len(own)
+    stems = {stem(name) for holder in holders for name in inside[holder]}
+    own = [stem(name) for name in inside[folder]]
+    return 2 * sum(text in stems or re.sub(r"[_-][^_-]*$", "", text) in stems for text in own) >= len(own)
 
 
 def _is_doubled(name: str, folder: str) -> bool:
@@ -371,13 +372,13 @@ def _no_classes(walk: _Walk) -> str:
     shown = [f"{folder}/" for folder in holders[:3] if folder]
     where = f" in {' and '.join(shown)}" if shown else ""
     way = "give each class a folder of its own, or a csv with the columns path and label"
-    matches = [_NAME_AND_NUMBER.fullmatch(_stem(name)) for name in names]
+    matches = [_NAME_AND_NUMBER.fullmatch(stem(name)) for name in names]
     labels = Counter(match[1] for match in matches if match)
     if len(labels) > 1 and 2 * sum(labels.values()) >= len(names) and max(labels.values()) > 1:
         said = ", ".join(f"{label!r} {n:,}" for label, n in labels.most_common(3))
         example = next(f"{name},{match[1]}" for name, match in zip(names, matches, strict=True) if match)
         way = f"their labels seem to be in their names ({said}): {way}, one row an image such as {example}"
-    return f"{walk.tree.root}: {_images(len(names))} but no class folders{where}; {way}"
+    return f"{walk.tree.root}: {count(len(names), 'image')} but no class folders{where}; {way}"
 
 
 def _no_such_level(tree: Tree, level: int) -> str:
@@ -389,15 +390,3 @@ def _no_such_level(tree: Tree, level: int) -> str:
 
 def _named(folders: Iterable[str], splits: dict[str, str]) -> str:
     return ", ".join(f"{folder}/ is {splits[folder]}" for folder in folders)
-
-
-def _stem(name: str) -> str:
-    return posixpath.splitext(posixpath.basename(name))[0]
-
-
-def _images(n: int) -> str:
-    return f"{n:,} image{'s' * (n != 1)}"
-
-
-def _folders(n: int) -> str:
-    return f"{n:,} folder{'s' * (n != 1)}"

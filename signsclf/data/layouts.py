@@ -45,7 +45,7 @@ class Found:
 
 def gtsrb_tracks_fit(paths: Iterable[str]) -> bool | None:
     """Whether file names are GTSRB's tracks, numbered within a class; None where none is a track."""
-    numbers = [match.groups()[-2:] for path in paths if (match := _GTSRB_FRAME.fullmatch(_stem(path)))]
+    numbers = [match.groups()[-2:] for path in paths if (match := _GTSRB_FRAME.fullmatch(stem(path)))]
     return all(int(track) < MOST_TRACKS and int(frame) < MOST_FRAMES for track, frame in numbers) if numbers else None
 
 
@@ -57,11 +57,12 @@ def tracks(labels: list[str], paths: list[str], kaggle: bool = False) -> list[st
     """
     for pattern in (_TRACK, _KAGGLE_TRACK) if kaggle else (_TRACK,):
         # The first of a million photos shows that they are no tracks.
-        matches = list(takewhile(bool, (pattern.fullmatch(_stem(path)) for path in paths)))
+        matches = list(takewhile(bool, (pattern.fullmatch(stem(path)) for path in paths)))
         if len(matches) == len(paths):
             return [f"{label}/{match[pattern.groups]}" for label, match in zip(labels, matches, strict=True) if match]
     return [None] * len(labels)
 
 
-def _stem(path: str) -> str:
+def stem(path: str) -> str:
+    """The last part of a path without its suffix."""
     return posixpath.splitext(posixpath.basename(path))[0]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -38,6 +37,7 @@ from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
 from signsclf.data.tree import Tree, list_folder, list_zip, own_note, relative_name, some
 from signsclf.errors import BadImageError, SourceError
 from signsclf.paths import user_path
+from signsclf.text import natural_key
 
 __all__ = ["Layout", "Source", "apply_crop", "by_class_id", "describe", "read_source"]
 
@@ -269,7 +269,7 @@ def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
             of_labels.append(str(error))
     labels = {split: set(part["label"]) for split, part in table.groupby("split")}
     for split in ("valid", "test"):
-        lacking = sorted(labels.get(split, set()) - labels.get("train", set()), key=_natural)
+        lacking = sorted(labels.get(split, set()) - labels.get("train", set()), key=natural_key)
         if lacking and "train" in labels:
             reason = f"{split} has classes that train lacks: {some(lacking)}"
             merge = of_labels and not reading.merge_case and spelled_alike(Counter(table["label"]))
@@ -319,7 +319,7 @@ def _unseen_notes(by_split: dict[str, set[str]]) -> list[str]:
     notes = []
     lacking = by_split.get("train", set()) - by_split.get("valid", set())
     if "valid" in by_split and lacking:
-        notes.append(f"valid has no image of {len(lacking):,} classes: {some(sorted(lacking, key=_natural))}")
+        notes.append(f"valid has no image of {len(lacking):,} classes: {some(sorted(lacking, key=natural_key))}")
     return notes
 
 
@@ -342,14 +342,7 @@ def _classes(table: pd.DataFrame, is_gtsrb: bool) -> tuple[str, ...]:
     labels = set(table["label"])
     if is_gtsrb:
         return tuple(name for name in CLASS_NAMES if name in labels)
-    return tuple(sorted(labels, key=_natural))
-
-
-def _natural(text: str) -> tuple:
-    """Sort key: numbers by value ('img2' before 'img10'), letters whatever their case, ties by the text."""
-    parts = re.split("([0-9]+)", text.casefold())
-    # Digits are compared by length, then as text: int() refuses very long ones.
-    return [(len(p.lstrip("0")), p.lstrip("0")) if i % 2 else (0, p) for i, p in enumerate(parts)], text
+    return tuple(sorted(labels, key=natural_key))
 
 
 def _sizes(source: Source) -> str:

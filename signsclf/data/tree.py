@@ -18,7 +18,7 @@ from signsclf import images, outputs
 from signsclf.data.zipnames import decode_names
 from signsclf.errors import BadImageError, SourceError
 from signsclf.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
-from signsclf.imagekinds import HEAD, Sniffer, skipped_text, suffix_of, why_unread
+from signsclf.imagekinds import HEAD, Sniffer, read_head, skipped_text, suffix_of, why_unread
 from signsclf.text import file_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".jsonl", ".ndjson")
@@ -98,10 +98,10 @@ class _Listing:
         """Paths that do not tell the names that were added with them."""
         self._sniffer = Sniffer()
 
-    def add(self, name: str, path: str, read_head: Callable[[], bytes]) -> None:
-        """A file that is not hidden; ``read_head`` as in `Sniffer.look`."""
+    def add(self, name: str, path: str, head: Callable[[], bytes]) -> None:
+        """A file that is not hidden; ``head`` as in `Sniffer.look`."""
         by_name = images.is_image_name(name)
-        is_image = by_name or self._sniffer.look(name, read_head)
+        is_image = by_name or self._sniffer.look(name, head)
         if is_image or name.lower().endswith(TABLE_SUFFIXES):
             _refuse_undecodable(self.root, name)
         if not is_image and why_unread(suffix_of(name)):
@@ -191,7 +191,7 @@ def list_folder(root: Path) -> Tree:
                 pending.append((f"{name}/", above | {itself}))
             elif is_file:
                 path = f"{top}/{name}"
-                listing.add(name, path, lambda path=path: _head(path))
+                listing.add(name, path, lambda path=path: read_head(path))
             elif entry.is_symlink():
                 broken.append(name)
     notes = [f"links that lead nowhere are left out ({len(broken):,}): {some(broken)}"] if broken else []
@@ -313,11 +313,6 @@ def some(names: list[str] | tuple[str, ...], most: int = 3) -> str:
     """The first few names, quoted, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(repr(name) for name in names[:most]) + more
-
-
-def _head(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(HEAD)
 
 
 def _nfc(name: str) -> str:
