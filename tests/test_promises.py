@@ -164,7 +164,7 @@ PROMISES: list[tuple[str, Callable[[Patch], None], Callable[..., None]]] = [
     (
         "what the program wrote is never data",
         list_what_was_written_here,
-        test_outputs.TestWhatItWroteIsNoData().test_reports_counts_predictions_and_searches,
+        test_outputs.TestWhatItWroteIsNoData().test_a_model_folder,
     ),
     (
         "photographs never meet the renderer",
