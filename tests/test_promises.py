@@ -23,7 +23,7 @@ from tinysource import one_thread
 import signsclf
 from signsclf import cli_data, cli_predict, export, finish, outputs
 from signsclf.data import cache, split
-from signsclf.errors import RunError
+from signsclf.errors import SignsclfError
 from signsclf.judging.calibrate import softmax
 from signsclf.recipe import SplitBy
 
@@ -67,7 +67,7 @@ def unpickle_checkpoints(patch: Patch) -> None:
 
 
 def forget_the_optimizer_on_resuming(patch: Patch) -> None:
-    patch.setattr("signsclf.training.fit.restore_optimizer", lambda optimizer, state: None)
+    patch.setattr("signsclf.training.fit.restore_optimizer", lambda *given: None)
 
 
 def pass_every_graph(patch: Patch) -> None:
@@ -184,8 +184,8 @@ PROMISES: list[tuple[str, Callable[[Patch], None], Callable[..., None]]] = [
 ]
 PARAMETERS = {"settings": PLAIN, "batches": 5}
 """Of checks that are parametrised: one of the suite's own choices."""
-NOTICED = (AssertionError, pytest.fail.Exception, RunError)
-"""What a check that notices ends with; a training ends with the last where the check has taken a module away."""
+NOTICED = (AssertionError, pytest.fail.Exception, SignsclfError)
+"""What a check that notices ends with: its own words, or those of the program, which stumbles over the fault."""
 
 
 @pytest.mark.slow
