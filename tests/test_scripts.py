@@ -1,13 +1,16 @@
-"""The set-up that scripts/demo and scripts/test share: which Python it takes, and what it says where none will do."""
+"""The scripts with a Python that only notes what it is asked for, and the set-up that they share."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import test_docs
 
 ROOT = Path(__file__).parent.parent
 SETUP = ROOT / "scripts" / "setup.sh"
@@ -66,6 +69,71 @@ def test_where_none_will_do_one_line_says_why(tmp_path: Path, versions: dict[str
     assert len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", ".ci/run"])
-def test_scripts_have_no_syntax_error(script: str):
-    assert subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True).returncode == 0
+# Notes what it is asked for, and draws the one file that a script goes on with.
+PYTHON = """#!/bin/bash
+printf '%s\\n' "$*" >> "$CALLS"
+case "$*" in *"data draw"*) mkdir -p "$5/00014"; touch "$5/00014/00000_00000.png";; esac
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the scripts in a folder with a space in its name, whose Python only notes its arguments in calls."""
+    root = tmp_path / "a checkout"
+    for name in ("scripts", ".ci"):
+        shutil.copytree(ROOT / name, root / name)
+    shutil.copy(ROOT / "pyproject.toml", root)
+    (root / "models").mkdir()
+    (root / ".venv" / "bin").mkdir(parents=True)
+    for program in (root / ".venv" / "bin" / "python", root / "chromium"):
+        program.write_text(PYTHON)
+        program.chmod(0o755)
+    return root
+
+
+def calls_of(checkout: Path, script: str, *arguments: str) -> list[str]:
+    calls = checkout / "calls"
+    environment = {"PATH": f"{checkout}:{os.environ['PATH']}", "CALLS": str(calls)}
+    done = subprocess.run(
+        ["bash", str(checkout / script), *arguments], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return calls.read_text().splitlines()
+
+
+def test_the_demo_gives_commands_that_there_are(checkout: Path):
+    calls = calls_of(checkout, "scripts/demo", "2")
+    commands = [shlex.split(call)[2:] for call in calls if call.startswith("-m signsclf ")]
+    assert [words[0] for words in commands] == ["train", "evaluate", "data", "predict"]
+    assert "--epochs 2" in " ".join(commands[0])
+    for words in commands:
+        test_docs.test_every_command_line_parses(words)
+    assert (checkout / "models" / "demo.png").exists()
+
+
+def test_the_tests_are_run_with_what_is_given(checkout: Path):
+    assert calls_of(checkout, "scripts/test", "-m", "not slow")[-1] == "-m pytest -m not slow"
+    first = (checkout / "calls").read_text()
+    assert "install" in first
+    calls_of(checkout, "scripts/test")
+    assert "install" not in (checkout / "calls").read_text().removeprefix(first), "installed a second time"
+
+
+def test_ci_looks_at_style_and_types_and_runs_the_matrix_and_the_tests(checkout: Path):
+    calls = calls_of(checkout, ".ci/run")
+    for wanted in (
+        "-m ruff check .",
+        "-m ruff format --check .",
+        "-m mypy",
+        "scripts/test_matrix --quick",
+        "-m pytest",
+    ):
+        assert any(call.startswith(wanted) for call in calls), wanted
+
+
+def test_a_failure_ends_ci(checkout: Path):
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text(PYTHON + 'case "$*" in *ruff*) exit 3;; esac\n')
+    with pytest.raises(AssertionError):
+        calls_of(checkout, ".ci/run")
+    assert "-m pytest" not in (checkout / "calls").read_text()
