@@ -529,7 +529,7 @@ def _open(path: str) -> tuple[IO[bytes], int]:
                 raise BadImageError(f"{path}: {_NO_IMAGE}: {described}")
     _refuse_bytes(path, length)
     # Pipes and devices say 0, whatever they hold.
-    return Path(path).open("rb"), (length or MAX_BYTES) + 1
+    return Path(path).open("rb"), (length or max_bytes()) + 1
 
 
 def _named(name: str, error: BadImageError) -> BadImageError:

@@ -173,8 +173,8 @@ def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> 
     What was of use to its run only is deleted then, not before: until the move the run can be resumed.
 
     Args:
-        overwrite: replace a model folder: the old is moved aside, the new in, then what the program wrote in the old
-            is deleted.
+        overwrite: replace a model folder: the old becomes a backup, the new takes its place, then what the program
+            wrote in the backup is deleted.
 
     Raises:
         ModelError: something exists and is not to be, or may not be, replaced; or the move fails.

@@ -99,8 +99,8 @@ def _export(folder: Path, planned: Plan | Prepared, model: nn.Module, int8: Int8
 
 
 def _tamed(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndarray) -> nn.Module:
-    """A copy that answers as calmly as a trained network: a deep one of random weights gives logits of any size, which
-    no other arithmetic can repeat.
+    """A copy that answers as calmly as a trained network: a deep one of random weights gives logits of any size, in
+    which the rounding of two runtimes differs visibly.
     """
     twin = copy.deepcopy(model).cpu().float().train()
     for module in twin.modules():

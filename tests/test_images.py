@@ -702,6 +702,17 @@ def test_a_pipe_is_read(tmp_path: Path) -> None:
     writer.join()
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_of_a_pipe_as_many_bytes_are_read_as_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    monkeypatch.setenv(images.PIXELS_VARIABLE, str(2 * images.MAX_PIXELS))
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(bytes(1500),))
+    writer.start()
+    assert len(images.read(tmp_path / "pipe")) == 1500
+    writer.join()
+
+
 def test_a_registered_scheme_gives_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(images.READERS, "drawn", lambda path: path.encode())
     assert images.read("drawn:3/7") == b"drawn:3/7"

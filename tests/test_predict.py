@@ -170,7 +170,7 @@ class TestSameAnswer:
     @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
     def test_arrays_too(self, classifier: Classifier, tmp_path: Path, mode: str):
         array = noise(13, 17, *{"L": (), "RGB": (3,), "RGBA": (4,)}[mode])
-        path = saved(Image.fromarray(array, mode), tmp_path / "a.png")
+        path = saved(Image.fromarray(array), tmp_path / "a.png")
         answers = {classifier.predict(way).top_k for way in (*self.ways(path), array, array[::1])}
         flipped = np.ascontiguousarray(array[:, ::-1])[:, ::-1]  # a view that is not contiguous
         assert answers == {classifier.predict(flipped).top_k}
@@ -178,7 +178,7 @@ class TestSameAnswer:
     @pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA", "CMYK", "I;16"])
     def test_of_every_mode(self, classifier: Classifier, tmp_path: Path, mode: str):
         array = noise(13, 17, 4)
-        image = Image.fromarray(array[..., 0]) if mode == "I;16" else Image.fromarray(array, "RGBA")
+        image = Image.fromarray(array[..., 0]) if mode == "I;16" else Image.fromarray(array)
         if mode == "I;16":
             image = Image.fromarray(array[..., 0].astype(np.uint16) * 257)
         elif mode != "RGBA":

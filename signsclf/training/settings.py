@@ -1,4 +1,4 @@
-"""What a calling program may have changed for itself in torch and NumPy, put aside while this package computes."""
+"""What a calling program may have changed for itself in torch and NumPy, set to the defaults while this package computes."""
 
 from __future__ import annotations
 
