@@ -1,4 +1,4 @@
-"""What a calling program may have changed for itself in torch and NumPy, set to the defaults while this package computes."""
+"""Computes with torch's and NumPy's defaults, whatever a calling program has set for itself, and puts that back."""
 
 from __future__ import annotations
 
