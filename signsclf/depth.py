@@ -17,14 +17,15 @@ def to_8_bits(values: np.ndarray, declared: int | None = None) -> np.ndarray:
     be black otherwise. The lowest bits are then dropped (65535 of 16 bits becomes 255). A 16-bit image whose largest
     value is really under a sixteenth of the range is brightened by this rule. Integers from 2**24 on fill their type.
     Floats are on the scale 0 to 1 where none is over 1; whole ones are taken for integers, the others for 8 bits
-    (largest from 16 to 255) or 16 (from 4096 to 65535). NaN becomes 0.
+    (largest from 16 to 255) or 16 (from 4096 to 65535). NaN beside numbers becomes 0.
 
     Args:
         values: an array of integers or floats, any shape; integers of 8 bits come back as they are.
         declared: the largest value that the file says it may hold; None where it does not say.
 
     Raises:
-        BadImageError: there are values below 0 or infinite ones, or their range fits none of these scales.
+        BadImageError: there are values below 0 or infinite ones, or none but NaN, or their range fits none of these
+            scales.
     """
     if values.size == 0 or values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
@@ -36,6 +37,8 @@ def to_8_bits(values: np.ndarray, declared: int | None = None) -> np.ndarray:
 
 
 def _floats(values: np.ndarray) -> np.ndarray:
+    if np.isnan(values).all():
+        raise BadImageError("nothing but NaN; save it as 8 or 16 bits")
     values = np.where(np.isnan(values), 0, values).astype(np.float32 if values.dtype.itemsize < 8 else np.float64)
     low, high = float(values.min()), float(values.max())
     if low < 0 or not np.isfinite(high):

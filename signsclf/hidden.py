@@ -11,19 +11,24 @@ HIDDEN_FILES = ".*"
 """What hidden files of a folder are called together."""
 _LOOKED_AT = 20_000
 """Files in a hidden folder beyond this are not counted."""
-_NEVER_CLASSES = words("""
+_OF_SYSTEMS = words("__macosx lost+found $recycle.bin #recycle @recycle #snapshot @tmp found.000") | {
+    "system volume information",
+    "@recently-snapshot",
+}
+"""What systems, drives and network storage keep in every folder that they serve, such as deleted photos."""
+_NEVER_CLASSES = _OF_SYSTEMS | words("""
 .git .svn .hg .bzr .github .gitlab .cache .thumbnails .thumb .ipynb_checkpoints .ds_store .appledouble
 .lsoverride .spotlight-v100 .fseventsd .documentrevisions-v100 .temporaryitems .trash .trashes .recycle .venv
 .tox .nox .idea .vscode .vs .settings .dvc .huggingface .mypy_cache .pytest_cache .ruff_cache .npm .local
-.config .picasaoriginals .dropbox .dropbox.cache .sync .stfolder .stversions .nfs .snapshot .backup __macosx
+.config .picasaoriginals .dropbox .dropbox.cache .sync .stfolder .stversions .nfs .snapshot .backup
 """)
 """Hidden folders that tools and systems make: what lies in them is left out without a word."""
 
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this name is left out."""
-    # Names that macOS, Synology and others leave behind; '..' is among those that start with a dot.
-    return name.startswith((".", "@eaDir")) or name == "__MACOSX"
+    # '..' is among the names that start with a dot.
+    return name.startswith((".", "@eaDir")) or name.casefold() in _OF_SYSTEMS
 
 
 def hiding_part(parts: Sequence[str]) -> tuple[bool, str | None]:

@@ -117,7 +117,7 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     ),
     (rb"PK\x03\x04|PK\x05\x06", "a zip archive", "name it .zip, or unpack it"),
     (rb"\x1f\x8b", "a gzip file", "unpack it"),
-    (rb"BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "an archive", "unpack it"),
+    (rb"BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "an archive (7z, RAR, xz or the like)", "unpack it"),
     (rb"(?s:.{4})ftyp(?:crx )", "a RAW photo of a camera", "develop it to JPEG or PNG"),
     (rb"(?s:.{4})ftyp|(?s:.{4})(?:moov|mdat|wide)", "a video", "extract its frames"),
     (

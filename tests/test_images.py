@@ -334,6 +334,7 @@ def test_32_bit_integers_are_scaled_or_refused(values: list[int], expected: list
         ([0, 0.5, 1, 1.5], "floats up to 1.5"),
         ([0, 0.5, 1, 300.5], "floats up to 300.5"),
         ([-0.5, 0, 0.5, 1], "floats from -0.5 to 1"),
+        ([np.nan, np.nan], "nothing but NaN"),
         ([0, 0.5, 1, np.inf], "floats from 0 to inf"),
         ([0, 0.5, 1, 1e9], "floats up to 1e\\+09"),
     ],

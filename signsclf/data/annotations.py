@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.parse
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -85,7 +86,8 @@ def _of_records(path: str, records: list[dict[str, Any]], **more: Any) -> Sheet:
 
 
 def _text(value: object) -> str:
-    if value is None:
+    # NaN, which JSON does not have and Python writes, is what pandas has for a value that is missing.
+    if value is None or value != value:
         return ""
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
@@ -137,6 +139,9 @@ def _coco(path: str, value: Any) -> Sheet | None:
     kind = "COCO"
     try:
         names = {category["id"]: str(category["name"]) for category in _dicts(value.get("categories"))}
+        if twice := [name for name, n in Counter(names.values()).items() if n > 1]:
+            ids = some([str(number) for number, name in names.items() if name == twice[0]])
+            raise SourceError(f"{path}: {kind}: the categories {ids} are all called {twice[0]!r}; name them apart")
         labels: dict[Any, set[str]] = {image["id"]: set() for image in value["images"]}
         for annotation in value["annotations"]:
             category = annotation["category_id"]
@@ -165,7 +170,7 @@ def _mapping(path: str, value: Any) -> Sheet | None:
     """{path: label}, or {label: [paths]}."""
     if not isinstance(value, dict) or not value:
         return None
-    if images.is_image_name(next(iter(value))) and all(isinstance(v, str | int | list) for v in value.values()):
+    if images.is_image_name(next(iter(value))) and all(isinstance(v, str | int | float | list) for v in value.values()):
         return from_columns(path, {"path": list(value), "label": list(map(_text, value.values()))}, unit="item")
     lists = [names for names in value.values() if isinstance(names, list)]
     named = [name for names in lists for name in names]

@@ -20,7 +20,8 @@ from signsclf.hidden import hidden_text
 from signsclf.imagekinds import is_photo_suffix, skipped_text
 from signsclf.text import count
 
-_NAME_AND_NUMBER = re.compile(r"(.*[^\W\d_])[\W_]*[0-9]+")
+_NAME_AND_NUMBER = re.compile(r"(.*[^\W\d_])[\W_]*[0-9]+\)?")
+_BESIDE_SPLITS = "beside the split folders (call it train, valid or test to use it)"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class _Walk:
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     """Why folders are left out, to these folders and the images in each."""
+    inner_splits: bool = False
+    """Whether the splits are folders in each class."""
 
     def leave_out(self, folder: str, names: list[str], why: str) -> None:
         """Notes that a folder's images are left out."""
@@ -120,7 +123,7 @@ class _Walk:
             for folder in sorted(unlabelled):
                 self.leave_out(f"{base}{folder}/", inside[folder], "unlabelled by the folder's name")
             for folder in sorted(set(holders) - parts.keys() - unlabelled):
-                self.leave_out(f"{base}{folder}/", inside[folder], "beside the split folders")
+                self.leave_out(f"{base}{folder}/", inside[folder], _BESIDE_SPLITS)
             there = {folder[len(base) :] for folder in self.tree.folders if folder.startswith(base)}
             roles = splits_of({folder for folder in there | parts.keys() if "/" not in folder})
             missing = {folder for folder, split in roles.items() if split not in parts.values()}
@@ -157,7 +160,7 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> Found:
     _refuse_vanishing(tree, {found.above for found in walk.classes}, empty)
     is_gtsrb, more = _signs(walk.classes, empty, reading.layout)
     if reading.class_level is None:
-        more += _levels(walk.classes)
+        more += _levels(walk.classes, int(walk.inner_splits))
     rows = [
         Row(tree.files[name], CLASS_NAMES[int(found.name)] if is_gtsrb else found.name, found.split)
         for found in walk.classes
@@ -195,7 +198,8 @@ def _recognise(walk: _Walk) -> str:
     for folder, (above, within) in found.items():
         elsewhere = {name for other in found if other != folder for name in found[other][1]}
         # A doubled folder of images without labels, test/test/1.png, is no class called 'test'.
-        if any(name in elsewhere or not _is_doubled(name, folder) for name in within if name):
+        # Nor is the test/images/ of many sets.
+        if any(name in elsewhere or not (_is_doubled(name, folder) or is_container(name)) for name in within if name):
             walk.classes += _without_copies(walk, parts[folder], above, within)
         elif len(found) > 1:
             walk.leave_out(f"{base}{folder}/", inside[folder], "no class folders in it")
@@ -244,6 +248,7 @@ def _with_inner_splits(walk: _Walk) -> list[_Class]:
     roles = splits_of(names)
     if "train" not in roles.values() or names - roles.keys():
         return walk.classes
+    walk.inner_splits = True
     walk.notes.append(f"splits by the folders in each class: {_named(roles, roles)}")
     for found, within in inner:
         for name in [name for name in within if roles[name] == UNLABELLED]:
@@ -268,21 +273,25 @@ def _signs(classes: list[_Class], empty: list[str], layout: Layout | None) -> tu
     return False, [f"{why}: the folders' own names count; --layout gtsrb gives GTSRB's"]
 
 
-def _levels(classes: list[_Class]) -> list[str]:
-    """A note of the folders that the class folders hold, which the classes swallow."""
+def _levels(classes: list[_Class], between: int) -> list[str]:
+    """A note of the folders that the class folders hold, which the classes swallow.
+
+    Args:
+        between: folders between a class and those, which are splits.
+    """
     deeper = {
-        rest.partition("/")[0]: None
+        rest[between]: None
         for found in classes
         for image in found.images
-        if "/" in (rest := image[len(found.above) + len(found.name) + 1 :])
+        if len(rest := image[len(found.above) + len(found.name) + 1 :].split("/", between + 1)) > between + 1
     }
     if all(map(is_container, deeper)):
         return []
     level = 1 + max(found.above.count("/") for found in classes)
     names = list(dict.fromkeys(found.name for found in classes))
     here = f"the classes are the {count(len(names), 'folder')} of level {level} ({some(names, 2)})"
-    below = f"{count(len(deeper), 'folder')} of level {level + 1} ({some(list(deeper), 2)})"
-    return [f"{here}, which hold {below}: --class-level {level + 1} takes those"]
+    below = f"{count(len(deeper), 'folder')} of level {level + between + 1} ({some(list(deeper), 2)})"
+    return [f"{here}, which hold {below}: --class-level {level + between + 1} takes those"]
 
 
 def _below(names: Iterable[str], base: str) -> dict[str, list[str]]:
@@ -357,9 +366,18 @@ def _refuse_vanishing(tree: Tree, above: set[str], empty: list[str]) -> None:
             for folder in empty:
                 if any(name.startswith(f"{base}{folder}/") for base in above):
                     lost.setdefault(folder, []).append(suffix)
-    if lost:
-        shown = "; ".join(f"{folder!r}: {skipped_text(suffixes)}" for folder, suffixes in list(lost.items())[:3])
-        what = "a class" if len(lost) == 1 else f"{len(lost):,} classes"
+    linked = Counter(
+        folder
+        for name in filter(images.is_image_name, tree.broken)
+        for folder in empty
+        if any(name.startswith(f"{base}{folder}/") for base in above)
+    )
+    if lost or linked:
+        told = [f"{folder!r}: {skipped_text(suffixes)}" for folder, suffixes in lost.items()]
+        told += [f"{folder!r}: {n:,} links that lead nowhere (fetch what they name)" for folder, n in linked.items()]
+        shown = "; ".join(told[:3])
+        n = len(lost.keys() | linked.keys())
+        what = "a class" if n == 1 else f"{n:,} classes"
         raise SourceError(
             f"{tree.root}: {what} would be lost, with no file that is read: {shown}; or move what is no class elsewhere"
         )

@@ -20,7 +20,9 @@ SPLITS = {
 """The plain names, in lower case, to what the table calls them."""
 _ROLES = {
     **SPLITS,
-    "trainval": "train",
+    **dict.fromkeys(("trainval", "trn"), "train"),
+    **dict.fromkeys(("validate", "validating"), "valid"),
+    "tst": "test",
     **dict.fromkeys(("dev", "devel", "development", "eval", "evaluation"), "valid"),
     **dict.fromkeys(("pred", "prediction", "predictions", "predict", "unlabeled", "unlabelled"), UNLABELLED),
 }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -142,6 +143,8 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
             found = replace(found, notes=(*found.notes, note))
     elif way := way_to_read(path) or way_from(path.name):
         raise SourceError(f"{path}: {way}")
+    elif zipfile.is_zipfile(path):
+        raise SourceError(f"{path}: a zip archive under another name; call it .zip")
     else:
         what = "one image" if images.is_image_name(path.name) else f"a {suffix or 'plain'} file"
         raise SourceError(f"{path}: {what}; a source is a folder, a .zip, or a table: {' '.join(GIVEN_SUFFIXES)}")
@@ -263,10 +266,7 @@ def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
     if not found.is_gtsrb:
         merged, of_labels = merge_spellings(table["label"].tolist(), reading.merge_case)
         table["label"] = pd.Series(merged, dtype=object)
-        try:
-            refuse_labels(dict.fromkeys(merged), lambda label: "training refuses this source", "rename the folder")
-        except SourceError as error:
-            of_labels.append(str(error))
+        refuse_labels(dict.fromkeys(merged), lambda label: tree.root, "rename the folder")
     labels = {split: set(part["label"]) for split, part in table.groupby("split")}
     for split in ("valid", "test"):
         lacking = sorted(labels.get(split, set()) - labels.get("train", set()), key=natural_key)
@@ -373,6 +373,8 @@ def _exists(path: Path) -> bool:
 
 
 def _not_there(path: Path) -> str:
+    if path.exists() and not path.is_dir():
+        return f"{path}: a pipe or a device; a source is a folder, a .zip, or a table: {' '.join(GIVEN_SUFFIXES)}"
     if path.is_symlink():
         return f"{path}: a link that leads nowhere; mend it or give the folder itself"
     try:

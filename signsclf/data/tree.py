@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import struct
@@ -18,7 +19,7 @@ from signsclf import images, outputs
 from signsclf.data.zipnames import decode_names
 from signsclf.errors import BadImageError, SourceError
 from signsclf.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
-from signsclf.imagekinds import HEAD, Sniffer, read_head, skipped_text, suffix_of, why_unread
+from signsclf.imagekinds import HEAD, Sniffer, describe_kind, read_head, skipped_text, suffix_of, why_unread
 from signsclf.text import file_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".jsonl", ".ndjson")
@@ -43,6 +44,7 @@ class Tree:
         unnamed: names of images whose names do not say so.
         skipped: name to suffix of each picture of a kind that is not read.
         hidden: name of each hidden folder, or FOLDER/.* for hidden files, to the number of images that are hidden so.
+        broken: links that lead nowhere.
         left_out: what this program wrote there, such as "model/": in none of the others.
     """
 
@@ -55,6 +57,7 @@ class Tree:
     unnamed: frozenset[str] = frozenset()
     skipped: Mapping[str, str] = field(default_factory=dict)
     hidden: Mapping[str, int] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
 
     @cached_property
@@ -193,10 +196,10 @@ def list_folder(root: Path) -> Tree:
                 path = f"{top}/{name}"
                 listing.add(name, path, lambda path=path: read_head(path))
             elif entry.is_symlink():
-                broken.append(name)
+                broken.append(_nfc(name))
     notes = [f"links that lead nowhere are left out ({len(broken):,}): {some(broken)}"] if broken else []
     # Every PNG file is opened for it, so without a buffer, which takes as long as all the rest.
-    return _without_own(listing.tree(False, notes), io.FileIO)
+    return _without_own(replace(listing.tree(False, notes), broken=tuple(broken)), io.FileIO)
 
 
 def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
@@ -214,6 +217,9 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
         handle = images.open_archive(top)
         members = handle.infolist()
     except (BadImageError, NotImplementedError, ValueError, struct.error) as error:
+        with contextlib.suppress(OSError):
+            if what := describe_kind(read_head(top)):
+                raise SourceError(f"{top}: not a zip archive, but {what}") from error
         why = str(error).removeprefix(f"{top}: ")
         raise SourceError(f"{top}: {why}; fetch or pack it again") from error
     try:

@@ -58,6 +58,7 @@ def test_forms_that_are_read(root, value, name):
 
 def test_labels_that_are_numbers(root):
     assert set(labels(read_source(written(root, {"0.png": 0, "1.png": 1}))).values()) == {"0", "1"}
+    assert set(labels(read_source(written(root, {"0.png": 0.0, "1.png": 1.0}))).values()) == {"0", "1"}
     lines = '{"file_name": "0.png", "label": 0, "is_valid": true}\n{"file_name": "1.png", "label": 0}\n'
     source = read_source(written(root, lines, "t.jsonl"))
     assert splits(source) == {"0.png": "valid", "1.png": "train"}
@@ -109,6 +110,8 @@ def test_label_studio_numbers_of_uploads(root):
         ({"whatever": 1}, "of a kind that is not known; known are"),
         ([], "of a kind that is not known"),
         (3, "of a kind that is not known"),
+        ('[{"path": "0.png", "label": "a"}, {"path": "1.png", "label": NaN}]', "item 2 has no label"),
+        (COCO | {"categories": [{"id": i, "name": "x"} for i in (5, 6)]}, "categories '5', '6' are all called 'x'"),
         ("[" * 100_000, "no valid JSON (nested too deeply)"),
         ('{"0.png": "a", "0.png": "b"}', "'0.png' is in one object twice"),
         ('[{"path": "0.png", "label": "a"}', "no valid JSON"),

@@ -64,6 +64,15 @@ def refusal(source: Path, reading: Reading | Layout | None = None) -> str:
     return str(caught.value)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")
+@pytest.mark.parametrize("name", ["stop\nsign", "stop\tsign", "stop\x1b[31m"])
+def test_a_folder_whose_name_is_no_label_is_refused(root, packed, name):
+    place(root, name, "give way")
+    said = refusal(packed(root))
+    assert "is not one line of printable text" in said
+    assert said.isprintable()
+
+
 class TestSplits:
     def test_doubled_folders_and_unlabelled_ones(self, root, packed):
         for part, n in (("training_set", 3), ("test_set", 1)):
@@ -74,7 +83,7 @@ class TestSplits:
         assert "test_set/ is test, training_set/ is train" in note(source, "split folders")
         assert "'seg_pred/' (2 images)" in note(source, "unlabelled")
 
-    @pytest.mark.parametrize("other", ["dev", "eval", "Validation_Images"])
+    @pytest.mark.parametrize("other", ["dev", "eval", "validate", "Validation_Images"])
     def test_validation_under_other_names_is_taken_and_said(self, root, packed, other):
         place(root, "train/cats", "train/dogs", f"{other}/cats", f"{other}/dogs")
         source = read_source(packed(root))
@@ -85,6 +94,27 @@ class TestSplits:
     def test_split_folders_without_classes(self, root, folders):
         place(root, *folders)
         assert "4 images but no class folders in" in refusal(root)
+
+    def test_images_of_one_split_in_a_folder_called_so(self, root, packed):
+        place(root, "train/n01/images", "train/n02/images", "val/images")
+        source = read_source(packed(root))
+        assert counts(source) == {("n01", "train"): 2, ("n02", "train"): 2}
+        assert "'val/' (2 images)" in note(source, "no class folders in it")
+
+    def test_what_lies_beside_the_splits_is_named_with_the_way_to_use_it(self, root):
+        place(root, "train/a", "train/b", "holdout/a", n=1)
+        assert "(call it train, valid or test to use it): 'holdout/' (1 image)" in note(read_source(root), "beside the")
+
+    def test_splits_between_levels_are_no_level_of_classes(self, root):
+        place(
+            root,
+            *(f"{time}/{split}/{label}" for time in ("day", "night") for split in ("train", "val") for label in "ab"),
+        )
+        source = read_source(root)
+        assert set(counts(source)) == {(time, split) for time in ("day", "night") for split in ("train", "valid")}
+        assert "2 folders of level 3 ('a', 'b'): --class-level 3 takes those" in note(source, "of level 1")
+        deeper = read_source(root, Reading(class_level=3))
+        assert set(counts(deeper)) == {(label, split) for label in "ab" for split in ("train", "valid")}
 
     def test_unlabelled_images_beside_one_split(self, root, packed):
         place(root, "seg_train/cats", "seg_train/dogs", "seg_pred")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 import unicodedata
@@ -194,6 +195,8 @@ def test_hidden_images_are_named_with_their_number(place: Place) -> None:
     files |= {".net/deep/er/1.png": image(9), "9mm/.x.png": image(8), ".empty/notes.txt": b""}
     for name in (".ipynb_checkpoints", ".git", ".cache", "__MACOSX", "@eaDir", ".Trash-1000"):
         files |= {f"{name}/a.png": image(1), f"9mm/{name}/a.png": image(1)}
+    for name in ("$RECYCLE.BIN/S-1", "System Volume Information", "lost+found", "#recycle", "@Recycle"):
+        files |= {f"{name}/a.png": image(1)}
     files |= {"9mm/._0.png": b"\0\5\x16\7"}
     source = read_source(place(files))
     assert counts(source) == {"9mm": 3, "45ACP": 3}
@@ -218,6 +221,60 @@ def test_archives_that_images_are_not_read_from_are_refused_at_once(tmp_path: Pa
         archive.writestr("a/1.png", image(0))
     with pytest.raises(SourceError, match=r"a\.zip: compressed by a method that is not read; zip it with deflate"):
         list_zip(root)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"a Git LFS pointer.*git lfs pull"),
+        (b"<!DOCTYPE html><title>Virus scan warning</title>", "an HTML page"),
+        (b"Rar!\x1a\x07\0", "an archive .*; unpack it"),
+        (b"\x1f\x8b\x08", "a gzip file; unpack it"),
+    ],
+)
+def test_what_is_called_zip_and_is_none_is_told_by_its_content(tmp_path: Path, data: bytes, says: str) -> None:
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(SourceError, match=rf"a\.zip: not a zip archive, but {says}"):
+        read_source(tmp_path / "a.zip")
+
+
+def test_a_zip_archive_of_another_name_says_so(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.cbz", "w") as archive:
+        archive.writestr("a/1.png", image(0))
+    with pytest.raises(SourceError, match=r"photos\.cbz: a zip archive under another name; call it \.zip"):
+        read_source(tmp_path / "photos.cbz")
+    shutil.copy(tmp_path / "photos.cbz", tmp_path / "t.xlsx")
+    with pytest.raises(SourceError, match="a spreadsheet"):
+        read_source(tmp_path / "t.xlsx")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_are_never_waited_for(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(image(0))
+    for name in ("a/x.png", "labels.csv", "a/plain", "p.zip"):
+        os.mkfifo(tmp_path / name)
+    assert counts(read_source(tmp_path)) == {"a": 1, "b": 1}
+    for name in ("labels.csv", "p.zip"):
+        with pytest.raises(SourceError, match="a pipe or a device; a source is a folder"):
+            read_source(tmp_path / name)
+
+
+def test_a_class_of_links_that_lead_nowhere_is_an_error(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(image(0))
+    try:
+        (tmp_path / "a" / "gone.png").symlink_to("../.git/annex/objects/x.png")
+    except OSError:
+        pytest.skip("no links here")
+    assert "'a/gone.png'" in read_source(tmp_path).notes[0]
+    (tmp_path / "owl").mkdir()
+    for i in range(2):
+        (tmp_path / "owl" / f"{i}.png").symlink_to("../.git/annex/objects/x.png")
+    with pytest.raises(SourceError, match=r"a class would be lost.*'owl': 2 links that lead nowhere \(fetch"):
+        read_source(tmp_path)
 
 
 def test_a_folder_that_cannot_be_looked_at_is_an_error_of_the_source(tmp_path: Path) -> None:
