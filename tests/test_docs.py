@@ -1,4 +1,4 @@
-"""README.md and docs/ say what the program does: blocks run, commands parse, the tree is the one on disk."""
+"""README.md and docs/ say what the program does: blocks run, commands parse, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -80,6 +80,25 @@ def test_every_command_line_parses(words: list[str]):
 def test_a_wrong_command_line_would_not_parse():
     with pytest.raises(Exception, match="--nonsense"):
         test_every_command_line_parses(["predict", "image.png", "--nonsense"])
+
+
+TEXTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
+MADE = {ROOT / "docs" / "platforms.md"}
+"""Pages that a script writes, which may not have been run yet."""
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path):
+    for place, anchor in re.findall(r"\]\(([^)#:]+)(?:#([^)]+))?\)", page.read_text(encoding="utf-8")):
+        target = (page.parent / place).resolve()
+        assert target.exists() or target in MADE, place
+        assert not anchor or anchor in anchors(target), f"{place}#{anchor}"
 
 
 @pytest.fixture
