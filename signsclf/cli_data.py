@@ -47,7 +47,7 @@ def check_command(
     if out is not None:
         writable_folder(out)
         for name in COUNT_FILES:
-            refuse_replacing(out / name, overwrite)
+            refuse_replacing(out / name, overwrite, [source])
     observer = TerminalObserver()
     found = read_source(source, reading)
     observer.source(found)

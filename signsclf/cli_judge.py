@@ -71,7 +71,7 @@ def evaluate_command(
     if report is not None:
         writable_folder(report)
         for name in REPORT_FILES:
-            refuse_replacing(report / name, overwrite, [source], "--report")
+            refuse_replacing(report / name, overwrite, [source, *([unknown] if unknown else [])], "--report")
     if unknown is not None and not unknown.exists():
         raise SignsclfError(f"--unknown {unknown}: not there; name a folder or a .zip archive of pictures")
     if audit:

@@ -16,7 +16,7 @@ from signsclf.choices import FORMATS, Format, Provider
 from signsclf.errors import SignsclfError
 from signsclf.files import open_output, write_atomic, writes_directly
 from signsclf.options import DeviceOption, MaxPixels, OverwriteFiles, new_app, provider_name, writable_folder
-from signsclf.outputs import mark_png, refuse_replacing
+from signsclf.outputs import mark_png, refuse_input, refuse_replacing
 from signsclf.terminal import Bar, byte_input, machine_output, no_garbage, tell
 from signsclf.text import count
 
@@ -49,14 +49,18 @@ def predict_command(
         from signsclf import writers
         from signsclf.hidden import hidden_text
         from signsclf.imagekinds import skipped_text
+        from signsclf.images import split_archive
         from signsclf.listing import expand, listed_names
         from signsclf.predict import Classifier, find_model, stream
 
     if out is not None:
-        refuse_replacing(out, overwrite, image)
+        # A list may be a file that the shell has opened.
+        refuse_replacing(out, overwrite, [*image, *([0] if "-" in image else [])])
     form = form or (Format.JSON if as_json else _format_of(out))
     if form is Format.PARQUET and out is None:
         raise SignsclfError("--format parquet: a binary file, which needs --out FILE")
+    # What patterns and lists lead to is no input before it is read.
+    replaced = out if overwrite and out is not None and not writes_directly(out) else None
     folder, found_by = find_model(model, os.environ, Path.cwd())
     tell(f"model: {folder} ({found_by})")
     classifier = Classifier(folder, threads, device=provider_name(device))
@@ -77,6 +81,10 @@ def predict_command(
         paths = expand(image, recursive, listed, skipped, hidden, left_out.append)
         for number, prediction in enumerate(stream(classifier, paths, top_k=top_k), 1):
             failures += prediction.error is not None
+            if replaced is not None:
+                refuse_input(prediction.path, replaced)
+                if archive := split_archive(prediction.path):
+                    refuse_input(archive[0], replaced)
             if shows_bar and number % 16 == 0:
                 bar("predicting", number, None)
             if explain is not None and prediction.error is None:

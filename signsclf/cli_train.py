@@ -148,7 +148,7 @@ def lr_find_command(
     found = _read_source(source, reading, data_dir, yes)
     writable_folder(out)
     for name in SEARCH_FILES:
-        refuse_replacing(out / name, overwrite)
+        refuse_replacing(out / name, overwrite, [found.origin])
     train = _trainer()
     observer = TerminalObserver()
     search = train.search_lr(found, recipe, skip_bad=skip_bad, cache=cache, observer=observer)

@@ -95,7 +95,7 @@ def _compare(
     observer: Observer,
 ) -> Comparison:
     for file in LADDER_FILES:
-        refuse_replacing(out / file, overwrite)
+        refuse_replacing(out / file, overwrite, [source.origin if isinstance(source, Source) else source])
     for name in names or ():
         architectures.find(name)
         if list(names).count(name) > 1:

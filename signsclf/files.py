@@ -25,6 +25,11 @@ _TMP_NAME = re.compile(r"\.signsclf-[0-9a-f]{12}\.tmp")
 # On these file systems a file is as safe as it gets once it is closed.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
+_NO_SPACE = "make room there, or "
+_REMEDIES = {errno.ENOSPC: _NO_SPACE, errno.EFBIG: _NO_SPACE, errno.ENOENT: "make its folder first, or "}
+if hasattr(errno, "EDQUOT"):
+    _REMEDIES[errno.EDQUOT] = _NO_SPACE
+
 
 def write_atomic(path: str | Path, data: bytes, raises: type[SignsclfError] = SignsclfError) -> None:
     """Write a file whole or not at all, see `open_output`.
@@ -57,7 +62,8 @@ def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfEr
 
     def failure(error: OSError | ValueError) -> SignsclfError:
         reason = getattr(error, "strerror", None) or str(error)
-        return raises(f"{path}: cannot be written ({reason}); make room there, or name another place")
+        help_first = _REMEDIES.get(getattr(error, "errno", None), "")
+        return raises(f"{path}: cannot be written ({reason}); {help_first}name another place")
 
     try:
         direct = writes_directly(path)

@@ -8,6 +8,7 @@ import heapq
 import json
 import locale
 import os
+import stat
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -256,7 +257,7 @@ class _Listing:
                     if _is_folder(entry):
                         if self.recursive:
                             yield entry.name + "/"
-                    elif self._is_image(entry.name, lambda path=entry.path: read_head(path)):
+                    elif not _is_special(entry) and self._is_image(entry.name, lambda path=entry.path: read_head(path)):
                         yield entry.name
 
         return _sorted(scan())
@@ -297,6 +298,14 @@ def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, of which its reader will tell
+        return False
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    """Whether it is a pipe, a socket or a device, which may have its reader wait for ever."""
+    try:
+        return not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode)
+    except OSError:  # a link that leads nowhere, of which its reader will tell
         return False
 
 

@@ -215,7 +215,7 @@ def delete_own(folder: Path) -> None:
 
 
 def refuse_replacing(
-    path: str | Path, overwrite: bool = False, inputs: Iterable[str | Path] = (), option: str = "--out"
+    path: str | Path, overwrite: bool = False, inputs: Collection[str | Path | int] = (), option: str = "--out"
 ) -> None:
     """Refuse to replace a file that this program did not write, one that is read, or one of a model folder.
 
@@ -224,7 +224,8 @@ def refuse_replacing(
     Args:
         path: of the file that is to be written.
         overwrite: a file that this program did not write may go; an input never does.
-        inputs: files that are read; names of anything else are ignored.
+        inputs: files that are read, by name or as open descriptors, and folders, in which all is read but what
+            this program wrote; names of anything else are ignored.
         option: that the user gave the path with.
 
     Raises:
@@ -242,13 +243,33 @@ def refuse_replacing(
             raise SignsclfError(f"{shown}: it is read, so it is not written to as well; name another file")
         if (model := _model_of(Path(os.path.realpath(path)))) is not None:
             raise SignsclfError(f"{shown}: belongs to the model folder {model}; name a file elsewhere")
-        if overwrite or not status.st_size or is_own_file(path):
+        if not status.st_size or is_own_file(path):
+            return
+        if folder := next((name for name in inputs if _lies_in(path, name)), None):
+            raise SignsclfError(
+                f"{shown}: exists, signsclf did not write it, and it lies in {folder}, which is read; name another file"
+            )
+        if overwrite:
             return
     except (OSError, ValueError) as error:
         raise SignsclfError(f"{shown}: cannot be looked at ({error}); name another file") from error
     raise SignsclfError(
         f"{shown}: exists, and signsclf did not write it; name another file, or give --overwrite to replace it"
     )
+
+
+def refuse_input(path: str | Path, output: str | Path, option: str = "--out") -> None:
+    """Refuse to read a file that the output is to replace, where what is read shows one by one.
+
+    Raises:
+        SignsclfError: both are one file.
+    """
+    try:
+        status = Path(output).stat()
+    except OSError:
+        return
+    if _same_file(path, status):
+        raise SignsclfError(f"{option} {output}: it is read, so it is not written to as well; name another file")
 
 
 def together(names: Collection[str], everything: Iterable[str]) -> list[str]:
@@ -400,7 +421,16 @@ def _read_text(path: Path) -> str:
         return file.read(_MAX_TEXT).decode("utf-8", "replace")
 
 
-def _same_file(name: str | Path, status: os.stat_result) -> bool:
+def _lies_in(path: Path, folder: str | Path | int) -> bool:
+    if isinstance(folder, int):
+        return False
+    try:
+        return Path(folder).is_dir() and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _same_file(name: str | Path | int, status: os.stat_result) -> bool:
     try:
         return os.path.samestat(os.stat(name), status)  # noqa: PTH116 - an input need not be a path
     except (OSError, ValueError):

@@ -172,3 +172,11 @@ def test_digests_csv_and_json(tmp_path):
     assert json.loads(json_bytes({"é\udcff": [1.5]})) == {"é\udcff": [1.5]}
     with pytest.raises(ValueError, match="JSON"):
         json_bytes(float("nan"))
+
+
+def test_the_remedy_is_of_the_reason(tmp_path):
+    with pytest.raises(SignsclfError, match=r"\(No such file or directory\); make its folder first, or name"):
+        write_atomic(tmp_path / "none" / "a.csv", b"x")
+    (tmp_path / "file").touch()
+    with pytest.raises(SignsclfError, match=r"\(Not a directory\); name another place"):
+        write_atomic(tmp_path / "file" / "a.csv", b"x")

@@ -260,3 +260,12 @@ def test_a_link_to_itself_leaves_the_other_images(tmp_path: Path):
     (tmp_path / "loop").symlink_to("loop")
     for recursive in (False, True):
         assert list(expand([str(tmp_path)], recursive)) == [f"{tmp_path}/a.png", f"{tmp_path}/loop.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["pipe", "pipe.png"])
+def test_a_pipe_in_a_folder_is_no_image_and_nobody_waits_for_it(tmp_path, name):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "link").symlink_to(name)
+    assert list(expand([str(tmp_path)], recursive=True)) == [str(tmp_path / "a.png")]

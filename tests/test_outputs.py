@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import threading
 import zipfile
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tinysource import CLASSES, TINY, draw_source, flags
+from tinysource import CLASSES, TINY, command, draw_source, environment, flags
 
 from signsclf import outputs
 from signsclf.data.table import describe, read_source
@@ -349,6 +350,41 @@ class TestReplacing:
         ran = cli("evaluate", model, table, "--report", ".", "--overwrite")
         assert "it is read" in ran.complaint
         assert table.read_bytes() == before
+
+    def test_what_folders_patterns_and_lists_lead_to_is_read(self, photos, model, cli):
+        with zipfile.ZipFile("z.zip", "w") as archive:
+            archive.write("red bar/00000_00000.png")
+        Path("list.txt").write_text("red bar/00000_00000.png\n")
+        for name in ("confusion.png", "class_counts.png", "lr_find.png", "ladder.png"):
+            shutil.copy("red bar/00000_00001.png", f"red bar/{name}")
+        before = files_below(photos)
+        image = "red bar/00000_00000.png"
+        written = ("--format", "csv", "--overwrite", "--out")
+        for ran in (
+            cli("predict", "red bar", "--model", model, *written, image),
+            cli("predict", "red*/*.png", "--model", model, *written, image),
+            cli("predict", "-", "--model", model, *written, image, stdin=image),
+            cli("predict", "z.zip/red bar", "--model", model, *written, "z.zip"),
+            cli("evaluate", model, ".", "--report", "red bar", "--overwrite"),
+            cli("data", "check", ".", "--out", "red bar", "--overwrite"),
+            cli("lr-find", ".", "--out", "red bar", "--overwrite", *flags(epochs=None)),
+            cli("compare", ".", "--models", "mlp", "--out", "red bar", "--overwrite"),
+            cli("diff", model, model, ".", "--out", "list.txt", "--overwrite"),
+        ):
+            assert ran.code == 2
+            assert "read" in ran.complaint or ".txt" in ran.complaint
+            assert files_below(photos) == before
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="no descriptor's file is known by its identity")
+    def test_a_list_on_standard_input_is_not_replaced(self, photos, model):
+        listed = Path("list.txt")
+        listed.write_text("red bar/00000_00000.png\n")
+        arguments = command("predict", "-", "--model", model, "--out", listed, "--overwrite")
+        with listed.open() as file:
+            done = subprocess.run(arguments, stdin=file, capture_output=True, text=True, env=environment(), check=False)
+        assert done.returncode == 2
+        assert "it is read" in done.stderr
+        assert listed.read_text() == "red bar/00000_00000.png\n"
 
     def test_empty_files_and_new_ones_need_no_leave(self, tmp_path):
         (tmp_path / "empty").touch()
