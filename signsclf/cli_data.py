@@ -21,6 +21,8 @@ from signsclf.terminal import Bar, TerminalObserver, block, echo, echo_json, tel
 from signsclf.text import visible
 
 DOWNLOAD_MB = 366
+_MOST_NAMED = 20
+"""Of images that are the same, so many are named in a line."""
 
 app = new_app()
 data_app = new_app(name="data", help="Look at, fetch and draw labelled images.", no_args_is_help=True)
@@ -154,7 +156,8 @@ def _print_check(result: Any, bars: list[str]) -> None:
     for found in result.duplicates:
         told = {"across classes": found.labels, "across splits": found.splits}.get(found.kind.value)
         names = found.paths if told is None else [f"{path} ({of})" for path, of in zip(found.paths, told, strict=True)]
-        echo(f"duplicates ({found.kind.value}): {', '.join(names)}")
+        more = f" and {len(names) - _MOST_NAMED:,} more (--json names all)" if len(names) > _MOST_NAMED else ""
+        echo(f"duplicates ({found.kind.value}): {', '.join(names[:_MOST_NAMED])}{more}")
     harmful = Counter(found.kind.value for found in result.duplicates if found.kind.value != "within class")
     kinds = f" ({', '.join(f'{n:,} {kind}' for kind, n in sorted(harmful.items()))})" if harmful else ""
     echo(

@@ -263,4 +263,5 @@ def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
         )
     if split.not_judged:
         shown = ", ".join(split.not_judged[:10]) + (", …" if len(split.not_judged) > 10 else "")
-        observer.say(f"not judged, as they have but one group each: {shown}")
+        why = "they have but one group each" if split.held_out_here else "no validation image is of them"
+        observer.say(f"not judged, as {why}: {shown}")

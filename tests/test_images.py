@@ -348,6 +348,11 @@ def test_floats_are_scaled_or_refused(values: list[float], expected: list[int] |
         images.decode(encoded(image, "TIFF"), "deep.tif")
 
 
+def test_a_png_that_ends_within_its_header_says_so_in_words() -> None:
+    with pytest.raises(BadImageError, match=r"x.png: damaged or truncated \(it ends too early\)"):
+        images.decode(b"\x89PNG\r\n\x1a\n", "x.png")
+
+
 def test_cmyk_jpeg_has_the_colours_of_the_rgb_one() -> None:
     got = decoded(smooth().convert("CMYK"), "JPEG", quality=95)
     assert np.abs(got.astype(int) - np.asarray(smooth())).mean() < 4

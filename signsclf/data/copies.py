@@ -32,6 +32,7 @@ _MARK = (
     "|[hv]?flip(?:ped)?(?:lr|ud|tb|[hvxy])?|(?:new)?[0-9]{1,3}deg(?:rees)?(?:flip(?:lr|ud|tb)?)?"
     "|crop(?:ped)?|zoom(?:ed)?|scal(?:ed?|ing)|shift(?:ed)?|shear(?:ed)?|translat(?:ed?|ion)|nois(?:e|y)"
     "|gauss(?:ian)?|blur(?:red)?|bright(?:er|ness|ened)?|dark(?:er|ened)?|contrast|hue|saturation|gamma|jitter"
+    "|albu(?:mentations?)?|clahe|equali[sz]ed?|edit(?:ed)?|gr[ae]y(?:scale)?|resized?|[0-9]{2,4}x[0-9]{2,4}"
     "|sharp(?:en(?:ed)?)?|distort(?:ed)?|warp(?:ed)?|elastic|perspective|affine|transform(?:ed)?|cutout|eras(?:ed|ing))"
 )
 _NUMBER = "[-_. ]{0,3}[-+]?[0-9]{1,6}(?:\\.[0-9]{1,6})?"
@@ -51,6 +52,7 @@ _PREFIX = re.compile(
 )
 # What browsers call a download without a name: "images (3).jpg" is no copy of "images.jpg".
 _NAMELESS = re.compile("(?:images?|img|photos?|pictures?|download(?:ed)?|unnamed|untitled|index|file)", re.IGNORECASE)
+_OWN_NUMBER = re.compile("(?P<photo>.+?)[-_. ]{1,3}[0-9]{1,4}")
 _MOST_COUNTED = 10
 _MOST_STRIPPED = 6
 
@@ -73,7 +75,8 @@ def copies_by_name(names: Sequence[str]) -> dict[int, str]:
         folder, _, file = name.rpartition("/")
         folders.setdefault(folder, []).append((position, *_photo(file.rpartition(".")[0] or file)))
     found = {}
-    for folder, files in folders.items():
+    for folder, listed in folders.items():
+        files = _numbered_copies(listed)
         families: dict[str, list[tuple[int, str, _Sign]]] = {}
         for file in files:
             families.setdefault(file[1].casefold(), []).append(file)
@@ -94,6 +97,17 @@ def copies_by_name(names: Sequence[str]) -> dict[int, str]:
             if real:
                 found.update((position, f"{folder}/{photo}".lstrip("/")) for position, _, _ in members)
     return found
+
+
+def _numbered_copies(files: list[tuple[int, str, _Sign]]) -> list[tuple[int, str, _Sign]]:
+    """The same with the number of a copy cut off, as in ``a_2_aug.jpg`` beside ``a.jpg``."""
+    originals = {photo.casefold() for _, photo, sign in files if sign is _Sign.NONE}
+    result = []
+    for position, photo, sign in files:
+        numbered = _OWN_NUMBER.fullmatch(photo) if sign is _Sign.WORD and photo.casefold() not in originals else None
+        known = numbered is not None and numbered["photo"].casefold() in originals
+        result.append((position, numbered["photo"] if numbered and known else photo, sign))
+    return result
 
 
 def group_named_copies(table: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, int, int]:

@@ -75,10 +75,11 @@ class _Walk:
         """A class folder's images without the annotations beside them."""
         inside = self.below(found.images, f"{found.above}{found.name}/")
         kept = [name for names in inside.values() for name in names]
-        stems = {posixpath.splitext(name)[0] for name in kept}
+        each = [posixpath.splitext(name)[0] for name in kept]
+        stems = set(each)
         of_others: set[str] = set()
-        for name in kept:
-            folder, slash, own = posixpath.splitext(name)[0].rpartition("/")
+        for name, bare in zip(kept, each, strict=True):
+            folder, slash, own = bare.rpartition("/")
             image = annotated_stem(own)
             if image is not None and f"{folder}{slash}{image}" in stems:
                 self.leave_out(name, [name], "called as annotations of the images beside them")
@@ -100,7 +101,10 @@ class _Walk:
             within = _below(inside[folders[0]], deeper)
             # A folder called 'train' may be the whole set's, with the splits in it.
             is_split = split_of(folders[0]) not in (None, part) and len(set(splits_of(within).values())) < 2
-            if "" in within or is_split:
+            deeper_folders = within.keys() - {""}
+            # Some loose pictures beside the classes make no class of the folder that holds these.
+            is_class = "" in within and (len(deeper_folders) < 2 or len(within[""]) > len(deeper_folders))
+            if is_class or is_split:
                 return base, inside
             names, base = inside[folders[0]], deeper
 

@@ -19,6 +19,7 @@ _LIST = re.compile(rf"[\[({{]\s*({_ITEM}(?:(?:\s*,\s*|\s+){_ITEM})*)?\s*,?\s*[\]
 _QUOTED = re.compile(r"""[\[({]\s*['"]""")
 _ITEMS = re.compile(_ITEM)
 _LONGEST_LIST = 10_000
+_LIKE_MISSING = frozenset(("nan", "null", "none", "n/a", "#n/a", "<na>", "nat", "undefined"))
 _MANY = re.compile(r"\s*[|;,]\s*")
 
 
@@ -53,6 +54,8 @@ def tidy(labels: Sequence[str]) -> tuple[list[str], list[str]]:
         example = next(text for text in kept if _INTEGRAL.fullmatch(text))
         spellings = {label: _INTEGRAL.sub(r"\1", text) for label, text in spellings.items()}
         notes.append(f"labels are whole numbers, written as fractions: {example!r} is '{example.split('.')[0]}'")
+    if missing := sorted({text for text in spellings.values() if text.casefold() in _LIKE_MISSING}):
+        notes.append(f"labels that programs write where there is none are classes: {some(missing)}")
     return [spellings[label] for label in labels], notes + _several(set(spellings.values()))
 
 

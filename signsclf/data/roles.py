@@ -15,24 +15,25 @@ from signsclf.errors import SourceError
 
 _PATHS = (
     ("path",),
-    ("image_path", "img_path", "file_path", "filepath", "image_file", "image_file_path", "file_name", "filename",
-     "fname", "image_name", "img_name", "image_filename", "image_location", "relative_path", "full_path"),
-    ("image", "img", "file", "picture", "photo"),
-    ("image_id", "img_id", "image_index", "id_code", "id"),
-    ("url", "image_url", "img_url", "uri"),
+    ("imagepath", "imgpath", "filepath", "imagefile", "imagefilepath", "filename", "fname", "imagename", "imgname",
+     "imagefilename", "imagelocation", "relativepath", "fullpath", "paths", "filenames", "filepaths", "imagepaths"),
+    ("image", "img", "file", "picture", "photo", "images", "files", "photos", "pictures", "pic"),
+    ("imageid", "imgid", "imageindex", "idcode", "photoid", "id"),
+    ("url", "imageurl", "imgurl", "uri"),
 )  # fmt: skip
 _LABELS = (
     ("label",),
-    ("labels", "label_name", "class", "class_name", "classname", "class_label", "category", "category_name", "target",
-     "target_name", "y", "species", "breed", "choice", "annotation", "diagnosis", "finding_labels"),
-    ("class_id", "classid", "label_id", "category_id", "target_id", "label_group"),
+    ("labels", "labelname", "class", "classname", "classlabel", "category", "categoryname", "target", "targetname", "y",
+     "species", "breed", "choice", "annotation", "diagnosis", "findinglabels"),
+    ("labeltext", "classes", "cls", "groundtruth", "gt", "tag", "variety"),
+    ("classid", "labelid", "categoryid", "targetid", "labelgroup"),
 )  # fmt: skip
-"""Names for the image and for its label, spaces and hyphens taken for underscores: the first row with one of them
+"""Names for the image and for its label, without spaces, hyphens and underscores: the first row with one of them
 decides, so that numbers are taken only where there are no names."""
-_SPLITS = ("split", "set", "subset", "partition", "data_set", "usage")
+_SPLITS = ("split", "set", "subset", "partition", "dataset", "usage", "phase", "mode", "datatype", "stage", "purpose")
 _FLAGS = {
-    "is_valid": "valid", "valid": "valid", "is_val": "valid", "is_validation": "valid", "valid_flag": "valid",
-    "is_test": "test", "test": "test", "is_train": "train", "train": "train",
+    "isvalid": "valid", "valid": "valid", "isval": "valid", "isvalidation": "valid", "validflag": "valid",
+    "istest": "test", "test": "test", "istrain": "train", "train": "train",
 }  # fmt: skip
 """Columns of true and false to the split that true means."""
 _NUMBER_TYPE = re.compile(r"bool|u?int\d+|halffloat|float|double|string|large_string")
@@ -137,7 +138,7 @@ def flag(sheet: Sheet, column: int, text: str, row: int) -> bool:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[\s\-]+", "_", folded(name))
+    return re.sub(r"[\s\-_]+", "", folded(name))
 
 
 def _chosen(sheet: Sheet, name: str, option: str) -> int:
@@ -179,7 +180,7 @@ def _flags(sheet: Sheet, taken: int | None) -> tuple[tuple[int, str], ...]:
     for i, name in enumerate(map(_plain, sheet.names)):
         if i != taken and name in _FLAGS:
             words = {folded(text) for text in sheet.load(i)} - {""}
-            if words and (name.startswith("is_") or words <= _TRUE | _FALSE):
+            if words and (name.startswith("is") or words <= _TRUE | _FALSE):
                 found.append((i, _FLAGS[name]))
     return tuple(found)
 
@@ -224,7 +225,7 @@ def _names(sheet: Sheet) -> str:
 
 
 def _lacking(sheet: Sheet, lacking: list[str]) -> str:
-    if len(sheet.names) == 1 and not sheet.types:
+    if len(sheet.names) == 1 and not sheet.types and not sheet.path.lower().endswith((".json", ".jsonl", ".ndjson")):
         why = "if others are in it, no separator was recognised (comma, semicolon, tab and bar are)"
     else:
         why = "or say which column it is with " + " and ".join(f"--{what}-column" for what in lacking)

@@ -29,6 +29,7 @@ _JSON_NAME = re.compile(r"_?(annotations?|labels|dataset|metadata|train|valid|va
 _SHARD = re.compile(r"[0-9]{4,}(-of-[0-9]+)?(?=\.[^./]+$)")
 _ENOUGH_OF_TABLE = 0.5
 _ENOUGH_OF_IMAGES = 0.1
+_LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,9 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
     reading = reading or Reading()
     tables = [name for name in tree.files if name.lower().endswith(TABLE_SUFFIXES)]
     tables += [name for name in tree.files if _JSON_NAME.fullmatch(posixpath.basename(name).lower())]
-    highest = min((name.count("/") for name in tables), default=0)
+    if not tables:
+        return None
+    highest = min(name.count("/") for name in tables)
     tables = [name for name in tables if name.count("/") == highest]
     stems = _stems(tree, highest)
     in_class_folders = _in_class_folders(tree)
@@ -214,7 +217,9 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     if again:
         notes.append(f"rows that say the same again count once ({len(again):,}): {sheet.some_places(again)}")
     lost = set(places.lost) and {places.paths[i] for i in places.lost}
-    shown = [f"{sheet.place(at)} {written[at]!r}" for row, at in zip(rows, kept, strict=True) if row.path in lost]
+    shown = [
+        f"{sheet.place(at)} {_quoted(written[at])}" for row, at in zip(rows, kept, strict=True) if row.path in lost
+    ]
     return _Part(name, sheet, rows, kept, notes, shown, places.hint)
 
 
@@ -412,8 +417,12 @@ def _refuse_some_without(sheet: Sheet, kept: list[int], splits: Sequence[str | N
         )
 
 
+def _quoted(text: str) -> str:
+    return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}…"
+
+
 def _named(sheet: Sheet, kept: list[int], texts: Sequence[str], rows: Sequence[int]) -> list[str]:
-    shown = [f"{sheet.place(kept[i])} {texts[i]!r}" for i in rows[:3]]
+    shown = [f"{sheet.place(kept[i])} {_quoted(texts[i])}" for i in rows[:3]]
     return [*shown[:-1], f"{shown[-1]} and {len(rows) - 3:,} more"] if len(rows) > 3 else shown
 
 

@@ -128,6 +128,14 @@ def test_the_command_fails_where_duplicates_contradict_each_other(
     assert all(text in ran.out for text in told), ran.out
 
 
+def test_of_many_images_that_are_the_same_some_are_named(cli, tmp_path: Path) -> None:
+    for i in range(25):
+        save(picture(1), tmp_path / "a" / f"{i:02}.png")
+    done = cli("data", "check", tmp_path)
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("duplicates")]
+    assert line.endswith("a/18.png, a/19.png and 5 more (--json names all)")
+
+
 def test_a_duplicate_is_the_same_decoded_pixels_whatever_the_file(clean: Path) -> None:
     stop = clean / "train/Stop"
     save(picture(60), stop / "1.png")

@@ -52,9 +52,12 @@ def families(names) -> set[frozenset[str]]:
         lambda photo: [f"{photo}.png", f"{photo} - Copy.png", f"{photo} - Copy (2).png", f"Copy of {photo}.png"],
         lambda photo: [f"{photo}.png", f"{photo} (1).png", f"{photo} copy 2.png"],
         lambda photo: [f"{photo}.jpg", f"flipped_{photo}.jpg", f"aug_3_{photo}.jpg"],
+        lambda photo: [f"{photo}.png", f"{photo}_0_aug.png", f"{photo}_1_aug.png"],
+        lambda photo: [*(f"{photo}_albu_{k}.png" for k in range(3)), f"{photo}_clahe.png"],
+        lambda photo: [f"{photo}.jpg", f"{photo}-scaled.jpg", f"{photo}-150x150.jpg", f"{photo}_gray.jpg"],
         lambda photo: [f"{photo}.jpg", *(f"pets_original_{photo}.jpg_{mark}.jpg" for mark in UUIDS)],
     ],
-    ids=["roboflow", "aug", "rotated", "leaves", "copy", "counted", "before", "augmentor"],
+    ids=["roboflow", "aug", "rotated", "leaves", "copy", "counted", "before", "numbered", "albu", "sizes", "augmentor"],
 )
 def test_versions_of_each_photo_are_one_family(versions):
     named = [versions(f"IMG_{i:04}") for i in range(5)]

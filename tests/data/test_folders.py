@@ -101,6 +101,19 @@ class TestSplits:
         assert counts(source) == {("n01", "train"): 2, ("n02", "train"): 2}
         assert "'val/' (2 images)" in note(source, "no class folders in it")
 
+    @pytest.mark.parametrize("parts", [("train", "valid"), ("",)])
+    def test_loose_pictures_beside_the_classes_make_no_class_of_their_folder(self, root, packed, parts):
+        place(root, *(f"Data Set/{part}/{label}" for part in parts for label in "ab"))
+        place(root, "Data Set", n=1, stem="sample")
+        source = read_source(packed(root))
+        assert {label for label, _ in counts(source)} == {"a", "b"}
+        assert "'Data Set/sample0.png'" in note(source, "in no class folder are left out (1)")
+
+    def test_one_class_of_photos_with_folders_is_one(self, root, packed):
+        place(root, "cat", n=5)
+        place(root, "cat/persian", "cat/siamese", n=1)
+        assert counts(read_source(packed(root))) == {("cat", None): 7}
+
     def test_what_lies_beside_the_splits_is_named_with_the_way_to_use_it(self, root):
         place(root, "train/a", "train/b", "holdout/a", n=1)
         assert "(call it train, valid or test to use it): 'holdout/' (1 image)" in note(read_source(root), "beside the")

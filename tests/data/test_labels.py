@@ -34,6 +34,12 @@ def test_one_label_in_other_dress(given, wanted):
     assert tidy(given)[0] == wanted
 
 
+def test_labels_like_missing_values_are_kept_and_told():
+    labels, (said,) = tidy(["nan", "cat", "N/A", "nan", "NA"])
+    assert labels == ["nan", "cat", "N/A", "nan", "NA"]
+    assert said == "labels that programs write where there is none are classes: 'N/A', 'nan'"
+
+
 def test_what_was_done_is_told():
     assert tidy(["cat", "cat "])[1] == []
     assert "'0.0' is '0'" in tidy(["0.0"])[1][0]

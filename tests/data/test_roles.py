@@ -22,7 +22,8 @@ def table(root, head, *rows, name="t.csv"):
     "head",
     [
         "image_path,class", "filename,label", "file,category", "file_name,target", "fname,labels", "image,label_name",
-        "img,y", "image_id,species", "id,breed", "Image Name,Class-Name", "PATH,class_id", "filepaths2,label",
+        "img,y", "ImagePath,ClassName", "image-file,gt", "ImageID,LabelName", "filenames,classes",
+        "image_id,species", "id,breed", "Image Name,Class-Name", "PATH,class_id", "filepaths2,label",
     ],
 )  # fmt: skip
 def test_well_known_names(root, head):
@@ -40,6 +41,11 @@ def test_the_exact_name_wins_and_numbers_yield_to_names(root):
     path = table(root, "image,path,class,label,id", "x,0.png,c,a,1", "x,1.png,c,b,2")
     assert labels(read_source(path)) == {"0.png": "a", "1.png": "b"}
     path = table(root, "id,file_name,class_id,class", "7,0.png,3,a", "8,1.png,4,b")
+    assert labels(read_source(path)) == {"0.png": "a", "1.png": "b"}
+
+
+def test_rarer_names_yield_to_the_common_ones(root):
+    path = table(root, "image,class,tag,variety", "0.png,a,x,v", "1.png,b,y,w")
     assert labels(read_source(path)) == {"0.png": "a", "1.png": "b"}
 
 
@@ -99,6 +105,8 @@ def test_without_a_header_with_more_columns(root):
         ("is_train", ["TRUE", "FALSE"], ["train", "valid"]),
         ("is_valid", ["yes", ""], ["valid", "train"]),
         ("subset", ["Train", "testing"], ["train", "test"]),
+        ("phase", ["val", "train"], ["valid", "train"]),
+        ("DataSet", ["test", "train"], ["test", "train"]),
         ("split", ["val", "train"], ["valid", "train"]),
     ],
 )
