@@ -119,9 +119,9 @@ def train(network: str, setting: str) -> Callable[[], object]:
 def predict(setting: str) -> Callable[[], object]:
     """A prediction of 64 images by the ready-made model; `default` lets ONNX Runtime's threads spin."""
     import numpy as np
-    import onnxruntime
 
     from signsclf.predict import Classifier, ready_made
+    from signsclf.runtime import onnxruntime
 
     folder = ready_made()
     classifier = Classifier(folder, 1 if setting == "one thread" else None)

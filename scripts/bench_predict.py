@@ -21,7 +21,9 @@ import numpy as np
 from PIL import Image
 
 BARE_COLD = """
-import sys, numpy, PIL.Image, onnxruntime
+import os, sys
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+import numpy, PIL.Image, onnxruntime
 onnxruntime.InferenceSession(sys.argv[1] + "/model.onnx", providers=["CPUExecutionProvider"])
 """
 FASTAI_COLD = """
@@ -48,7 +50,9 @@ with learner.no_bar():
 print(len(files) / (time.perf_counter() - began))
 """
 BARE_LOOP = """
-import sys, time, numpy, onnxruntime
+import os, sys, time
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+import numpy, onnxruntime
 size, batch, n = map(int, sys.argv[2:5])
 session = onnxruntime.InferenceSession(sys.argv[1] + "/model.onnx", providers=["CPUExecutionProvider"])
 pixels = numpy.random.default_rng(0).integers(0, 256, (batch, size, size, 3), numpy.uint8)
