@@ -96,7 +96,8 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int,
 
 def _keys(groups: np.ndarray, by: SplitBy) -> np.ndarray:
     alone = np.array([by is SplitBy.RANDOM or pd.isna(group) for group in groups])
-    return np.where(alone, [f"\0{i}" for i in range(len(groups))], groups)
+    # Not with a NUL, at which pandas before 2.2 ends a text: all single images were one group to it.
+    return np.where(alone, [f"\x01{i}" for i in range(len(groups))], groups)
 
 
 class _Groups:
