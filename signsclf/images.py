@@ -540,7 +540,8 @@ def _named(name: str, error: BadImageError) -> BadImageError:
 def _unreadable(name: str, error: Exception, what: str = "cannot be read") -> BadImageError:
     if isinstance(error, MemoryError):
         return BadImageError(f"{name}: too large for the memory that is free")
-    if isinstance(error, struct.error):
+    # Pillow gives it on within a SyntaxError.
+    if struct.error in (type(error), type(error.__cause__)):
         return BadImageError(f"{name}: {what} (it ends too early)")
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())
     return BadImageError(f"{name}: {what} ({reason})")

@@ -132,7 +132,7 @@ def test_of_many_images_that_are_the_same_some_are_named(cli, tmp_path: Path) ->
     for i in range(25):
         save(picture(1), tmp_path / "a" / f"{i:02}.png")
     done = cli("data", "check", tmp_path)
-    (line,) = [line for line in done.stdout.splitlines() if line.startswith("duplicates")]
+    (line,) = [line for line in done.out.splitlines() if line.startswith("duplicates")]
     assert line.endswith("a/18.png, a/19.png and 5 more (--json names all)")
 
 
