@@ -76,7 +76,7 @@ def photos(request: pytest.FixtureRequest, place: Path) -> Path:
     folder = place / request.param
     data = os.environ.get("SIGNSCLF_TEST_DATA")
     if not data:
-        return draw_source(folder, tracks=4, frames=3)
+        return draw_source(folder, tracks=8, frames=3)  # several batches an epoch, to be stopped between
     archive, most = PHOTOS[request.param]
     taken: dict[str, int] = {}
     with zipfile.ZipFile(Path(data) / archive) as handle:
