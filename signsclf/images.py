@@ -166,6 +166,8 @@ def open_archive(archive: str) -> zipfile.ZipFile:
                 _archives.move_to_end(archive)
                 return stamped[1]
             handle = _opened(archive)
+        except OSError as error:
+            raise _unreadable(archive, error) from error
         except _READ_ERRORS as error:
             raise BadImageError(f"{archive}: not a zip archive that can be read ({error})") from error
         _archives[archive] = (stamp, handle)

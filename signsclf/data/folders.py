@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from signsclf import images
 from signsclf.choices import Layout, Reading
 from signsclf.data.archives import inner_archives, is_archive_name
+from signsclf.data.formats import way_from
 from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
 from signsclf.data.layouts import Found, Row, gtsrb_tracks_fit, stem, tracks
 from signsclf.data.splits import UNLABELLED, annotated_stem, is_annotation_folder, is_container, split_of, splits_of
@@ -21,6 +22,8 @@ from signsclf.imagekinds import is_photo_suffix, skipped_text
 from signsclf.text import count
 
 _NAME_AND_NUMBER = re.compile(r"(.*[^\W\d_])[\W_]*[0-9]+\)?")
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xls", ".ods", ".numbers")
+_NO_LABELS = re.compile(r"read.?me|licen[cs]e|requirements|package|config|classes|wnids|words|.*infos?\.", re.I)
 _BESIDE_SPLITS = "beside the split folders (call it train, valid or test to use it)"
 
 
@@ -400,7 +403,22 @@ def _no_classes(walk: _Walk) -> str:
         said = ", ".join(f"{label!r} {n:,}" for label, n in labels.most_common(3))
         example = next(f"{name},{match[1]}" for name, match in zip(names, matches, strict=True) if match)
         way = f"their labels seem to be in their names ({said}): {way}, one row an image such as {example}"
+    way += _labels_beside(walk.tree)
     return f"{walk.tree.root}: {count(len(names), 'image')} but no class folders{where}; {way}"
+
+
+def _labels_beside(tree: Tree) -> str:
+    """What to do with a file beside the images that may tell their labels and is not read unasked."""
+    stems = {posixpath.splitext(name)[0] for name in tree.image_names}
+    for name in sorted(tree.files, key=lambda name: (name.count("/"), name)):
+        bare, suffix = posixpath.splitext(name)
+        if bare in stems or _NO_LABELS.match(posixpath.basename(name)):
+            continue
+        if suffix.lower() in (".txt", ".json"):
+            return f"; if {name!r} tells the labels, give that file"
+        if suffix.lower() in _SPREADSHEETS:
+            return f"; {name!r} is {way_from(name)}"
+    return ""
 
 
 def _no_such_level(tree: Tree, level: int) -> str:

@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from signsclf import images
 from signsclf.choices import Layout, Reading
@@ -61,21 +61,26 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
     tables += [name for name in tree.files if _JSON_NAME.fullmatch(posixpath.basename(name).lower())]
     if not tables:
         return None
-    highest = min(name.count("/") for name in tables)
-    tables = [name for name in tables if name.count("/") == highest]
-    stems = _stems(tree, highest)
     in_class_folders = _in_class_folders(tree)
-    exact: list[str] = []
-    fitting: list[str] = []
     trouble: list[SourceError] = []
-    for name in tables:
-        try:
-            if _is_exact(tree.files[name]):
-                exact.append(name)
-            elif _names_images(tree.files[name], reading, stems[posixpath.dirname(name)], in_class_folders) or meant:
-                fitting.append(name)
-        except SourceError as error:
-            trouble.append(error)
+    # What lies highest and is a table: above them may be a JSON file that tells of the set and not of its images.
+    for depth in sorted({name.count("/") for name in tables}):
+        level = [name for name in tables if name.count("/") == depth]
+        stems = _stems(tree, depth)
+        exact: list[str] = []
+        fitting: list[str] = []
+        for name in level:
+            try:
+                if _is_exact(tree.files[name]):
+                    exact.append(name)
+                elif meant or _names_images(
+                    tree.files[name], reading, stems[posixpath.dirname(name)], in_class_folders
+                ):
+                    fitting.append(name)
+            except SourceError as error:
+                trouble.append(error)
+        if exact or fitting or in_class_folders:
+            break
     called = _called([*exact, *fitting])
     if len(exact) + len(fitting) > 1 and "train" in called.values() and _are_shards(called):
         chosen = called
@@ -92,7 +97,7 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
             "train, valid and test"
         )
     if chosen:
-        others = [name for name in tables if name not in chosen]
+        others = [name for name in level if name not in chosen]
         unlabelled = [name for name in others if _is_unlabelled(tree, name, stems[posixpath.dirname(name)])]
         try:
             return _joined(tree, chosen if len(chosen) > 1 else dict.fromkeys(chosen), unlabelled, reading)
@@ -102,8 +107,7 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
             return None
     if trouble and meant:
         raise trouble[0]
-    names = tree.image_names
-    if len(trouble) == 1 and names and all("/" not in name for name in names):
+    if len(trouble) == 1 and tree.image_names and not any(_class_folders(tree)):
         raise SourceError(f"{trouble[0]}; or give each class a folder of its own")
     return None
 
@@ -204,6 +208,12 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     _refuse_some_without(sheet, kept, splits)
     folder = posixpath.dirname(name)
     places = Places(texts, []) if embedded else find_places(tree, folder, texts, labels)
+    if folder and len(places.lost) == len(texts):
+        # The table lies in a folder of its own, such as annotations/, and tells where images lie in the whole set.
+        whole = find_places(tree, "", texts, labels)
+        if not whole.lost:
+            note = whole.note or f"paths start at the source, not at the table's folder {folder}/"
+            places = replace(whole, note=note)
     if len(places.lost) == len(texts):
         why = places.hint or "paths start at the table's folder"
         shown = _named(sheet, kept, texts, places.lost)
@@ -280,10 +290,14 @@ def _stems(tree: Tree, depth: int) -> dict[str, Counter[str]]:
 
 
 def _in_class_folders(tree: Tree) -> bool:
-    """Whether images lie in two folders or more that are called as neither splits nor mere holders of images."""
+    return len(_class_folders(tree)) > 1
+
+
+def _class_folders(tree: Tree) -> list[str]:
+    """Folders of images that are called as neither splits nor mere holders of images."""
     folders = {posixpath.basename(posixpath.dirname(name)) for name in tree.image_names} - {""}
     splits = splits_of(folders)
-    return sum(folder not in splits and not is_container(folder) for folder in folders) > 1
+    return [folder for folder in folders if folder not in splits and not is_container(folder)]
 
 
 def _is_unlabelled(tree: Tree, name: str, stems: Counter[str]) -> bool:

@@ -221,7 +221,8 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
             if what := describe_kind(read_head(top)):
                 raise SourceError(f"{top}: not a zip archive, but {what}") from error
         why = str(error).removeprefix(f"{top}: ")
-        raise SourceError(f"{top}: {why}; fetch or pack it again") from error
+        way = "check its rights" if isinstance(error.__cause__, OSError) else "fetch or pack it again"
+        raise SourceError(f"{top}: {why}; {way}") from error
     try:
         written, assumed = decode_names(members, encoding)
     except UnicodeError as error:

@@ -98,6 +98,7 @@ def test_parts_of_a_data_set(tmp_path):
     ):
         written(tmp_path / "data" / f"{name}.parquet", numbers)
     text(tmp_path / "README.md", "---\n")
+    text(tmp_path / "dataset_infos.json", '{"default": {}}')
     source = read_source(tmp_path)
     assert source.table["split"].value_counts().to_dict() == {"train": 12, "test": 4}
     assert splits(source)["test-00000-of-00001.parquet/image/000001"] == "test"

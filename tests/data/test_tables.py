@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import time
 
 import pytest
@@ -221,6 +223,40 @@ class TestFind:
         said = refusal(root)
         assert "several tables with path and label: 't.csv', 'u.csv'" in said
         assert "call them train, valid and test" in said
+
+    @pytest.mark.parametrize("archive", [False, True])
+    def test_paths_that_start_above_the_table(self, root, archive):
+        table(root / "annotations", *rows())
+        if archive:
+            shutil.make_archive(str(root.parent / "set"), "zip", root)
+            root = root.parent / "set.zip"
+        source = read_source(root)
+        assert source.classes == ("a", "b")
+        assert "not at the table's folder annotations/" in noted(source, "paths start at the source")
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="needs rights")
+    def test_a_table_that_may_not_be_read_is_told(self, root):
+        table(root, *rows()).chmod(0)
+        assert "t.csv: cannot be read (Permission denied)" in refusal(root)
+
+    def test_a_table_without_labels_for_images_in_split_folders_is_told(self, tmp_path):
+        images(tmp_path, "train/0.png", "train/1.png")
+        table(tmp_path / "train", "0.png,a cat", "1.png,a dog", head="file_name,text", name="metadata.csv")
+        assert "lacks the column label (it has: file_name, text)" in refusal(tmp_path)
+
+    def test_files_that_are_read_when_given_are_named_beside_images(self, root):
+        text(root / "README.txt", "Photos of animals.")
+        assert refusal(root).endswith("a csv with the columns path and label")
+        text(root / "labels.txt", "images/0.png a")
+        assert "if 'labels.txt' tells the labels, give that file" in refusal(root)
+        (root / "labels.txt").unlink()
+        text(root / "labels.xlsx", b"PK\3\4")
+        assert "'labels.xlsx' is a spreadsheet: save the sheet" in refusal(root)
+
+    def test_long_paths_are_shortened(self, root):
+        said = refusal(table(root, *(f"{'a' * 5_000}{i}.png,{'ab'[i % 2]}" for i in range(4))))
+        assert len(said) < 2_000
+        assert "a'…" in said
 
     def test_images_that_no_row_names(self, root):
         table(root, *rows(range(6)))
