@@ -144,6 +144,8 @@ def _explain_failure(error: Exception) -> int:
         line = "out of memory; " + (
             "try a smaller --batch-size or --size" if smaller else "end other programs, or take a machine with more"
         )
+    elif isinstance(error, FileNotFoundError) and error.filename is None:  # of os.getcwd
+        line = "the working directory exists no more; change to another one"
     elif isinstance(error, OSError):
         line = f"{error.filename or 'standard output'}: {error.strerror or error}"
     else:

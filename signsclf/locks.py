@@ -46,7 +46,8 @@ def locked(target: Path) -> Iterator[None]:
 
 def _take(path: Path, target: Path) -> IO[bytes]:
     while True:
-        file = path.open("a+b")
+        # Without a buffer nothing is left to be written on closing, which a full disk would refuse again.
+        file = path.open("a+b", buffering=0)
         try:
             _lock(file)
         except OSError as error:
@@ -60,9 +61,9 @@ def _take(path: Path, target: Path) -> IO[bytes]:
         # Its last holder may have deleted it between the two calls: a lock on a file without a name keeps nobody out.
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                file.truncate(0)
-                file.write(str(os.getpid()).encode())
-                file.flush()
+                with contextlib.suppress(OSError):  # a full disk: the lock holds, if without a name
+                    file.truncate(0)
+                    file.write(str(os.getpid()).encode())
                 return file
         file.close()
 

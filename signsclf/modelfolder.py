@@ -77,9 +77,10 @@ def read_config(folder: str | Path) -> Config:
         ModelError: no such folder, no config.json, or one that is not in order.
     """
     folder = user_path(folder, ModelError)
+    is_run = (folder / RECORD).is_file() and not (folder / CONFIG).is_file()
+    if is_run or (not folder.is_dir() and folder.with_name(folder.name + ".partial").is_dir()):
+        raise ModelError(f"{folder}: its training has not finished; go on with `signsclf train --resume {folder}`")
     if not folder.is_dir():
-        if folder.with_name(folder.name + ".partial").is_dir():
-            raise ModelError(f"{folder}: its training has not finished; go on with `signsclf train --resume {folder}`")
         raise ModelError(f"{folder}: no such model folder; name one that `signsclf train` or `export` wrote")
     if not (folder / CONFIG).is_file():
         raise ModelError(f"{folder}: not a model folder, it has no {CONFIG}; name one that `signsclf train` wrote")

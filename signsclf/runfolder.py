@@ -77,13 +77,20 @@ class Record:
 
 
 def partial_folder(out: Path) -> Path:
-    """Where the run of a model folder works until it is whole."""
+    """Where the run of a model folder works until it is whole.
+
+    Raises:
+        ModelError: the folder is the root of a disk.
+    """
+    if not out.name:
+        raise ModelError(f"{out}: the root of a disk, which is no model folder; name a folder in it")
     return out.with_name(out.name + _SUFFIX)
 
 
 def final_folder(path: Path) -> Path:
     """The model folder that a run is to write, of that folder itself or of its .partial folder."""
-    return path.with_name(path.name.removesuffix(_SUFFIX)) if path.name != _SUFFIX else path
+    is_partial = path.name.endswith(_SUFFIX) and path.name != _SUFFIX
+    return path.with_name(path.name.removesuffix(_SUFFIX)) if is_partial else path
 
 
 @contextlib.contextmanager
@@ -227,7 +234,7 @@ def _reading(values: dict[str, Any]) -> Reading:
 
 
 def _refuse_unwritable(out: Path) -> None:
-    parent = next(folder for folder in out.parents if folder.exists())
+    parent = next(folder for folder in partial_folder(out).parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ModelError(f"{out}: {parent} cannot be written to; give --out a folder that can be")
 

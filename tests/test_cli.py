@@ -643,3 +643,13 @@ def test_an_unexpected_error_asks_for_its_traceback(cli, source, monkeypatch, tm
     ran = cli("train", source, "--out", tmp_path / "m")
     assert ran.code == 1
     assert "unexpected KeyError: 'odd'; run again with --debug for its traceback, and report it" in ran.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows deletes no working directory")
+def test_a_working_directory_that_is_gone_is_told_as_such(tmp_path, source, monkeypatch, cli):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ran = cli("predict", source, "--model", "m")
+    monkeypatch.chdir(tmp_path)
+    assert ran.complaint == "signsclf: the working directory exists no more; change to another one"

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -81,3 +83,18 @@ def test_a_file_system_without_locks_does_without(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "_lock", none)
     with locked(tmp_path / "m"), locked(tmp_path / "m"):
         pass
+
+
+def test_on_a_full_disk_the_lock_holds_and_leaves_nothing(tmp_path, monkeypatch):
+    class Full(io.FileIO):
+        def write(self, _):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def open_full(path, mode, buffering=-1):
+        raw = Full(path, mode.replace("b", ""))
+        return raw if buffering == 0 else io.BufferedRandom(raw)
+
+    monkeypatch.setattr(Path, "open", open_full)
+    with locked(tmp_path / "m"), pytest.raises(LockedError, match="by another signsclf; wait"):
+        locked(tmp_path / "m").__enter__()
+    assert list(tmp_path.iterdir()) == []

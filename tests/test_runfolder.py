@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from signsclf.choices import Layout, Reading
-from signsclf.errors import SignsclfError
+from signsclf.errors import ModelError, SignsclfError
+from signsclf.modelfolder import read_config
 from signsclf.recipe import Recipe
 from signsclf.runfolder import RECORD, Order, Record, read_record, write_record
 
@@ -64,3 +66,23 @@ def test_readings_that_cannot_be(values, says):
 )
 def test_a_reading_as_options(reading, flags):
     assert " ".join(reading.flags()) == flags
+
+
+def test_the_root_of_a_disk_is_no_model_folder(model, cli):
+    root = Path(Path.cwd().anchor)
+    for ran in (
+        cli("train", "synthetic", "--out", root, "--overwrite"),
+        cli("train", "--resume", root),
+        cli("export", model, "--out", root),
+    ):
+        assert ran.code == 2
+        assert "the root of a disk" in ran.complaint
+
+
+def test_an_unfinished_run_is_told_as_such_by_either_name(tmp_path):
+    partial = tmp_path / "m.partial"
+    partial.mkdir()
+    (partial / "run.json").write_text("{}")
+    for folder in (partial, tmp_path / "m"):
+        with pytest.raises(ModelError, match=f"{folder.name}: its training has not finished; go on with"):
+            read_config(folder)
