@@ -18,6 +18,7 @@ from signsclf.choices import Layout, Part, Reading
 from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, fingerprint
 from signsclf.data.copies import group_named_copies, group_repeats
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
+from signsclf.data.labels import spelling_key
 from signsclf.data.table import Source, apply_crop, by_class_id, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.judging.metrics import Report
@@ -135,6 +136,8 @@ def evaluate(
         known = ", ".join(classifier.labels[:5])
         ids = all(class_id(label) is not None for label in unknown) and set(classifier.labels) <= set(CLASS_NAMES)
         way = ", or be given as GTSRB's ClassIds by --layout gtsrb" if ids else ""
+        if near := [label for label in classifier.labels if spelling_key(label) == spelling_key(unknown[0])]:
+            way = f": {near[0]!r} differs by case or spaces alone, so call it that"
         raise SourceError(
             f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match{way}"
         )

@@ -417,8 +417,9 @@ def open_image(source: Source) -> Image.Image:
     if isawaitable(source):
         _forget(source)
         raise BadImageError("image: a coroutine: await it, and give what comes")
+    way = "; for many images there is predict_batch" if isinstance(source, list | tuple | Iterator) else ""
     raise BadImageError(
-        f"image: {type(source).__name__} is not a path, bytes, binary file, Pillow image or uint8 array"
+        f"image: {type(source).__name__} is not a path, bytes, binary file, Pillow image or uint8 array{way}"
     )
 
 

@@ -256,6 +256,12 @@ class TestClassIds:
         with pytest.raises(SourceError, match="'Speed limit 60 km/h' is none that the model knows"):
             evaluate(signs, drawn("0", "3"))
 
+    def test_a_label_that_all_but_is_one_is_named_with_it(self, signs, drawn):
+        table = drawn("a") / "ids.csv"
+        table.write_text("path,label\na/x.png,speed  limit 30 KM/h\n")
+        with pytest.raises(SourceError, match="'Speed limit 30 km/h' differs by case or spaces alone, so call it that"):
+            evaluate(signs, table)
+
     def test_of_another_benchmark_are_not(self, signs, drawn):
         source = drawn("0", "1", stem="01153_00000")
         with pytest.raises(SourceError, match=r"'0' is none that the model knows .*--layout gtsrb"):

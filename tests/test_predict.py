@@ -230,6 +230,10 @@ class TestBadImages:
         (io.StringIO("text"), "binary mode"),
     )
 
+    def test_many_images_for_one_are_told_where_they_go(self, classifier):
+        with pytest.raises(BadImageError, match=r"list is not a path.*for many images there is predict_batch"):
+            classifier.predict([plain("red"), plain("blue")])
+
     @pytest.mark.parametrize(("image", "why"), BAD)
     def test_predict_raises_and_a_batch_holds_the_error(self, classifier: Classifier, image: object, why: str):
         with fails(why, BadImageError):

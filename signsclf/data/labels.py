@@ -93,11 +93,16 @@ def refuse_labels(labels: Iterable[str], where: Callable[[str], str], remedy: st
             ) from error
 
 
+def spelling_key(label: str) -> str:
+    """The same text for labels that differ by case, width or spaces alone."""
+    return " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+
+
 def spelled_alike(counts: Counter[str]) -> list[list[str]]:
     """Labels that differ by case, width or inner spaces alone, in groups of two or more; the commonest first."""
     groups: dict[str, list[str]] = defaultdict(list)
     for label in counts:
-        groups[" ".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
+        groups[spelling_key(label)].append(label)
     alike = [groups[key] for key in sorted(groups) if len(groups[key]) > 1]
     return [sorted(group, key=lambda label: (-counts[label], label)) for group in alike]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -120,6 +121,11 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
     Raises:
         SourceError: nothing is there, no layout fits, or what is there contradicts itself.
     """
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        raise SourceError(
+            f"a source is the path of a folder, a .zip or a table, and not of the type {kind}; give a path"
+        )
     reading = reading if isinstance(reading, Reading) else Reading(reading)
     layout = reading.layout
     if source == Layout.SYNTHETIC.value or layout is Layout.SYNTHETIC:

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
@@ -487,6 +488,10 @@ class TestSources:
         assert source.classes == ("cat", "dog")
         zipped(tmp_path / "animals", root / "more.zip")
         assert "'animals.zip', 'more.zip'" in refusal(root)
+
+    @pytest.mark.parametrize("given", [None, 5, b"photos", ["photos"], {"path": ["a.png"]}, np.zeros(3)])
+    def test_what_is_no_path_says_what_is(self, given):
+        assert "a source is the path of a folder, a .zip or a table, and not of the type" in refusal(given)
 
     def test_relative_and_home_paths(self, root, monkeypatch):
         draw(root / "cat/1.png", root / "dog/1.png")
