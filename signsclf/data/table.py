@@ -36,7 +36,7 @@ from signsclf.data.labels import merge_spellings, refuse_labels, spelled_alike
 from signsclf.data.layouts import Found, Layout, Row, gtsrb_tracks_fit
 from signsclf.data.splits import splits_of
 from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
-from signsclf.data.tree import Tree, list_folder, list_zip, own_note, relative_name, some
+from signsclf.data.tree import Tree, list_folder, list_zip, own_note, quoted, relative_name, some
 from signsclf.errors import BadImageError, SourceError
 from signsclf.paths import user_path
 from signsclf.text import natural_key
@@ -204,7 +204,7 @@ def describe(source: Source) -> list[str]:
         f"classes: {len(source.classes):,} ({some(source.classes)})",
         f"splits: {', '.join(parts + [f'unassigned {unassigned:,}'] * bool(unassigned))}",
         f"tracks: {groups.nunique():,} with {len(groups):,} images" if len(groups) else "tracks: none known",
-        f"imbalance: {most / fewest:.1f} to 1 ({commonest!r} {most:,}, {rarest!r} {fewest:,})",
+        f"imbalance: {most / fewest:.1f} to 1 ({quoted(commonest)} {most:,}, {quoted(rarest)} {fewest:,})",
         f"sizes: {_sizes(source)}",
         *(f"note: {note}" for note in source.notes),
     ]

@@ -18,7 +18,7 @@ from signsclf.data.parquetimages import image_part, refuse_large_groups, row_pat
 from signsclf.data.places import Places, find_places, is_address
 from signsclf.data.roles import Roles, find_roles, flag
 from signsclf.data.splits import SPLITS, is_container, splits_of
-from signsclf.data.tree import TABLE_SUFFIXES, Tree, some
+from signsclf.data.tree import TABLE_SUFFIXES, Tree, quoted, some
 from signsclf.errors import SourceError
 
 GIVEN_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".txt")
@@ -29,7 +29,7 @@ _JSON_NAME = re.compile(r"_?(annotations?|labels|dataset|metadata|train|valid|va
 _SHARD = re.compile(r"[0-9]{4,}(-of-[0-9]+)?(?=\.[^./]+$)")
 _ENOUGH_OF_TABLE = 0.5
 _ENOUGH_OF_IMAGES = 0.1
-_LONGEST_SHOWN = 200
+_MOST_PARTS = 4
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,7 @@ def _joined(tree: Tree, chosen: dict[str, str | None], unlabelled: list[str], re
         notes += [before + note for note in part.notes if times[note] < len(parts)]
     if len(parts) > 1:
         if None not in chosen.values():
-            which = ", ".join(f"{name} {split}" for name, split in list(chosen.items())[:8])
-            notes.insert(0, f"tables are the splits: {which}" + (", …" if len(chosen) > 8 else ""))
+            notes.insert(0, f"tables are the splits: {_by_split(chosen)}")
         _refuse_shared(parts)
     if unlabelled:
         notes.append(f"tables without labels are left out ({len(unlabelled):,}): {some(unlabelled)}")
@@ -216,6 +215,8 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
             places = replace(whole, note=note)
     if len(places.lost) == len(texts):
         why = places.hint or "paths start at the table's folder"
+        if tree.archives:
+            why += f", and {some(tree.archives)} is not looked into: unpack it there"
         shown = _named(sheet, kept, texts, places.lost)
         raise SourceError(f"{table}: none of its {len(texts):,} images is there: {', '.join(shown[:3])}; {why}")
     if places.note:
@@ -227,9 +228,7 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     if again:
         notes.append(f"rows that say the same again count once ({len(again):,}): {sheet.some_places(again)}")
     lost = set(places.lost) and {places.paths[i] for i in places.lost}
-    shown = [
-        f"{sheet.place(at)} {_quoted(written[at])}" for row, at in zip(rows, kept, strict=True) if row.path in lost
-    ]
+    shown = [f"{sheet.place(at)} {quoted(written[at])}" for row, at in zip(rows, kept, strict=True) if row.path in lost]
     return _Part(name, sheet, rows, kept, notes, shown, places.hint)
 
 
@@ -323,6 +322,20 @@ def _are_shards(called: Mapping[str, str | None]) -> bool:
         parts[split].add(_SHARD.sub("", name))
     counts = Counter(called.values())
     return all(len(parts[split]) == 1 and (counts[split] == 1 or _SHARD.search(n)) for n, split in called.items())
+
+
+def _by_split(chosen: Mapping[str, str | None]) -> str:
+    """Tables with their splits; of many parts of one the first, and how many more there are."""
+    parts: dict[str | None, list[str]] = defaultdict(list)
+    for name, split in chosen.items():
+        parts[split].append(name)
+    few = len(chosen) <= _MOST_PARTS
+    told = [
+        f"{name} {split}" if few or len(names) == 1 else f"{name} and {len(names) - 1:,} more {split}"
+        for split, names in parts.items()
+        for name in (names if few else names[:1])
+    ]
+    return ", ".join(told)
 
 
 def _called(names: Sequence[str]) -> dict[str, str]:
@@ -431,12 +444,8 @@ def _refuse_some_without(sheet: Sheet, kept: list[int], splits: Sequence[str | N
         )
 
 
-def _quoted(text: str) -> str:
-    return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}…"
-
-
 def _named(sheet: Sheet, kept: list[int], texts: Sequence[str], rows: Sequence[int]) -> list[str]:
-    shown = [f"{sheet.place(kept[i])} {_quoted(texts[i])}" for i in rows[:3]]
+    shown = [f"{sheet.place(kept[i])} {quoted(texts[i])}" for i in rows[:3]]
     return [*shown[:-1], f"{shown[-1]} and {len(rows) - 3:,} more"] if len(rows) > 3 else shown
 
 

@@ -26,6 +26,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".jsonl", ".ndjson")
 """Of files that are read as a table wherever they lie; others only where they are given by name."""
 _LINKED_FOLDERS = 10_000
 """More linked folders than this are refused: links to links to links can name the same files without end."""
+_LONGEST_SHOWN = 200
 _ENCRYPTED = 0x1
 
 
@@ -319,7 +320,12 @@ def relative_name(path: str, root: str, mounted: bool = False) -> str:
 def some(names: list[str] | tuple[str, ...], most: int = 3) -> str:
     """The first few names, quoted, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(repr(name) for name in names[:most]) + more
+    return ", ".join(map(quoted, names[:most])) + more
+
+
+def quoted(text: str) -> str:
+    """A text in quotation marks, shortened where it is a screen long."""
+    return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}…"
 
 
 def _nfc(name: str) -> str:

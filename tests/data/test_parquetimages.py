@@ -106,6 +106,14 @@ def test_parts_of_a_data_set(tmp_path):
     assert sum("columns of other names" in note for note in source.notes) == 1
 
 
+def test_many_parts_are_told_in_a_line(tmp_path):
+    for part in range(9):
+        written(tmp_path / f"train-{part:05}-of-00009.parquet", range(2))
+    written(tmp_path / "test.parquet", range(2))
+    said = noted(read_source(tmp_path), "tables are the splits")
+    assert said.endswith("splits: test.parquet test, train-00000-of-00009.parquet and 8 more train")
+
+
 def test_parts_without_a_split_in_any_number(tmp_path):
     for i in range(12):
         written(tmp_path / f"data-{i:05}-of-00012.parquet", range(4 * i, 4 * i + 4))

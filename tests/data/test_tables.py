@@ -14,7 +14,7 @@ from tinysource import TINY
 
 from signsclf.choices import Layout, Reading
 from signsclf.data import check
-from signsclf.data.table import read_source
+from signsclf.data.table import describe, read_source
 from signsclf.errors import BadImageError, SourceError
 
 
@@ -252,6 +252,16 @@ class TestFind:
         (root / "labels.txt").unlink()
         text(root / "labels.xlsx", b"PK\3\4")
         assert "'labels.xlsx' is a spreadsheet: save the sheet" in refusal(root)
+
+    def test_images_in_an_archive_beside_the_table(self, root):
+        shutil.make_archive(str(root / "images"), "zip", root / "images")
+        shutil.rmtree(root / "images")
+        table(root, *rows())
+        assert "'images.zip' is not looked into: unpack it there" in refusal(root)
+
+    def test_long_labels_are_shortened(self, root):
+        source = read_source(table(root, *rows(classes=("a" * 900, "b" * 900))))
+        assert all(len(line) < 500 for line in describe(source))
 
     def test_long_paths_are_shortened(self, root):
         said = refusal(table(root, *(f"{'a' * 5_000}{i}.png,{'ab'[i % 2]}" for i in range(4))))
