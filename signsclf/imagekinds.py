@@ -95,6 +95,9 @@ _TO_PNG = "convert it to JPEG or PNG"
 # Compiled when a file is first asked about: few predictions ever are of a file that is no image.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"version https://git-lfs\.github\.com/", "a Git LFS pointer, not the file itself", "run `git lfs pull`"),
+    (rb"[./\w]{0,99}/annex/objects/", "a pointer of git-annex, not the file itself", "run `git annex get`"),
+    (rb"qoif", "a QOI image", _TO_PNG),
+    (rb"(?s:.{257})ustar", "a tar archive", "unpack it"),
     (rb"\x89PNG|\xef\xbf\xbdPNG", "a PNG that a transfer as text has damaged", _AGAIN),
     (rb"%PDF-", "a PDF document", _TO_PNG),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript", _TO_PNG),
