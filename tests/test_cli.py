@@ -536,6 +536,10 @@ def test_control_characters_reach_no_terminal_and_stay_in_json_and_csv(cli, sour
     assert str(odd) in [row["path"] for row in rows]
     rows = list(csv.DictReader(io.StringIO(cli("predict", odd, "--model", model, "--format", "csv").out, newline="")))
     assert rows[0]["path"] == str(odd)
+    refused = cli("data", "check", tmp_path, "--json")
+    assert refused.complaint.endswith("rename the folder")
+    for folder, name in (("stop\x1b[31m", "stop"), ("yield\r\x1b[2K", "yield")):
+        (tmp_path / folder).rename(tmp_path / name)
     checked = json.loads(cli("data", "check", tmp_path, "--json").out)
     assert "\x1b" in json.dumps(checked, ensure_ascii=False).encode().decode("unicode_escape")
 
