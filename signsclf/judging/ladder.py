@@ -136,6 +136,8 @@ def plot(ladder: Ladder, path: Path) -> None:
 
 
 def _scatter(axes: Axes, rungs: Sequence[Rung], xs: Sequence[float], label: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     axes.set_xscale("log")
     axes.set_xlabel(label)
     axes.grid(True)
@@ -146,7 +148,14 @@ def _scatter(axes: Axes, rungs: Sequence[Rung], xs: Sequence[float], label: str)
     below = [100 * (rung.accuracy - rung.accuracy_low) for rung in rungs]
     above = [100 * (rung.accuracy_high - rung.accuracy) for rung in rungs]
     axes.errorbar(xs, ys, [below, above], fmt="o", color=BLUE, ecolor=FAINT, elinewidth=1, capsize=2)
+    if max(xs) < 100 * min(xs):
+        # Powers of ten alone would leave a narrow axis with one number, or none.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    if len(set(xs)) == 1:
+        # Around a single value a logarithmic axis would reach far past its own ends.
+        axes.set_xlim(xs[0] / 2.5, xs[0] * 2.5)
     _name_points(axes, [short(rung.name, 24) for rung in rungs], xs, ys)
 
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
 from signsclf.errors import SignsclfError
-from signsclf.judging.ladder import Ladder, Rung, text_table, write_ladder
+from signsclf.judging.ladder import Ladder, Rung, plot, text_table, write_ladder
 
 LOW = Rung("linear-regression", 32, 1, 9_219, 39_000, 0.0, 200, 0.5, 0.43, 0.57, 0.9, 0.4)
 HIGH = Rung("signnet", 32, 6, 1_644_323, 6_590_000, 83.25, 200, 0.985, 0.957, 0.995, 1.0, 0.98, kept=True)
@@ -94,3 +95,20 @@ def test_a_folder_that_is_not_there_is_an_error_of_one_line(tmp_path):
     with pytest.raises(SignsclfError) as caught:
         write_ladder(tmp_path / "nowhere", ladder(LOW))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seconds", [(0.0, 0.0), (31.0, 83.25), (1.0, 3600.0)])
+def test_axes_end_where_their_plots_do_and_have_plain_numbers(monkeypatch, tmp_path, seconds):
+    figures = []
+    monkeypatch.setattr("signsclf.judging.ladder.save", lambda figure, _: figures.append(figure))
+    plot(ladder(replace(LOW, seconds=seconds[0]), replace(HIGH, seconds=seconds[1])), tmp_path / "ladder.png")
+    axes = figures[0].axes[0]
+    figures[0].canvas.draw()
+    line = axes.spines["bottom"].get_window_extent()
+    assert line.x0 == pytest.approx(axes.bbox.x0, abs=3)
+    assert line.x1 == pytest.approx(axes.bbox.x1, abs=3)
+    low, high = axes.get_xlim()
+    ticks = [*axes.xaxis.get_major_ticks(), *axes.xaxis.get_minor_ticks()]
+    told = [tick.label1.get_text() for tick in ticks if low <= tick.get_loc() <= high]
+    numbers = [float(text) for text in told if text]
+    assert len(numbers) >= 2
