@@ -246,9 +246,6 @@ def work(contender: str, network: str, folder: str) -> None:
 def prepared(contender: str, network: str, folder: str) -> Callable[[], float]:
     """A contender's epoch, in a process that is set up as the contender's own program would set it up."""
     if contender == "signsclf":
-        from signsclf.threads import share_cores
-
-        share_cores()
         from signsclf.training.arithmetic import keep_memory
 
         keep_memory()

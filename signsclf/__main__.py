@@ -19,9 +19,6 @@ def main() -> None:
     with no_garbage():
         from signsclf.cli import asks_for_tracebacks
         from signsclf.cli import main as run
-        from signsclf.threads import share_cores
-
-    share_cores()
 
     if not asks_for_tracebacks():
         # Other libraries' warnings are theirs to mend; a user can do nothing about them.

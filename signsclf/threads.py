@@ -21,16 +21,6 @@ def usable_cores() -> int:
     return affinity if quota is None else max(1, min(affinity, math.ceil(quota)))
 
 
-def share_cores() -> None:
-    """Makes idle threads of OpenMP sleep, where the user has not said otherwise; to be called before torch is imported.
-
-    By default they spin between parallel regions, which slows a training several times on cores that other programs
-    use as well. It is for a process of one's own: the environment changes, for child processes too.
-    """
-    if not any(name in os.environ for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-
-
 def cgroup_quota(mount: Path | None = None, of_process: Path | None = None) -> float | None:
     """The CPU time that Linux control groups grant this process, in cores; None without a limit.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -284,7 +285,14 @@ def _fitter(
         kind = LeastSquares if trainer is Trainer.LEAST_SQUARES else NumpyFit
         return kind(loaders, model, recipe, observer.progressed), 0.0
     learner = build_learner(loaders, model, prepared.arch, recipe)
-    pace = estimate(learner, model, recipe, len(phases(recipe)))
+    threads = torch.get_num_threads()
+    if checkpoint is not None:
+        # With another number of threads the last bits of the weights would be others.
+        torch.set_num_threads(checkpoint.get("threads", threads))
+    choosing = checkpoint is None and "OMP_NUM_THREADS" not in os.environ
+    pace = estimate(learner, model, recipe, len(phases(recipe)), choosing_threads=choosing)
+    if torch.get_num_threads() != threads and checkpoint is None:
+        observer.say(f"threads: 1 in place of {threads}, which is faster while other programs use the CPU")
     fit = Fit(learner, model, recipe, partial, observer.progressed, checkpoint, pace)
     return fit, fit.seconds_left
 

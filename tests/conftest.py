@@ -25,6 +25,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime 
 def _configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What this run's configuration changes, see scripts/test_matrix; and a cache of its own for decoded images."""
     with pytest.MonkeyPatch.context() as patch:
+        # Else a training would choose its threads by the machine's load, and with them the last bits of the weights.
+        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(threads.usable_cores())))
         if "CORE_USERS_CACHE" not in os.environ:
             patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         if "CORE_NO_HOME" in os.environ:

@@ -65,12 +65,3 @@ def test_damaged_files_are_no_limit(groups: Path, text: str):
 def test_systems_without_control_groups(groups: Path):
     threads.CGROUP_OF_PROCESS.unlink()
     assert threads.usable_cores() == 8
-
-
-@pytest.mark.parametrize(
-    "chosen", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "10"}, {"KMP_BLOCKTIME": "1"}]
-)
-def test_idle_threads_sleep_unless_the_user_has_chosen(chosen: dict[str, str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(os, "environ", dict(chosen))
-    threads.share_cores()
-    assert os.environ == (chosen or {"OMP_WAIT_POLICY": "PASSIVE"})

@@ -720,3 +720,30 @@ def test_a_model_that_has_learned_nothing_is_told_of(source, tmp_path):
     told = Told()
     train(source, tmp_path / "model", RECIPE.replace(epochs=1, lr=1e-8, seed=2), observer=told)
     assert any(line.startswith("warning:") and "no better than always answering" in line for line in told.lines)
+
+
+def test_a_resumed_run_computes_on_as_many_threads_as_its_checkpoint(source, tmp_path, monkeypatch):
+    """With another number the last bits of the weights are others."""
+    import torch
+
+    from signsclf.training import fit
+
+    class Stopping(Observer):
+        def fitting(self, running):
+            if running is not None:
+                running.stop()
+
+    out = tmp_path / "model"
+    assert train(source, out, RECIPE, observer=Stopping()).stopped
+    checkpoint = out.with_name("model.partial") / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    torch.save({**state, "threads": 3}, checkpoint)
+    seen: list[int] = []
+    run = fit.Fit.run
+    monkeypatch.setattr(
+        fit.Fit, "run", lambda *args, **more: seen.append(torch.get_num_threads()) or run(*args, **more)
+    )
+    before = torch.get_num_threads()
+    resume(out)
+    assert seen == [3]
+    assert torch.get_num_threads() == before

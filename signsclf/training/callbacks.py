@@ -289,6 +289,7 @@ class Course(Callback):
             "loss": [float(self.loss_sum), self.loss_count],
             "seconds": self.seconds + (time.monotonic() - self.began),
             "lr": self.lr,
+            "threads": torch.get_num_threads(),
         }
         try:
             write_checkpoint(self.folder, state)

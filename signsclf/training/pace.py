@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ _PHASE = 2_000
 _WARM_STEPS, _WARM_SECONDS = 2, 1.0
 _MOST_STEPS, _MOST_SECONDS, _FEWEST_STEPS = 20, 3.0, 2
 _RECENT = 64
+_TRIAL_SECONDS = 0.4
+_ALONE = 0.85
+"""A step that keeps this share of its threads busy has the CPU to itself: idle threads spin, which counts as busy."""
 _PAUSE = 10.0
 
 
@@ -75,12 +79,51 @@ class Pace:
         return max(0.0, total)
 
 
-def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int) -> Pace:
+def choose_threads(step: Callable[[], object]) -> int:
+    """Sets torch to a single thread where a step takes less time so, as on a CPU that other programs use too.
+
+    Threads that share the work wait for the last of them at every layer: one that has to give way to another program
+    holds up all. The single thread is tried only where the step does not get the CPU time that all threads ask for.
+
+    Args:
+        step: a training step, already warm.
+
+    Returns:
+        torch's threads from here on.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return 1
+    shared, seconds = _timed(step)
+    if shared > _ALONE * threads:
+        return threads
+    tried: dict[int, list[float]] = {threads: [seconds], 1: []}
+    for number in (1, threads, 1, threads):
+        torch.set_num_threads(number)
+        step()
+        tried[number].append(_timed(step)[1])
+    if min(tried[1]) < min(tried[threads]):
+        torch.set_num_threads(1)
+    return torch.get_num_threads()
+
+
+def _timed(step: Callable[[], object]) -> tuple[float, float]:
+    """The cores that a step keeps busy, and the seconds that it takes."""
+    began, cpu, n = time.monotonic(), time.process_time(), 0
+    while n < 2 or time.monotonic() - began < _TRIAL_SECONDS:
+        step()
+        n += 1
+    seconds = time.monotonic() - began
+    return (time.process_time() - cpu) / seconds, seconds / n
+
+
+def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int, choosing_threads: bool = False) -> Pace:
     """Times warm steps of a copy of the network on batches as training will have them; takes some three seconds.
 
     Args:
         model: the whole network, which stays as it is.
         n_phases: 2 where the head trains alone first.
+        choosing_threads: whether torch's threads are chosen first, see `choose_threads`; on a CPU only.
     """
     loader, device = learner.dls.train, learner.dls.device
     twin = copy.deepcopy(model).to(device).train()
@@ -116,6 +159,10 @@ def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int) 
             for x, y in loader:
                 loaded = time.monotonic() - asked
                 step = pass_through(x, y, True)
+                if choosing_threads and device.type == "cpu":
+                    choosing_threads = False
+                    choose_threads(functools.partial(pass_through, x, y, True))
+                    began = time.monotonic()
                 if warm < _WARM_STEPS and time.monotonic() - began < _WARM_SECONDS:
                     # The first ones compile kernels, map memory and read pixels from the disk.
                     warm += 1

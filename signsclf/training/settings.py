@@ -14,10 +14,10 @@ import torch
 def own_settings() -> Iterator[None]:
     """Computes with torch's and NumPy's defaults, and leaves settings and global random generators as they were.
 
-    Torch's default dtype and device, whether it records gradients, an autocast that is on, NumPy's handling of
+    Torch's default dtype, device and threads, whether it records gradients, an autocast that is on, NumPy's handling of
     floating-point errors. Also a decorator.
     """
-    dtype = torch.get_default_dtype()
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     generators = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the caller's
     seed, devices = torch.initial_seed(), _device_generators()
     with contextlib.ExitStack() as stack:
@@ -35,6 +35,7 @@ def own_settings() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)
             random.setstate(generators[0])
             np.random.set_state(generators[1])  # noqa: NPY002
             torch.set_rng_state(generators[2])

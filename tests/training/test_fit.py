@@ -505,3 +505,8 @@ def test_a_plain_curve_suggests_rates_on_its_way_down():
     assert 1e-4 < found["valley"] < 1e-1
     assert 1e-4 < found["steep"] < 1e-1
     assert found["minimum"] is not None
+
+
+def test_a_checkpoint_says_on_how_many_threads_its_weights_were_computed(tmp_path: Path):
+    break_after(recipe(epochs=2), tmp_path, 3)
+    assert read_checkpoint(tmp_path)["threads"] == torch.get_num_threads()

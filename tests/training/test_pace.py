@@ -88,3 +88,39 @@ def test_what_is_left_at_the_start_is_the_whole_training_with_its_search():
     assert Fit(built, model, of, pace=Pace([0.5], 0.0)).seconds_left == steps * 0.5
     searching = Fit(built, model, recipe(epochs=4, lr="auto"), pace=Pace([0.5], 0.0))
     assert searching.seconds_left == (steps + timing.SEARCH_STEPS) * 0.5
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("cores", "seconds", "chosen"),
+    [
+        (2.0, {2: 0.1, 1: 0.05}, 2),  # alone on the machine: nothing is tried
+        (1.2, {2: 0.4, 1: 0.2}, 1),
+        (1.2, {2: 0.1, 1: 0.2}, 2),
+    ],
+)
+def test_threads_are_one_where_others_use_the_cpu_and_one_is_faster(
+    two_threads: None, monkeypatch: pytest.MonkeyPatch, cores: float, seconds: dict[int, float], chosen: int
+):
+    monkeypatch.setattr(timing, "_timed", lambda step: (cores, seconds[torch.get_num_threads()]))
+    assert timing.choose_threads(lambda: None) == chosen
+    assert torch.get_num_threads() == chosen
+
+
+def test_a_step_that_computes_keeps_a_core_busy_and_one_that_waits_none():
+    def compute() -> None:
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+
+    assert timing._timed(lambda: time.sleep(0.05))[0] < 0.3
+    cores, took = timing._timed(compute)
+    assert cores > 0.2
+    assert took >= 0.05
