@@ -730,8 +730,10 @@ def test_a_resumed_run_computes_on_as_many_threads_as_its_checkpoint(source, tmp
 
     class Stopping(Observer):
         def fitting(self, running):
-            if running is not None:
-                running.stop()
+            self.running = running
+
+        def progressed(self, event):
+            self.running.stop()
 
     out = tmp_path / "model"
     assert train(source, out, RECIPE, observer=Stopping()).stopped
