@@ -103,8 +103,8 @@ def train(network: str, setting: str) -> Callable[[], object]:
 
     from signsclf.recipe import Device
     from signsclf.training.architectures import create, find
-    from signsclf.training.arithmetic import keep_memory
     from signsclf.training.learner import has_bf16
+    from signsclf.training.precision import keep_memory
 
     if setting == "one thread":
         torch.set_num_threads(1)
@@ -130,8 +130,8 @@ def predict(setting: str) -> Callable[[], object]:
     """A prediction of 64 images by the ready-made model; `default` lets ONNX Runtime's threads spin."""
     import numpy as np
 
-    from signsclf.predict import Classifier, ready_made
-    from signsclf.runtime import onnxruntime
+    from signsclf.inference.classifier import Classifier, ready_made
+    from signsclf.inference.runtime import onnxruntime
 
     folder = ready_made()
     classifier = Classifier(folder, 1 if setting == "one thread" else None)

@@ -64,7 +64,7 @@ print(n / (time.perf_counter() - began))
 """
 OURS_LOOP = """
 import sys, time, pathlib, signsclf
-from signsclf.predict import stream
+from signsclf.inference.classifier import stream
 classifier = signsclf.load(sys.argv[1])
 files = sorted(map(str, pathlib.Path(sys.argv[2]).iterdir()))
 list(stream(classifier, files[:64]))
@@ -148,8 +148,8 @@ def make_model(folder: Path, name: str, size: int) -> Path:
     """A model folder of random weights with 43 classes."""
     import torch
 
-    from signsclf import modelfolder
-    from signsclf.export import write_network
+    from signsclf.export.onnx import write_network
+    from signsclf.model import folder as modelfolder
     from signsclf.training import architectures
 
     folder.mkdir()

@@ -100,7 +100,7 @@ def signsclf_epoch(network: str, folder: Path) -> Callable[[], float]:
     from signsclf.data.gtsrb import class_names_mirror
     from signsclf.data.table import read_source
     from signsclf.recipe import fast
-    from signsclf.resolve import Facts, resolve
+    from signsclf.runs.resolve import Facts, resolve
     from signsclf.training.architectures import find
     from signsclf.training.augment import STRENGTHS, BatchAugment
     from signsclf.training.fit import Fit
@@ -183,8 +183,8 @@ def bare_epoch(network: str, folder: Path) -> Callable[[], float]:
     """The optimizer's step alone, in our arithmetic, on one batch that never changes. Gives images/s of ten steps."""
     import torch
 
-    from signsclf.training.arithmetic import keep_memory
     from signsclf.training.learner import choose_device, has_bf16
+    from signsclf.training.precision import keep_memory
 
     model, batch_size, size = build(network, 43)
     device = choose_device(None)
@@ -246,7 +246,7 @@ def work(contender: str, network: str, folder: str) -> None:
 def prepared(contender: str, network: str, folder: str) -> Callable[[], float]:
     """A contender's epoch, in a process that is set up as the contender's own program would set it up."""
     if contender == "signsclf":
-        from signsclf.training.arithmetic import keep_memory
+        from signsclf.training.precision import keep_memory
 
         keep_memory()
     return CONTENDERS[contender](network, Path(folder))

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from signsclf.cli import app
+from signsclf.cli.app import app
 
 TARGET = Path(__file__).parent.parent / "docs" / "cli.md"
 INTRODUCTION = f"""\

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
-    from signsclf.predict import Classifier, Prediction
+    from signsclf.inference.classifier import Classifier, Prediction
 
 
 def load(folder: str | Path, threads: int | None = None) -> Classifier:
@@ -23,7 +23,7 @@ def load(folder: str | Path, threads: int | None = None) -> Classifier:
     Raises:
         ModelError: the folder is missing, damaged or of an unknown version.
     """
-    from signsclf.predict import Classifier
+    from signsclf.inference.classifier import Classifier
 
     return Classifier(folder, threads)
 
@@ -41,7 +41,7 @@ def load_learner(folder: str | Path) -> Any:
 
 def __getattr__(name: str) -> Any:
     if name == "Prediction":
-        from signsclf.predict import Prediction
+        from signsclf.inference.classifier import Prediction
 
         return Prediction
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

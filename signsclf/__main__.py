@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 
-from signsclf.terminal import no_garbage
+from signsclf.cli.terminal import no_garbage
 
 
 def main() -> None:
@@ -17,8 +17,8 @@ def main() -> None:
     # The first to be registered is the last to be called.
     atexit.register(_leave, codes)
     with no_garbage():
-        from signsclf.cli import asks_for_tracebacks
-        from signsclf.cli import main as run
+        from signsclf.cli.app import asks_for_tracebacks
+        from signsclf.cli.app import main as run
 
     if not asks_for_tracebacks():
         # Other libraries' warnings are theirs to mend; a user can do nothing about them.

@@ -88,7 +88,7 @@ class Reading:
         return found
 
 
-class Part(Choice):
+class SplitName(Choice):
     """Which images of a source are judged."""
 
     TRAIN = "train"
@@ -125,7 +125,7 @@ class Provider(Choice):
     CUDA = "cuda"
 
 
-class Int8(Choice):
+class Int8Policy(Choice):
     """Whether model.int8.onnx is written."""
 
     NONE = "none"

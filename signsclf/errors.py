@@ -33,7 +33,7 @@ class DeviceError(SignsclfError):
     """The device that was asked for cannot be used here."""
 
 
-class GateError(SignsclfError):
+class ParityError(SignsclfError):
     """A check that guards a result was not passed, so nothing was written."""
 
     exit_code = 1

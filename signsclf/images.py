@@ -23,10 +23,10 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from signsclf import tiff
-from signsclf.depth import to_8_bits
 from signsclf.errors import BadImageError, SignsclfError
-from signsclf.imagekinds import HEAD, SUFFIXES, describe_kind, image_class, is_image_name, kind_of
+from signsclf.imagefiles import tiff
+from signsclf.imagefiles.depth import to_8_bits
+from signsclf.imagefiles.kinds import HEAD, SUFFIXES, describe_kind, image_class, is_image_name, kind_of
 
 __all__ = ["SUFFIXES", "is_image_name"]
 
@@ -434,9 +434,9 @@ def _line_ends_restored(data: bytes) -> bytes:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any Pillow image as upright 8-bit RGB: EXIF orientation applied, alpha laid on white, deep grey scaled.
 
-    Grey of 16 or 32 bits and floats are scaled by the largest value in the image, as `signsclf.depth.to_8_bits` says:
-    16 bits lose their low byte (65535 becomes 255), unless all values fit into 8, 10 or 12 bits, which are then the
-    scale. So a 16-bit image whose brightest pixel is under a sixteenth of the range comes out brightened.
+    Grey of 16 or 32 bits and floats are scaled by the largest value in the image, as `imagefiles.depth` says: 16 bits
+    lose their low byte (65535 becomes 255), unless all values fit into 8, 10 or 12 bits, which are then the scale. So a
+    16-bit image whose brightest pixel is under a sixteenth of the range comes out brightened.
 
     Raises:
         BadImageError: deep values fit no usual scale.

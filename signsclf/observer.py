@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from signsclf.data.table import Source
-    from signsclf.prepare import Prepared
+    from signsclf.runs.prepare import Prepared
     from signsclf.training.callbacks import BatchDone, EpochDone
     from signsclf.training.direct import DirectFit
     from signsclf.training.fit import Fit

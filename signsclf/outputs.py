@@ -46,7 +46,7 @@ REPORT_FILES = (
     *("breakdown.csv", "confusions.csv", "robustness.csv", "unknown.csv", "label_issues.csv", "duplicates.csv"),
 )
 """What an evaluation's report may consist of."""
-LADDER_FILES = ("ladder.csv", "ladder.json", "ladder.png", "ladder.html")
+COMPARISON_FILES = ("ladder.csv", "ladder.json", "ladder.png", "ladder.html")
 """What a comparison of models writes beside their folders."""
 SEARCH_FILES = ("lr_find.json", "lr_find.png")
 """What a search for a learning rate writes."""

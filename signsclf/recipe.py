@@ -76,7 +76,7 @@ class BatchNorm(str, Enum):
     KEEP = "keep"  # as the starting weights bring them
 
 
-class Trainer(str, Enum):
+class Solver(str, Enum):
     """What fits an architecture."""
 
     GRADIENT = "gradient"  # torch's gradients
@@ -97,7 +97,7 @@ AUTO_LR = "auto"
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights. A field that is None is chosen from the data by `signsclf.resolve.resolve`.
+    """All that decides the weights. A field that is None is chosen from the data by `signsclf.runs.resolve.resolve`.
 
     Attributes:
         arch: name of an architecture: one of the package's own (`LADDER` has them), of torchvision's that fastai
@@ -276,7 +276,7 @@ _CHOICES: dict[str, type[Enum]] = {
     "device": Device,
 }
 
-# What `signsclf.resolve.resolve` chooses may be left unset; the other fields have a default that holds for all data.
+# What `signsclf.runs.resolve` chooses may be left unset; the other fields have a default that holds for all data.
 _UNSET = {field.name for field in dataclasses.fields(Recipe) if field.default is None}
 
 

@@ -68,7 +68,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder trained on the tiny source. Read only."""
     from signsclf.recipe import Recipe
-    from signsclf.train import train
+    from signsclf.runs.train import train
 
     with one_thread():
         return train(source, tmp_path_factory.mktemp("trained") / "tiny", Recipe(**TINY)).folder
@@ -77,7 +77,7 @@ def model(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Ran]]:
     """Runs the console script in this process: ``cli("predict", path)``."""
-    from signsclf.cli import main
+    from signsclf.cli.app import main
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}

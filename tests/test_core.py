@@ -95,7 +95,7 @@ def photos(request: pytest.FixtureRequest, place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(photos: Path, place: Path) -> Path:
-    from signsclf.train import train
+    from signsclf.runs.train import train
 
     return train(photos, place / f"model of {photos.name}", recipe(**RECIPES[photos.name])).folder
 
@@ -105,7 +105,7 @@ def same_weights(one: Path, two: Path) -> bool:
 
 
 def test_a_broken_run_that_is_resumed_is_the_unbroken_run(photos: Path, trained: Path, place: Path):
-    from signsclf.train import resume, train
+    from signsclf.runs.train import resume, train
 
     out = place / f"resumed {photos.name}"
     stopped = train(photos, out, recipe(**RECIPES[photos.name]), observer=Stopping(2))
@@ -158,7 +158,7 @@ def test_evaluate_counts_every_image_and_verify_passes(photos: Path, trained: Pa
 
 
 def test_a_finished_model_is_exported_anew_with_the_same_answers(trained: Path, place: Path):
-    from signsclf.runexport import export_run
+    from signsclf.runs.export import export_run
 
     out = place / f"exported {trained.name}"
     export_run(trained, out)
@@ -169,7 +169,7 @@ def test_a_finished_model_is_exported_anew_with_the_same_answers(trained: Path, 
 
 def test_rendered_signs_train_beside_files(place: Path):
     from signsclf.data import synthetic
-    from signsclf.train import train
+    from signsclf.runs.train import train
 
     signs = place / "signs"
     synthetic.write(signs, 2, (24, 40), 0)
@@ -217,7 +217,7 @@ def test_a_cpu_quota_is_heeded(trained: Path):
 
 @pytest.mark.skipif("CORE_FULL_DISK" not in os.environ, reason="no small disk is mounted")
 def test_a_disk_that_is_too_small_is_told_before_training(photos: Path, trained: Path):
-    from signsclf.train import train
+    from signsclf.runs.train import train
 
     disk = Path(os.environ["CORE_FULL_DISK"])
     with pytest.raises((SignsclfError, OSError)) as caught:

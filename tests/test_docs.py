@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.main import get_command
 
-from signsclf.cli import app
+from signsclf.cli.app import app
 from signsclf.data import synthetic
 from signsclf.recipe import Recipe
 
@@ -30,7 +30,7 @@ def blocks(page: str, language: str) -> list[str]:
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages speak of: models/demo, image.png and the class folders photos."""
-    from signsclf.train import train
+    from signsclf.runs.train import train
 
     folder = tmp_path_factory.mktemp("docs")
     drawn = folder / "drawn"

@@ -21,7 +21,7 @@ from signsclf import outputs
 from signsclf.data.table import describe, read_source
 from signsclf.data.tree import list_folder, list_zip
 from signsclf.errors import ModelError, SignsclfError, SourceError
-from signsclf.listing import expand
+from signsclf.inference.listing import expand
 from signsclf.observer import Observer
 from signsclf.outputs import is_own_file, mark_png, refuse_replacing
 from signsclf.recipe import Recipe
@@ -70,7 +70,7 @@ class TestWhatItWroteIsNoData:
 
     @pytest.mark.slow
     def test_an_interrupted_run_goes_on(self, photos):
-        from signsclf.train import resume, train
+        from signsclf.runs.train import resume, train
 
         assert train(".", "model", RECIPE, observer=StopAtOnce()).stopped
         assert counts() == ALL
@@ -232,7 +232,7 @@ class TestOverwrite:
         assert stored[0].exists()
 
     def test_an_interrupted_run_with_other_files(self, source, tmp_path, cli):
-        from signsclf.train import train
+        from signsclf.runs.train import train
 
         out = tmp_path / "model"
         assert train(source, out, RECIPE, observer=StopAtOnce()).stopped
@@ -247,7 +247,7 @@ class TestOverwrite:
         assert train(source, out, RECIPE.replace(epochs=1), overwrite=True).metrics
 
     def test_what_came_during_the_training_is_found_before_the_replacement(self, source, own_model):
-        from signsclf.train import train
+        from signsclf.runs.train import train
 
         class Adds(Observer):
             def say(self, line: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from signsclf.errors import ModelError, SignsclfError, SourceError
-from signsclf.paths import native_path, user_path
+from signsclf.files import native_path, user_path
 
 HOME = "USERPROFILE" if sys.platform == "win32" else "HOME"
 
@@ -80,7 +80,7 @@ def test_one_rule_everywhere(home, model, source, monkeypatch, cli):
     import signsclf
     from signsclf.data.cache import cache_folder
     from signsclf.data.table import read_source
-    from signsclf.modelfolder import read_config
+    from signsclf.model.folder import read_config
 
     (home / "m").symlink_to(model)
     (home / "photos").symlink_to(source)

@@ -9,23 +9,27 @@ from collections.abc import Callable
 import pytest
 import test_cli
 import test_evaluate
-import test_export
 import test_fit
+import test_onnx
 import test_outputs
 import test_split
 import test_train
 import torch
-from test_export import no_export, signnet  # noqa: F401 - fixtures of the checks
 from test_fit import PLAIN, unbroken  # noqa: F401
+from test_onnx import no_export, signnet  # noqa: F401 - fixtures of the checks
 from test_outputs import photos  # noqa: F401
 from tinysource import one_thread
 
 import signsclf
-from signsclf import cli_data, cli_predict, export, finish, outputs
+from signsclf import outputs
+from signsclf.cli import data as cli_data
+from signsclf.cli import predict as cli_predict
 from signsclf.data import cache, split
 from signsclf.errors import SignsclfError
-from signsclf.judging.calibrate import softmax
+from signsclf.export import onnx as export
+from signsclf.metrics.calibrate import softmax
 from signsclf.recipe import SplitBy
+from signsclf.runs import finish
 
 Patch = pytest.MonkeyPatch
 
@@ -58,7 +62,7 @@ def resize_otherwise_in_prediction(patch: Patch) -> None:
     other = types.ModuleType("images")
     vars(other).update(vars(signsclf.images))
     other.resize = lambda image, size: signsclf.images.resize(image.rotate(180), size)
-    patch.setattr(signsclf.predict, "images", other)
+    patch.setattr(signsclf.inference.classifier, "images", other)
 
 
 def unpickle_checkpoints(patch: Patch) -> None:
@@ -84,21 +88,21 @@ def list_what_was_written_here(patch: Patch) -> None:
 
 
 def ask_the_renderer_in_every_training(patch: Patch) -> None:
-    real = signsclf.train.dataloaders
+    real = signsclf.runs.train.dataloaders
 
     def dataloaders(*given, **more):
-        from signsclf.training.drawn import draw_batch
+        from signsclf.training.drawn import render_batch
 
-        return real(*given, **{**more, "render": draw_batch})
+        return real(*given, **{**more, "render": render_batch})
 
-    patch.setattr(signsclf.train, "dataloaders", dataloaders)
+    patch.setattr(signsclf.runs.train, "dataloaders", dataloaders)
 
 
 def import_pandas_to_predict(patch: Patch) -> None:
     run_first(
         patch,
         """
-from signsclf.predict import Classifier
+from signsclf.inference.classifier import Classifier
 real = Classifier.__init__
 def init(*given, **more):
     import pandas
@@ -109,7 +113,7 @@ Classifier.__init__ = init
 
 
 def predict_nothing(patch: Patch) -> None:
-    run_first(patch, "import signsclf.cli\nsignsclf.cli.main = lambda: None\n")
+    run_first(patch, "import signsclf.cli.app\nsignsclf.cli.app.main = lambda: None\n")
 
 
 def run_first(patch: Patch, code: str) -> None:
@@ -154,7 +158,7 @@ PROMISES: list[tuple[str, Callable[[Patch], None], Callable[..., None]]] = [
     (
         "no model without its parity check",
         pass_every_graph,
-        test_export.test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_written,
+        test_onnx.test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_written,
     ),
     (
         "an input is never replaced",

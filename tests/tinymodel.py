@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from signsclf.modelfolder import CARD, ONNX, WEIGHTS, Config, write_config, write_sums
+from signsclf.model.folder import CARD, ONNX, WEIGHTS, Config, write_config, write_sums
 
 CLASSES = ("red", "green", "blue")
 WEIGHT = np.array([[9, -3, -3], [-3, 9, -3], [-3, -3, 9]], dtype=np.float32)

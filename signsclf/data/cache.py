@@ -32,7 +32,7 @@ from PIL import Image
 
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
-from signsclf.paths import user_path
+from signsclf.files import user_path
 from signsclf.threads import usable_cores
 
 IN_MEMORY_BYTES = 2 * 1024**3
@@ -335,7 +335,7 @@ def _make_entry(
     try:
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            _tidy(cache, math.prod(shape))
+            _evict(cache, math.prod(shape))
             with contextlib.suppress(FileExistsError), (cache / _TAG).open("x") as tag:
                 tag.write(_TAG_TEXT)
             making.mkdir()
@@ -385,7 +385,7 @@ def _settle(making: Path, entry: Path, decoded: Decoded, shape: tuple[int, ...])
     return replace(decoded, pixels=pixels, entry=place)
 
 
-def _tidy(cache: Path, wanted: int) -> None:
+def _evict(cache: Path, wanted: int) -> None:
     """Deletes what was abandoned half-made a day ago, and the entries unused for longest beyond `KEPT_BYTES`."""
     kept = []
     total = wanted

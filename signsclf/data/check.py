@@ -221,7 +221,7 @@ def write_counts(result: CheckResult, folder: str | Path) -> list[Path]:
     Raises:
         SignsclfError: the folder cannot be written to.
     """
-    from signsclf.judging.plots import class_counts
+    from signsclf.report.plots import class_counts
 
     folder = Path(folder)
     table, picture = (folder / name for name in COUNT_FILES)

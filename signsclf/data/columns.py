@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from signsclf import images
 from signsclf.errors import BadImageError, SourceError
-from signsclf.paths import native_path
+from signsclf.files import native_path
 
 if TYPE_CHECKING:
     import pyarrow as pa

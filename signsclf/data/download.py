@@ -134,7 +134,7 @@ def download_gtsrb(
         folder.mkdir(parents=True, exist_ok=True)
         # Of two at once, one would delete the archive that the other unpacks.
         with locked(folder / "GTSRB"):
-            _refuse_full_disk(folder, _room_needed(folder, unpack_archives))
+            _refuse_full_disk(folder, _space_needed(folder, unpack_archives))
             brought = []
             before, total = 0, sum(archive.bytes for archive in gtsrb.ARCHIVES)
             for archive in gtsrb.ARCHIVES:
@@ -332,7 +332,7 @@ def _is_unpacked(folder: Path, archive: gtsrb.Archive) -> bool:
     return False
 
 
-def _room_needed(folder: Path, unpack_archives: bool) -> int:
+def _space_needed(folder: Path, unpack_archives: bool) -> int:
     """Bytes that `download_gtsrb` will still write, zips and unpacked files together."""
     needed = 0
     for archive in gtsrb.ARCHIVES:

@@ -13,12 +13,12 @@ from signsclf.choices import Layout, Reading
 from signsclf.data.archives import inner_archives, is_archive_name
 from signsclf.data.formats import way_from
 from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
-from signsclf.data.layouts import Found, Row, gtsrb_tracks_fit, stem, tracks
+from signsclf.data.layouts import ParsedSource, Row, gtsrb_tracks_fit, stem, tracks
 from signsclf.data.splits import UNLABELLED, annotated_stem, is_annotation_folder, is_container, split_of, splits_of
 from signsclf.data.tree import Tree, some
 from signsclf.errors import SourceError
-from signsclf.hidden import hidden_text
-from signsclf.imagekinds import is_photo_suffix, skipped_text
+from signsclf.imagefiles.hidden import hidden_text
+from signsclf.imagefiles.kinds import is_photo_suffix, skipped_text
 from signsclf.text import count
 
 _NAME_AND_NUMBER = re.compile(r"(.*[^\W\d_])[\W_]*[0-9]+\)?")
@@ -139,7 +139,7 @@ class _Walk:
         return parts
 
 
-def read_folders(tree: Tree, reading: Reading | None = None) -> Found:
+def read_folders(tree: Tree, reading: Reading | None = None) -> ParsedSource:
     """CLASS/image, SPLIT/CLASS/image or CLASS/SPLIT/image, below any number of folders that hold nothing else.
 
     GTSRB's 43 folders get the names of its signs, unless the layout was asked for; its other folders of that kind
@@ -185,7 +185,7 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> Found:
     used = walk.told.union(*(found.images for found in walk.classes))
     if stray := [name for name in names if name not in used]:
         notes.append(f"images in no class folder are left out ({len(stray):,}): {some(stray)}")
-    return Found(Layout.FOLDERS, rows, base, is_gtsrb, tuple(notes))
+    return ParsedSource(Layout.FOLDERS, rows, base, is_gtsrb, tuple(notes))
 
 
 def _recognise(walk: _Walk) -> str:

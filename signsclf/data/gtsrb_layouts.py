@@ -10,7 +10,7 @@ from pathlib import Path
 
 from signsclf.data.columns import column_names, read_columns
 from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
-from signsclf.data.layouts import Found, Layout, Row, gtsrb_tracks_fit, tracks
+from signsclf.data.layouts import Layout, ParsedSource, Row, gtsrb_tracks_fit, tracks
 from signsclf.data.splits import splits_of
 from signsclf.data.tree import Tree, list_zip, relative_name, some
 from signsclf.errors import SourceError
@@ -31,7 +31,7 @@ _COLUMNS = ("filename", "path", "classid", *_BOX_COLUMNS)
 _Box = tuple[tuple[int, int, int, int], tuple[int, int]]
 
 
-def find_gtsrb(tree: Tree, meant: bool = False) -> Found | None:
+def find_gtsrb(tree: Tree, meant: bool = False) -> ParsedSource | None:
     """The official training and test images, wherever they and their csv files lie in the tree; None without.
 
     Archives that lie in the folder itself serve for what is not unpacked there. The ground truth of the test
@@ -72,10 +72,10 @@ def find_gtsrb(tree: Tree, meant: bool = False) -> Found | None:
         raise SourceError(f"{tree.root}: the csv files of GTSRB but none of its images; unpack it again")
     folders = [_name_of(tree, folder) for folder in (base, test) if folder is not None]
     shared = posixpath.commonpath(folders)
-    return Found(Layout.GTSRB, rows, f"{shared}/" if shared else "", True, tuple(notes))
+    return ParsedSource(Layout.GTSRB, rows, f"{shared}/" if shared else "", True, tuple(notes))
 
 
-def find_kaggle(tree: Tree, meant: bool = False) -> Found | None:
+def find_kaggle(tree: Tree, meant: bool = False) -> ParsedSource | None:
     """Kaggle's copy: Train/C/CCCCC_TTTTT_FFFFF.png, Test/NNNNN.png, Train.csv and Test.csv; None without.
 
     Args:
@@ -123,7 +123,7 @@ def find_kaggle(tree: Tree, meant: bool = False) -> Found | None:
     stray = [name for name in tree.image_names if tree.files[name] not in used and "meta/" not in name.lower()]
     if stray:
         notes.append(f"images in no csv are left out ({len(stray):,}): {some(stray)}")
-    return Found(Layout.KAGGLE, rows, base, True, tuple(notes))
+    return ParsedSource(Layout.KAGGLE, rows, base, True, tuple(notes))
 
 
 def _kaggle_tables(tree: Tree) -> Iterator[tuple[str, str, dict[str, list[str]]]]:

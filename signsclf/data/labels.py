@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from signsclf.data.columns import SPACES
 from signsclf.data.tree import some
 from signsclf.errors import ModelError, SourceError
-from signsclf.modelconfig import check_classes
+from signsclf.model.config import check_classes
 
 _INTEGRAL = re.compile(r"(-?[0-9]+)\.0+")
 _WHOLE = re.compile(r"-?[0-9]+(\.0+)?")

@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
+class ParsedSource:
     """A recognised layout: its rows, and the folder (ending in '/', or '') that names are relative to.
 
     ``missing`` says which rows name an image that is not there, one line without what to do; or it is "".

@@ -33,12 +33,12 @@ from signsclf.data.formats import way_from, way_from_all
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle, lookalikes
 from signsclf.data.labels import merge_spellings, refuse_labels, spelled_alike
-from signsclf.data.layouts import Found, Layout, Row, gtsrb_tracks_fit
+from signsclf.data.layouts import Layout, ParsedSource, Row, gtsrb_tracks_fit
 from signsclf.data.splits import splits_of
 from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
 from signsclf.data.tree import Tree, list_folder, list_zip, own_note, quoted, relative_name, some
 from signsclf.errors import BadImageError, SourceError
-from signsclf.paths import user_path
+from signsclf.files import user_path
 from signsclf.text import natural_key
 
 __all__ = ["Layout", "Source", "apply_crop", "by_class_id", "describe", "read_source"]
@@ -59,7 +59,7 @@ _NEEDS = {
 }
 _SIZES_READ = 10_000
 """At 50 to 100 µs an image header, the sizes of this many are known within a second."""
-_SIZES_DRAWN = 100
+_MAX_SIZES_READ = 100
 """Drawn signs have no headers: each one looked at is drawn."""
 
 
@@ -210,7 +210,7 @@ def describe(source: Source) -> list[str]:
     ]
 
 
-def _recognise_listed(tree: Tree, reading: Reading) -> tuple[Tree, Found]:
+def _recognise_listed(tree: Tree, reading: Reading) -> tuple[Tree, ParsedSource]:
     try:
         return _recognise(tree, reading)
     except SourceError as error:
@@ -219,7 +219,7 @@ def _recognise_listed(tree: Tree, reading: Reading) -> tuple[Tree, Found]:
         raise SourceError(f"{error} ({own_note(tree.left_out)})") from error
 
 
-def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, Found]:
+def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, ParsedSource]:
     layout = reading.layout
     for candidate, find in {**_FINDERS, Layout.TABLE: partial(find_table, reading=reading)}.items():
         if layout in (None, candidate):
@@ -264,7 +264,7 @@ def _synthetic(source: str | Path, layout: Layout | None) -> Source:
     return Source(synthetic.KEYWORD, Layout.SYNTHETIC, table, classes, True, roi_sizes=sizes, origin=synthetic.KEYWORD)
 
 
-def _source(tree: Tree, found: Found, origin: str, reading: Reading) -> Source:
+def _source(tree: Tree, found: ParsedSource, origin: str, reading: Reading) -> Source:
     if reading.zip_encoding and not any(images.split_archive(row.path) for row in found.rows[:1]):
         raise SourceError(f"{tree.root}: no .zip archive, so --zip-encoding does not fit; leave it out")
     table = _frame(found.rows)
@@ -329,7 +329,7 @@ def _unseen_notes(by_split: dict[str, set[str]]) -> list[str]:
     return notes
 
 
-def _class_id_notes(labels: set[str], found: Found) -> list[str]:
+def _class_id_notes(labels: set[str], found: ParsedSource) -> list[str]:
     """Offers GTSRB's names for labels that are ClassIds, unless they merely count from 0 or 1 as many do."""
     ids = sorted(number for label in labels if (number := class_id(label)) is not None)
     counted = any(ids == list(range(start, start + len(ids))) for start in (0, 1))
@@ -352,7 +352,7 @@ def _classes(table: pd.DataFrame, is_gtsrb: bool) -> tuple[str, ...]:
 
 
 def _sizes(source: Source) -> str:
-    n, most = len(source.table), _SIZES_DRAWN if source.layout is Layout.SYNTHETIC else _SIZES_READ
+    n, most = len(source.table), _MAX_SIZES_READ if source.layout is Layout.SYNTHETIC else _SIZES_READ
     rows = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
     sizes = list(_readable_sizes(source.table["path"].iloc[rows]))
     if not sizes:

@@ -13,7 +13,7 @@ from signsclf.choices import Layout, Reading
 from signsclf.data.annotations import JSON_SUFFIXES, read_annotations
 from signsclf.data.columns import SPACES, Sheet, folded, header, is_blank, read_sheet
 from signsclf.data.labels import SeveralLabelsError, refuse_labels, tidy
-from signsclf.data.layouts import Found, Row
+from signsclf.data.layouts import ParsedSource, Row
 from signsclf.data.parquetimages import image_part, refuse_large_groups, row_path
 from signsclf.data.places import Places, find_places, is_address
 from signsclf.data.roles import Roles, find_roles, flag
@@ -48,7 +48,7 @@ class _Part:
         return f"{self.sheet.path}: {self.sheet.place(self.at[row])}"
 
 
-def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) -> Found | None:
+def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) -> ParsedSource | None:
     """The one table of images and labels, of those that lie highest, or one for each split; None without.
 
     A table with the columns path and label is meant to be one; another only where it names images of the tree.
@@ -112,7 +112,7 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
     return None
 
 
-def read_table(tree: Tree, name: str, reading: Reading | None = None) -> Found:
+def read_table(tree: Tree, name: str, reading: Reading | None = None) -> ParsedSource:
     """The rows of a table: the image and its label, and if present split and group.
 
     Which column is what, see `signsclf.data.roles.find_roles`; where images lie, see
@@ -127,7 +127,7 @@ def read_table(tree: Tree, name: str, reading: Reading | None = None) -> Found:
     return _joined(tree, {name: None}, [], reading or Reading())
 
 
-def _joined(tree: Tree, chosen: dict[str, str | None], unlabelled: list[str], reading: Reading) -> Found:
+def _joined(tree: Tree, chosen: dict[str, str | None], unlabelled: list[str], reading: Reading) -> ParsedSource:
     parts = [_read(tree, name, split, reading) for name, split in chosen.items()]
     times = Counter(note for part in parts for note in part.notes)
     # What holds of every table is told once.
@@ -157,7 +157,7 @@ def _joined(tree: Tree, chosen: dict[str, str | None], unlabelled: list[str], re
         for part in parts
         if part.lost
     )
-    return Found(Layout.TABLE, rows, f"{base}/" if base else "", notes=tuple(notes), missing=missing)
+    return ParsedSource(Layout.TABLE, rows, f"{base}/" if base else "", notes=tuple(notes), missing=missing)
 
 
 def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:

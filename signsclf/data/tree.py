@@ -18,8 +18,8 @@ from typing import IO
 from signsclf import images, outputs
 from signsclf.data.zipnames import decode_names
 from signsclf.errors import BadImageError, SourceError
-from signsclf.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
-from signsclf.imagekinds import HEAD, Sniffer, describe_kind, read_head, skipped_text, suffix_of, why_unread
+from signsclf.imagefiles.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
+from signsclf.imagefiles.kinds import HEAD, Sniffer, describe_kind, read_head, skipped_text, suffix_of, why_unread
 from signsclf.text import file_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".jsonl", ".ndjson")

@@ -16,7 +16,7 @@ ENCODINGS = (
 
 _MARKED_UTF8 = 0x800
 _UNICODE_PATH = 0x7075
-_MOST_JUDGED = 2_000
+_MAX_SNIFFED = 2_000
 """Distinct parts of names that the encoding is told from."""
 
 # What is unlikely of a character in a name, in units that only their order gives a meaning.
@@ -87,7 +87,7 @@ def _guess(raws: Iterable[bytes]) -> str:
     parts = list({part: None for raw in raws for part in raw.split(b"/") if not part.isascii()})
     if all(_text(part, "utf-8") is not None for part in parts):
         return "utf-8"
-    return min(ENCODINGS, key=lambda encoding: _unlikeliness(parts[:_MOST_JUDGED], encoding))
+    return min(ENCODINGS, key=lambda encoding: _unlikeliness(parts[:_MAX_SNIFFED], encoding))
 
 
 def _unlikeliness(parts: list[bytes], encoding: str) -> float:

@@ -22,10 +22,10 @@ from fastai.vision import models as fastai_models
 from fastai.vision.learner import model_meta
 from torch import nn
 
-from signsclf import modelfolder
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.paths import user_path
-from signsclf.recipe import Trainer
+from signsclf.files import user_path
+from signsclf.model import folder as modelfolder
+from signsclf.recipe import Solver
 from signsclf.training.networks import OWN
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -78,7 +78,7 @@ class Architecture:
     smallest_size: int = 1
     largest_size: int | None = None
     one_size: bool = False
-    trainer: Trainer = Trainer.GRADIENT
+    trainer: Solver = Solver.GRADIENT
 
 
 def find(name: str) -> Architecture:
@@ -147,16 +147,16 @@ def create(arch: Architecture, n_classes: int, size: int = 32) -> nn.Module:
 
 def count_parameters(arch: Architecture, n_classes: int, size: int) -> int:
     """Numbers that training fits; arguments as for `create`."""
-    return sum(parameter.numel() for parameter in _sketch(arch, n_classes, size).parameters())
+    return sum(parameter.numel() for parameter in _on_meta(arch, n_classes, size).parameters())
 
 
 def is_normalised(arch: Architecture) -> bool:
     """Whether layers within the network normalise what passes, so that it bears a high learning rate."""
-    modules = _sketch(arch, 2, max(arch.smallest_size, 32)).modules()
+    modules = _on_meta(arch, 2, max(arch.smallest_size, 32)).modules()
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm) for module in modules)
 
 
-def _sketch(arch: Architecture, n_classes: int, size: int) -> nn.Module:
+def _on_meta(arch: Architecture, n_classes: int, size: int) -> nn.Module:
     """The network to look at: without its numbers where that is possible, which some of timm's need to be built."""
     with contextlib.nullcontext() if arch.family is Family.TIMM else torch.device("meta"):
         return create(arch, n_classes, size)

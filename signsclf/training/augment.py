@@ -14,7 +14,7 @@ from signsclf.training.camera import Optics, each, expose
 
 
 @dataclass(frozen=True)
-class Strength:
+class AugmentParams:
     """How far each image may be changed; draws are uniform and independent for each image.
 
     Attributes:
@@ -50,11 +50,11 @@ class Strength:
 
 _STANDARD_WARP = (12, 0.15, 0.08, 6, 0.15)
 STRENGTHS = {
-    Augment.NONE: Strength(),
-    Augment.LIGHT: Strength(5, 0.05, 0.04, 3, 0.05, 0.10, 0.15, 0.1),
-    Augment.STANDARD: Strength(*_STANDARD_WARP, 0.20, 0.35, 0.2, blur=0.1),
-    Augment.STRONG: Strength(18, 0.25, 0.12, 10, 0.25, 0.25, 0.5, 0.4, blur=0.2, noise=0.03, cutout=0.3),
-    Augment.CAMERA: Strength(
+    Augment.NONE: AugmentParams(),
+    Augment.LIGHT: AugmentParams(5, 0.05, 0.04, 3, 0.05, 0.10, 0.15, 0.1),
+    Augment.STANDARD: AugmentParams(*_STANDARD_WARP, 0.20, 0.35, 0.2, blur=0.1),
+    Augment.STRONG: AugmentParams(18, 0.25, 0.12, 10, 0.25, 0.25, 0.5, 0.4, blur=0.2, noise=0.03, cutout=0.3),
+    Augment.CAMERA: AugmentParams(
         *_STANDARD_WARP,
         saturation=0.3,
         cutout=0.25,
@@ -104,7 +104,7 @@ class BatchAugment:
             Needed for `Flip.MAP` only.
     """
 
-    def __init__(self, strength: Strength, flip: Flip, mirror_map: np.ndarray | None = None) -> None:
+    def __init__(self, strength: AugmentParams, flip: Flip, mirror_map: np.ndarray | None = None) -> None:
         if flip is Flip.MAP and mirror_map is None:
             raise ValueError("Flip.MAP needs a mirror_map")
         self.strength = strength
@@ -151,7 +151,7 @@ class BatchAugment:
         return chosen.cpu().numpy(), torch.where(chosen, target, y)
 
 
-def _homographies(s: Strength, n: int, mirrored: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _homographies(s: AugmentParams, n: int, mirrored: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """For each image the 3×3 matrix from output to input coordinates in -1 to 1; float32 (n, 3, 3)."""
 
     def draw(limit: float) -> np.ndarray:
@@ -180,7 +180,7 @@ def _warp(x: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
     return F.grid_sample(x, flat.reshape(n, h, w, 2), "bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _light(s: Strength, x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def _light(s: AugmentParams, x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     if not (s.brightness or s.contrast or s.saturation):
         return x
     n = len(x)

@@ -18,8 +18,8 @@ from fastcore.foundation import L
 from torch import nn
 
 from signsclf.errors import DivergedError, ModelError, SignsclfError
-from signsclf.judging.metrics import confusion, macro_f1
-from signsclf.modelfolder import CHECKPOINT
+from signsclf.metrics.classification import confusion, macro_f1
+from signsclf.model.folder import CHECKPOINT
 from signsclf.training.loaders import mix_seed
 from signsclf.training.pace import Pace
 
@@ -52,7 +52,7 @@ class EpochDone:
 Listener = Callable[[BatchDone | EpochDone], None]
 
 
-class Average(Callback):
+class EMA(Callback):
     """Exponential moving average of the weights, in place of them while an epoch is judged.
 
     Polyak and Juditsky 1992; the decay is lower over the first steps, so that the random start is forgotten.
@@ -88,7 +88,7 @@ class Average(Callback):
             shadow.copy_(kept)
 
 
-class Course(Callback):
+class RunCallback(Callback):
     """A training run: seeds each batch, judges each epoch, keeps the best weights, writes checkpoints, stops on demand.
 
     Everything that a later batch depends on is in the checkpoint, and all randomness derives from (seed, phase, epoch,
@@ -113,7 +113,7 @@ class Course(Callback):
         n_epochs: tuple[int, ...],
         *,
         seed: int,
-        average: Average | None,
+        average: EMA | None,
         folder: Path | None,
         patience: int = 0,
         listener: Listener | None = None,
@@ -217,7 +217,7 @@ class Course(Callback):
             "phase": "head" if self.phase == 0 and len(self.n_epochs) > 1 else "all",
             "lr": float(self.opt.hypers[-1]["lr"]),
             "train_loss": float(self.loss_sum) / max(1, self.loss_count),
-            **judged(self.outputs),
+            **evaluated(self.outputs),
             "seconds": round(time.monotonic() - self.epoch_began, 2),
         }
         score = epoch_score(row)
@@ -337,7 +337,7 @@ def divergence(loss: float, epoch: int, lr: float | None) -> DivergedError:
     )
 
 
-def judged(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float | None]:
+def evaluated(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float | None]:
     """A history row's figures from batches of logits (n, C) and targets (n,); each None where there are no batches."""
     if not outputs:
         return {"valid_loss": None, "accuracy": None, "macro_f1": None}

@@ -16,7 +16,7 @@ from torch import nn
 from signsclf.errors import SignsclfError
 from signsclf.recipe import Recipe
 from signsclf.training import numpy_mlp
-from signsclf.training.callbacks import BatchDone, EpochDone, Listener, diverged, divergence, epoch_score, judged
+from signsclf.training.callbacks import BatchDone, EpochDone, Listener, diverged, divergence, epoch_score, evaluated
 from signsclf.training.fit import FitResult, LrSearch
 
 _TELL_SECONDS = 0.25
@@ -96,7 +96,7 @@ class DirectFit(ABC):
                 self.listener(BatchDone(*done, loss, rate * loader.bs, left / rate))
 
     @torch.inference_mode()
-    def _judge(self, lr: float | None, train_loss: float, began: float, n_rows: int) -> None:
+    def _evaluate(self, lr: float | None, train_loss: float, began: float, n_rows: int) -> None:
         """Adds one of ``n_rows`` rows to the history; keeps the weights where they are the best by macro-F1 so far."""
         outputs = [(self.model(x), y) for x, y in self.loaders.valid]
         row = {
@@ -104,7 +104,7 @@ class DirectFit(ABC):
             "phase": "all",
             "lr": lr,
             "train_loss": train_loss,
-            **judged(outputs),
+            **evaluated(outputs),
             "seconds": round(time.monotonic() - began, 2),
         }
         score = epoch_score(row)
@@ -159,7 +159,7 @@ class LeastSquares(DirectFit):
         xx.diagonal().sub_(max(self.recipe.weight_decay, 1e-9))
         explained = 2 * (weight * xy).sum() - (weight * (xx @ weight)).sum()
         left = y_squares / n - float(y_mean @ y_mean) - float(explained)
-        self._judge(None, left / n_classes, began, 1)
+        self._evaluate(None, left / n_classes, began, 1)
 
 
 class NumpyFit(DirectFit):
@@ -187,7 +187,7 @@ class NumpyFit(DirectFit):
                 raise divergence(float(np.mean(losses)), epoch + 1, recipe.lr)
             if self.stop_requested and len(losses) < n_batches:
                 break
-            self._judge(lr, float(np.mean(losses)), began, recipe.epochs)
+            self._evaluate(lr, float(np.mean(losses)), began, recipe.epochs)
             stale = len(self.history) - self.best["epoch"]
             if self.stop_requested or (recipe.patience and self.best["score"] is not None and stale >= recipe.patience):
                 break

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from signsclf.data.synthetic import backgrounds, draw_sign, variants
+from signsclf.data.synthetic import backgrounds, render_sign, variants
 from signsclf.data.synthetic.camera import seen_from
 from signsclf.data.synthetic.signs import CLASSES, outline
 from signsclf.training.camera import Optics, each, expose, one_side, sometimes
@@ -62,7 +62,7 @@ class _Stock:
 @lru_cache(maxsize=2)
 def _stock(size: int, device: torch.device) -> _Stock:
     forms = np.array([variants(c) for c in range(CLASSES)])
-    drawn = [draw_sign(c, size, v).convert("RGBa") for c in range(CLASSES) for v in range(forms[c])]
+    drawn = [render_sign(c, size, v).convert("RGBa") for c in range(CLASSES) for v in range(forms[c])]
     edges = np.ones((CLASSES, max(len(outline(c)) for c in range(CLASSES)), 3))
     for c in range(CLASSES):
         # Repeated to one length; for the outermost points it does not matter.
@@ -88,7 +88,7 @@ def _volume(pictures: Sequence[Image.Image]) -> torch.Tensor:
     return _stacked(pictures).float().div_(255).transpose(0, 1).contiguous()
 
 
-def draw_batch(class_ids: np.ndarray, size: int, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
+def render_batch(class_ids: np.ndarray, size: int, seed: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """New images of these classes: another seed, other images.
 
     Args:

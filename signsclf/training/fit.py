@@ -17,10 +17,10 @@ from fastai.learner import Learner, Recorder
 from torch import nn
 
 from signsclf.recipe import AUTO_LR, Recipe
-from signsclf.training.arithmetic import flushed_denormals, precision_callbacks
-from signsclf.training.callbacks import Average, Course, Listener, restore_optimizer
+from signsclf.training.callbacks import EMA, Listener, RunCallback, restore_optimizer
 from signsclf.training.loaders import mix_seed
 from signsclf.training.pace import SEARCH_STEPS, Pace
+from signsclf.training.precision import flushed_denormals, precision_callbacks
 
 # Phases 0 and 1 train; the search draws its own batches.
 _SEARCH_PHASE = 1_000
@@ -158,8 +158,8 @@ class Fit:
         self.learner, self.recipe, self.checkpoint = learner, recipe, checkpoint
         epochs = phases(recipe)
         self.frozen = len(epochs) == 2
-        self.average = Average(recipe.ema_decay) if recipe.ema_decay else None
-        self.course = Course(
+        self.average = EMA(recipe.ema_decay) if recipe.ema_decay else None
+        self.course = RunCallback(
             model,
             epochs,
             seed=recipe.seed,

@@ -24,9 +24,9 @@ from fastai.vision.learner import vision_learner
 from PIL import Image
 from torch import nn
 
-from signsclf import modelfolder
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.paths import user_path
+from signsclf.files import user_path
+from signsclf.model import folder as modelfolder
 from signsclf.recipe import BatchNorm, Device, Optimizer, Recipe
 from signsclf.training.architectures import (
     Architecture,

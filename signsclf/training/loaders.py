@@ -15,7 +15,7 @@ from signsclf.recipe import Balance
 from signsclf.training.augment import BatchAugment
 
 _SIGNS_AT_ONCE = 128
-_SHARE_OF_ROOM = 0.25
+_MAX_FREE_SHARE = 0.25
 """Images that take more of a GPU's free memory than this stay where they are: the training wants the rest."""
 
 
@@ -53,7 +53,7 @@ def mix_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
-def draw_epoch(weights: np.ndarray, seed: int, n: int | None = None) -> np.ndarray:
+def sample_epoch(weights: np.ndarray, seed: int, n: int | None = None) -> np.ndarray:
     """The order of one epoch: ``n`` positions into the training images, int64 (n,); as many as there are by default.
 
     Systematic sampling: an image that is to be drawn w times by its weight is drawn floor(w) or ceil(w) times, so that
@@ -88,7 +88,7 @@ class LabelRow:
         return self.labels[item]
 
 
-class Store:
+class DevicePixels:
     """The decoded images, uint8 (n, H, W, 3), given out by rows on a device: all of them lie on a GPU that has room."""
 
     def __init__(self, pixels: np.ndarray) -> None:
@@ -102,14 +102,14 @@ class Store:
 
     def take(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
         """These rows on the device, uint8 (N, H, W, 3)."""
-        if self._there is None and self.pixels.nbytes <= _SHARE_OF_ROOM * _room(device):
+        if self._there is None and self.pixels.nbytes <= _MAX_FREE_SHARE * _free_memory(device):
             self._there = torch.from_numpy(np.array(self.pixels)).to(device)
         if self._there is None:
             return torch.from_numpy(self.pixels[rows]).to(device)
         return self._there[torch.from_numpy(rows).to(device)]
 
 
-def _room(device: torch.device) -> int:
+def _free_memory(device: torch.device) -> int:
     """Bytes that are free on a GPU; 0 for other devices, to which rows go as they are needed."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
@@ -128,7 +128,7 @@ class BatchLoader(TfmdDL):
         dataset: Datasets,
         bs: int = 64,
         *,
-        store: Store | None = None,
+        store: DevicePixels | None = None,
         targets: np.ndarray | None = None,
         drawn: np.ndarray | None = None,
         render: Render | None = None,
@@ -159,7 +159,7 @@ class BatchLoader(TfmdDL):
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = self.rows
         if self.is_training:
-            order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, self.phase, self.epoch), self.n)]
+            order = self.rows[sample_epoch(self.weights, mix_seed(self.seed, self.phase, self.epoch), self.n)]
         first, self.first_batch = self.first_batch, 0
         signs: dict[int, torch.Tensor | None] = {}
         with ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead") as ahead:
@@ -224,7 +224,7 @@ class BatchLoader(TfmdDL):
     def augmented_batch(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """The first ``n`` images of the first epoch as training sees them: uint8 (n, H, W, 3), and their labels."""
         draws = self.draws.copy()
-        order = self.rows[draw_epoch(self.weights, mix_seed(self.seed, 0, 0), self.n)]
+        order = self.rows[sample_epoch(self.weights, mix_seed(self.seed, 0, 0), self.n)]
         x, y = self.read(order[:n])
         self.draws = draws
         shown = (x.cpu() * self.std + self.mean).mul(255).round().clamp(0, 255).byte()
@@ -274,7 +274,7 @@ def dataloaders(
     counts = np.bincount(targets[train_rows], minlength=len(classes))
     weights = class_weights(counts, balance)[targets[train_rows]]
     shared = {
-        "store": Store(pixels),
+        "store": DevicePixels(pixels),
         "targets": targets,
         "mean": mean,
         "std": std,
@@ -305,7 +305,7 @@ def dataloaders(
     return DataLoaders(train, valid, device=torch.device(device))
 
 
-def planned_draws(loaders: DataLoaders, n_classes: int) -> np.ndarray:
+def planned_samples(loaders: DataLoaders, n_classes: int) -> np.ndarray:
     """How many images of each class an epoch is meant to draw, float64 (C,); a last partial batch is not drawn."""
     train = loaders.train
     drawn = min(train.n, len(train) * train.bs) / len(train.rows)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fastai.layers import ConvLayer, ResBlock
 from torch import nn
 
-from signsclf.recipe import Trainer
+from signsclf.recipe import Solver
 
 _PIXELS_SIDE = 64
 """Networks that take every pixel as an input grow with the fourth power of the side; theirs ends here."""
@@ -32,7 +32,7 @@ class OwnNetwork:
     smallest_size: int = 8
     largest_size: int = _PIXELS_SIDE
     any_size: bool = False
-    trainer: Trainer = Trainer.GRADIENT
+    trainer: Solver = Solver.GRADIENT
 
 
 def linear(n_classes: int, size: int) -> nn.Sequential:
@@ -129,10 +129,10 @@ def _residual(w: int, n_classes: int, start: OrderedDict[str, nn.Module]) -> nn.
 
 
 OWN = {
-    "linear-regression": OwnNetwork(linear, 1, trainer=Trainer.LEAST_SQUARES),
+    "linear-regression": OwnNetwork(linear, 1, trainer=Solver.LEAST_SQUARES),
     "logistic-regression": OwnNetwork(linear, 1),
     "perceptron": OwnNetwork(perceptron, 3),
-    "numpy-mlp": OwnNetwork(perceptron, 3, trainer=Trainer.NUMPY),
+    "numpy-mlp": OwnNetwork(perceptron, 3, trainer=Solver.NUMPY),
     "mlp": OwnNetwork(mlp, 7),
     "simple-cnn": OwnNetwork(simple_cnn, 6, smallest_size=16, largest_size=256),
     "signnet-fast": OwnNetwork(lambda n_classes, _: signnet_fast(n_classes), 3, largest_size=1024, any_size=True),

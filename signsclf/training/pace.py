@@ -14,7 +14,7 @@ from fastai.learner import Learner
 from torch import nn
 
 from signsclf.recipe import Recipe
-from signsclf.training.arithmetic import Autocast, flushed_denormals
+from signsclf.training.precision import Autocast, flushed_denormals
 
 SEARCH_STEPS = 100
 """Steps of a learning-rate search."""

@@ -10,8 +10,8 @@ from signsclf.data.copies import contradictions, copies_by_name, group_named_cop
 from signsclf.data.split import hold_out
 from signsclf.data.table import read_source
 from signsclf.observer import Observer
-from signsclf.prepare import plan, prepare
 from signsclf.recipe import Recipe, SplitBy
+from signsclf.runs.prepare import plan, prepare
 
 HASHES = ("2a6f1c0f9e0b4d7c8a5e3f1b2c4d6e8f", "0b4d7c8a5e3f1b2c4d6e8f2a6f1c0f9e", "8f2a6f1c0f9e0b4d7c8a5e3f1b2c4d6e")
 UUIDS = ("3f2b8c1e-9d4a-4c6b-8e7f-0a1b2c3d4e5f", "5f2b8c1e-9d4a-4c6b-8e7f-0a1b2c3d4e5f")

@@ -21,7 +21,7 @@ FORMS = [(class_id, form) for class_id in CLASSES for form in range(synthetic.va
 
 def pixels(class_id: int, size: int, variant: int = 0) -> np.ndarray:
     """A clean sign on grey, float (size, size, 3)."""
-    sign = synthetic.draw_sign(class_id, size, variant)
+    sign = synthetic.render_sign(class_id, size, variant)
     ground = Image.new("RGBA", sign.size, (128, 128, 128, 255))
     return np.asarray(Image.alpha_composite(ground, sign).convert("RGB"), float)
 
@@ -194,7 +194,7 @@ def test_mirror_images_are_those_of_the_benchmark(class_id):
 
 def test_a_sign_has_a_clear_ground_and_the_size_asked_for():
     for class_id in CLASSES:
-        alpha = np.asarray(synthetic.draw_sign(class_id, 64))[..., 3]
+        alpha = np.asarray(synthetic.render_sign(class_id, 64))[..., 3]
         assert alpha.shape == (64, 64)
         assert alpha[32, 32] == 255
         assert alpha[0, 0] == 0 and alpha[-1, -1] == 0
@@ -203,28 +203,28 @@ def test_a_sign_has_a_clear_ground_and_the_size_asked_for():
 def test_signs_that_there_are_not_are_refused():
     for wrong in ((43, 64, 0), (-1, 64, 0), (14, 4, 0), (14, 100_000, 0), (14, 64, 99), (14, 64, -1)):
         with pytest.raises(SourceError):
-            synthetic.draw_sign(*wrong)
+            synthetic.render_sign(*wrong)
     for wrong in ((43, 0, 0, 0), (0, -1, 0, 0), (0, 0, -1, 0), (0, 0, 0, -1)):
         with pytest.raises(SourceError):
-            synthetic.draw_frame(*wrong)
+            synthetic.render_frame(*wrong)
     with pytest.raises(SourceError, match="sizes"):
-        synthetic.draw_frame(0, 0, 0, 0, (64, 32))
+        synthetic.render_frame(0, 0, 0, 0, (64, 32))
 
 
 def test_a_frame_depends_on_its_numbers_alone():
-    first = [synthetic.draw_frame(c, 3, 2, 7) for c in (0, 14, 25, 40)]
-    again = [synthetic.draw_frame(c, 3, 2, 7) for c in (40, 25, 14, 0)][::-1]
+    first = [synthetic.render_frame(c, 3, 2, 7) for c in (0, 14, 25, 40)]
+    again = [synthetic.render_frame(c, 3, 2, 7) for c in (40, 25, 14, 0)][::-1]
     for a, b in zip(first, again, strict=True):
         assert a.dtype == np.uint8 and a.ndim == 3 and a.shape[2] == 3
         assert np.array_equal(a, b)
-    base = synthetic.draw_frame(14, 3, 2, 7)
+    base = synthetic.render_frame(14, 3, 2, 7)
     for other in ((14, 3, 2, 8), (14, 4, 2, 7), (14, 3, 3, 7), (13, 3, 2, 7)):
-        changed = synthetic.draw_frame(*other)
+        changed = synthetic.render_frame(*other)
         assert changed.shape != base.shape or not np.array_equal(changed, base)
 
 
 def test_another_seed_gives_other_physical_signs():
-    sides = [[max(synthetic.draw_frame(14, t, 0, seed).shape) for t in range(20)] for seed in (0, 1)]
+    sides = [[max(synthetic.render_frame(14, t, 0, seed).shape) for t in range(20)] for seed in (0, 1)]
     assert np.sum(np.abs(np.subtract(*sides)) > 4) > 8
 
 
@@ -241,21 +241,22 @@ def test_a_frame_is_the_same_in_another_process():
 def test_a_track_is_one_sign_that_comes_nearer():
     for class_id in (1, 12, 31, 38):
         for track in range(6):
-            sides = [max(synthetic.draw_frame(class_id, track, f, 0).shape) for f in range(0, 30, 4)]
+            sides = [max(synthetic.render_frame(class_id, track, f, 0).shape) for f in range(0, 30, 4)]
             assert sides[-1] > sides[0] * 0.95
             assert min(sides) >= 22 and max(sides) <= 98
     grown = [
-        max(synthetic.draw_frame(14, t, 29, 0).shape) / max(synthetic.draw_frame(14, t, 0, 0).shape) for t in range(12)
+        max(synthetic.render_frame(14, t, 29, 0).shape) / max(synthetic.render_frame(14, t, 0, 0).shape)
+        for t in range(12)
     ]
     assert np.median(grown) > 1.3
     # Far beyond the length of a track nothing runs over.
-    assert synthetic.draw_frame(14, 99_999, 99_999, 10**18 - 1).size
+    assert synthetic.render_frame(14, 99_999, 99_999, 10**18 - 1).size
 
 
 def test_frames_are_about_square_and_vary_widely_in_light():
     means = []
     for k in range(150):
-        frame = synthetic.draw_frame(k % 43, k, k % 6, 0)
+        frame = synthetic.render_frame(k % 43, k, k % 6, 0)
         height, width = frame.shape[:2]
         assert 0.6 < width / height < 1.7
         means.append(frame.mean())
@@ -274,7 +275,7 @@ def test_a_table_is_read_through_the_one_pixel_path():
     row = table.iloc[8 * 14 + 4]
     assert row.path == "synthetic:4/00014/00001_00001.ppm" and row.group == "00014/00001" and row.label == "Stop"
     loaded = images.load(row.path, (32, 32))
-    direct = Image.fromarray(synthetic.draw_frame(14, 1, 1, 4))
+    direct = Image.fromarray(synthetic.render_frame(14, 1, 1, 4))
     assert np.array_equal(loaded, images.resize(direct, (32, 32)))
 
 
@@ -316,7 +317,7 @@ def test_writing_gives_class_folders_of_whole_tracks(tmp_path):
     ]
     assert [p.name for p in folder.parent.iterdir()] == ["drawn"]
     with Image.open(folder / "00040" / "00001_00000.png") as image:
-        assert np.array_equal(np.asarray(image), synthetic.draw_frame(40, 1, 0, 2, (16, 40)))
+        assert np.array_equal(np.asarray(image), synthetic.render_frame(40, 1, 0, 2, (16, 40)))
         assert max(image.size) <= 41
 
 
@@ -352,7 +353,7 @@ def test_the_contact_sheet_shows_every_class():
 
 @pytest.mark.parametrize("sign", [(23, 17, 5), (29, 39, 5), (32, 9, 0), (32, 9, 2)])
 def test_glare_leaves_something_to_recognise(sign):
-    assert synthetic.draw_frame(*sign, 0).std() > 4
+    assert synthetic.render_frame(*sign, 0).std() > 4
 
 
 if __name__ == "__main__":

@@ -147,15 +147,15 @@ class TestLost:
     def test_some_are_left_out_where_wished(self, root, monkeypatch):
         pytest.importorskip("torch")
         from signsclf.observer import Observer
-        from signsclf.prepare import plan, prepare
         from signsclf.recipe import Recipe
+        from signsclf.runs.prepare import plan, prepare
 
         (root / "images/3.png").unlink()
         source = read_source(table(root, *rows()))
         assert "line 5 'images/3.png'" in source.missing
         planned = plan(source, Recipe(**{**TINY, "valid_fraction": 0.0}))
         with monkeypatch.context() as patched:
-            patched.setattr("signsclf.prepare.decode_all", None)
+            patched.setattr("signsclf.runs.prepare.decode_all", None)
             with pytest.raises(BadImageError, match=r"1 of 8 images .* line 5 'images/3.png'; .* --skip-bad"):
                 prepare(planned, False, Observer())
         prepared = prepare(planned, True, Observer())
@@ -171,7 +171,7 @@ class TestLost:
 
     def test_evaluate_asks_first(self, root, monkeypatch):
         pytest.importorskip("onnxruntime")
-        from signsclf import evaluate
+        from signsclf.evaluation import evaluate
 
         (root / "images/3.png").unlink()
         monkeypatch.setattr(evaluate, "Classifier", lambda *_, **__: None)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from signsclf import imagekinds
 from signsclf.data.table import Source, read_source
 from signsclf.data.tree import Tree, list_folder, list_zip
 from signsclf.errors import SourceError
+from signsclf.imagefiles import kinds as imagekinds
 
 HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 

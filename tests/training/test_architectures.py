@@ -13,8 +13,8 @@ from torch import nn
 
 from signsclf import images
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.export import fold_temperature
-from signsclf.modelfolder import Config, write_config
+from signsclf.export.onnx import fold_temperature
+from signsclf.model.folder import Config, write_config
 from signsclf.training import architectures
 from signsclf.training.architectures import (
     Family,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from signsclf.recipe import Augment, Flip
-from signsclf.training.augment import STRENGTHS, BatchAugment, Strength
+from signsclf.training.augment import STRENGTHS, AugmentParams, BatchAugment
 
 MAP = np.array([1, 0, 2, -1])
 """Class 0 and 1 swap when mirrored, 2 is its own mirror image, 3 may not be mirrored."""
@@ -126,13 +126,13 @@ def test_always_mirrors_half_and_keeps_the_label():
 
 def test_the_map_is_required_for_its_kind_of_flip():
     with pytest.raises(ValueError, match="mirror_map"):
-        BatchAugment(Strength(), Flip.MAP)
+        BatchAugment(AugmentParams(), Flip.MAP)
 
 
 def test_rotation_rotates_by_up_to_its_degrees_about_the_centre():
     bar = torch.zeros(32, 3, 48, 48)
     bar[:, :, 22:26, 8:40] = 1
-    out, _ = BatchAugment(Strength(rotate=40), Flip.NEVER)(bar, torch.zeros(32, dtype=torch.int64), 0)
+    out, _ = BatchAugment(AugmentParams(rotate=40), Flip.NEVER)(bar, torch.zeros(32, dtype=torch.int64), 0)
     ys, xs = torch.meshgrid(torch.arange(48.0) - 23.5, torch.arange(48.0) - 23.5, indexing="ij")
     mass = out.mean(1)
     total = mass.sum((1, 2))
@@ -148,13 +148,13 @@ def test_scale_and_shift_move_the_picture():
     dot = torch.zeros(64, 3, 33, 33)
     dot[:, :, 15:18, 15:18] = 1
     y = torch.zeros(64, dtype=torch.int64)
-    moved, _ = BatchAugment(Strength(shift=0.2), Flip.NEVER)(dot.clone(), y, 0)
+    moved, _ = BatchAugment(AugmentParams(shift=0.2), Flip.NEVER)(dot.clone(), y, 0)
     at = moved.mean(1).flatten(1).argmax(1)
     columns = at % 33 - 16
     assert columns.min() < -3
     assert columns.max() > 3
     assert columns.abs().max() <= 8
-    zoomed, _ = BatchAugment(Strength(scale=0.5), Flip.NEVER)(dot.clone(), y, 0)
+    zoomed, _ = BatchAugment(AugmentParams(scale=0.5), Flip.NEVER)(dot.clone(), y, 0)
     area = zoomed.mean(1).sum((1, 2)) / 9
     assert area.min() < 0.8
     assert area.max() > 1.3
@@ -163,7 +163,7 @@ def test_scale_and_shift_move_the_picture():
 def test_light_keeps_the_place_of_things():
     x, y = arrows(16)
     x = x * 0.5 + 0.25
-    out, _ = BatchAugment(Strength(brightness=0.2, contrast=0.3, saturation=0.3), Flip.NEVER)(x.clone(), y, 0)
+    out, _ = BatchAugment(AugmentParams(brightness=0.2, contrast=0.3, saturation=0.3), Flip.NEVER)(x.clone(), y, 0)
     assert not torch.allclose(out, x, atol=0.02)
     for before, after in zip(x, out, strict=True):
         assert after[before > 0.5].min() > after[before < 0.5].max()
@@ -171,7 +171,7 @@ def test_light_keeps_the_place_of_things():
 
 def test_cutout_erases_a_square_in_some():
     x = noise(32)
-    out, _ = BatchAugment(Strength(cutout=0.5), Flip.NEVER)(x.clone(), torch.zeros(32, dtype=torch.int64), 0)
+    out, _ = BatchAugment(AugmentParams(cutout=0.5), Flip.NEVER)(x.clone(), torch.zeros(32, dtype=torch.int64), 0)
     changed = (out != x).any(1).flatten(1).float().mean(1)
     assert 5 < int((changed > 0).sum()) < 27
     assert changed.max() <= 0.3
@@ -179,7 +179,7 @@ def test_cutout_erases_a_square_in_some():
 
 def test_covers_differ_in_size_and_half_of_them_have_a_colour():
     x = noise(64)
-    out, _ = BatchAugment(Strength(cover=0.5), Flip.NEVER)(x.clone(), torch.zeros(64, dtype=torch.int64), 0)
+    out, _ = BatchAugment(AugmentParams(cover=0.5), Flip.NEVER)(x.clone(), torch.zeros(64, dtype=torch.int64), 0)
     changed = (out != x).any(1)
     share = changed.flatten(1).float().mean(1)
     assert 10 < int((share > 0).sum()) < 54

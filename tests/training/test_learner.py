@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.modelfolder import CONFIG, WEIGHTS, Config, write_config, write_sums
+from signsclf.model.folder import CONFIG, WEIGHTS, Config, write_config, write_sums
 from signsclf.recipe import Device
 from signsclf.training.architectures import create, find
 from signsclf.training.learner import build_learner, choose_device, load_learner, stock_learner

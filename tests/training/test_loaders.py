@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from signsclf.recipe import Augment, Balance, Flip
 from signsclf.training import loaders as training_loaders
 from signsclf.training.augment import STRENGTHS, BatchAugment
-from signsclf.training.drawn import draw_batch
-from signsclf.training.loaders import class_weights, dataloaders, draw_epoch, mix_seed, planned_draws
+from signsclf.training.drawn import render_batch
+from signsclf.training.loaders import class_weights, dataloaders, mix_seed, planned_samples, sample_epoch
 
 COUNTS = {"a": 60, "b": 15, "c": 5}
 CLASSES = tuple(COUNTS)
@@ -86,7 +86,7 @@ def test_weights_go_by_position_not_by_label(balance):
     labels = np.array(CLASSES)[train.targets[train.rows]]
     expected = dict(zip(CLASSES, class_weights(np.array(list(COUNTS.values())), balance), strict=True))
     assert np.allclose(train.weights, [expected[label] for label in labels])
-    assert np.allclose(planned_draws(loaders, 3), [expected[name] * n for name, n in COUNTS.items()])
+    assert np.allclose(planned_samples(loaders, 3), [expected[name] * n for name, n in COUNTS.items()])
 
 
 def test_labels_given_as_a_shuffled_series_are_read_by_position():
@@ -107,7 +107,7 @@ def test_labels_given_as_a_shuffled_series_are_read_by_position():
 @settings(max_examples=100, deadline=None)
 @given(n=st.integers(1, 500), seed=st.integers(0, 2**32), scale=st.floats(0.01, 100))
 def test_equal_weights_draw_each_image_exactly_once(n, seed, scale):
-    order = draw_epoch(np.full(n, scale), seed)
+    order = sample_epoch(np.full(n, scale), seed)
     assert np.array_equal(np.sort(order), np.arange(n))
 
 
@@ -115,14 +115,14 @@ def test_equal_weights_draw_each_image_exactly_once(n, seed, scale):
 @given(weights=st.lists(st.floats(0.01, 50), min_size=1, max_size=60), seed=st.integers(0, 2**32))
 def test_an_image_is_drawn_the_whole_number_of_times_next_to_its_weight(weights, seed):
     values = np.array(weights) / np.mean(weights)
-    times = np.bincount(draw_epoch(values, seed), minlength=len(values))
+    times = np.bincount(sample_epoch(values, seed), minlength=len(values))
     assert times.sum() == len(values)
     assert (times >= np.floor(values - 1e-6)).all()
     assert (times <= np.ceil(values + 1e-6)).all()
 
 
 def test_epochs_are_drawn_in_different_orders():
-    assert not np.array_equal(draw_epoch(np.ones(100), 1), draw_epoch(np.ones(100), 2))
+    assert not np.array_equal(sample_epoch(np.ones(100), 1), sample_epoch(np.ones(100), 2))
 
 
 def test_mixed_seeds_differ_by_every_number():
@@ -134,7 +134,7 @@ def test_mixed_seeds_differ_by_every_number():
 def test_an_epoch_draws_each_class_as_planned_to_within_one():
     loaders = make(Balance.FULL, batch_size=8)
     list(loaders.train)
-    assert np.abs(loaders.train.draws - planned_draws(loaders, 3)).max() <= 1
+    assert np.abs(loaders.train.draws - planned_samples(loaders, 3)).max() <= 1
     assert loaders.train.draws.sum() == 80
 
 
@@ -144,7 +144,7 @@ def test_an_epoch_of_another_length_draws_that_many_by_the_same_weights(n, read)
     first = drawn(loaders.train)
     assert sum(len(batch) for batch in first) == read
     assert loaders.train.draws.sum() == read
-    assert np.allclose(planned_draws(loaders, 3), read / 3)
+    assert np.allclose(planned_samples(loaders, 3), read / 3)
     loaders.train.epoch = 1
     assert drawn(loaders.train) != first
     loaders.train.first_batch = 1
@@ -280,7 +280,7 @@ def with_drawn(seed: int = 0, n_real: int = 12):
         std=(1.0, 1.0, 1.0),
         seed=seed,
         drawn=drawn,
-        render=draw_batch,
+        render=render_batch,
     )
 
 
@@ -329,4 +329,4 @@ def test_drawn_signs_follow_the_images_that_are_read_with_their_labels():
 def test_no_drawn_sign_is_judged_on():
     loaders = with_drawn()
     assert torch.cat([x for x, _ in loaders.valid]).amax() == 0
-    assert planned_draws(loaders, 2).sum() == 24
+    assert planned_samples(loaders, 2).sum() == 24

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from signsclf.errors import ModelError
-from signsclf.recipe import LADDER, Trainer
+from signsclf.recipe import LADDER, Solver
 from signsclf.training.architectures import (
     body_and_head,
     classifier_name,
@@ -68,7 +68,7 @@ def test_every_rung_is_known_and_says_what_it_runs_at():
     found = {name: find(name) for name in LADDER}
     assert found["alexnet"].smallest_size == 63
     assert found["vgg16_bn"].smallest_size == 32
-    assert found["linear-regression"].trainer is Trainer.LEAST_SQUARES
-    assert found["numpy-mlp"].trainer is Trainer.NUMPY
+    assert found["linear-regression"].trainer is Solver.LEAST_SQUARES
+    assert found["numpy-mlp"].trainer is Solver.NUMPY
     others = set(LADDER) - {"linear-regression", "numpy-mlp"}
-    assert {found[name].trainer for name in others} == {Trainer.GRADIENT}
+    assert {found[name].trainer for name in others} == {Solver.GRADIENT}

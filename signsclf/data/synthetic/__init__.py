@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from signsclf import images
 from signsclf.data.gtsrb import CLASS_NAMES
-from signsclf.data.synthetic.camera import SIZES, draw_frame
-from signsclf.data.synthetic.signs import draw_sign, variants
+from signsclf.data.synthetic.camera import SIZES, render_frame
+from signsclf.data.synthetic.signs import render_sign, variants
 from signsclf.errors import BadImageError, SourceError
 
 __all__ = [
@@ -26,8 +26,8 @@ __all__ = [
     "SIZES",
     "contact_sheet",
     "draw_frame",
-    "draw_sign",
     "read",
+    "render_sign",
     "table",
     "variants",
     "write",
@@ -56,7 +56,7 @@ def read(path: str) -> bytes:
             "with a class from 00000 to 00042"
         )
     seed, class_id, track, frame = (int(part) for part in parts.groups())
-    pixels = draw_frame(class_id, track, frame, seed)
+    pixels = render_frame(class_id, track, frame, seed)
     height, width = pixels.shape[:2]
     return b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes()
 
@@ -119,7 +119,7 @@ def write(
                 inside = whole / f"{class_id:05d}"
                 inside.mkdir(parents=True)
                 for track, frame in numbering:
-                    pixels = draw_frame(class_id, track, frame, seed, sizes)
+                    pixels = render_frame(class_id, track, frame, seed, sizes)
                     Image.fromarray(pixels).save(inside / f"{track:05d}_{frame:05d}.png")
                 if progress:
                     progress((class_id + 1) * per_class, len(CLASS_NAMES) * per_class)
@@ -141,10 +141,10 @@ def contact_sheet(names: bool = True) -> Image.Image:
     font = ImageFont.load_default(15)
     for class_id, name in enumerate(CLASS_NAMES):
         x, y = class_id % columns * width + 4, class_id // columns * height + 4
-        clean = draw_sign(class_id, sign)
+        clean = render_sign(class_id, sign)
         sheet.paste(clean, (x, y), clean)
         for k in range(4):
-            seen = Image.fromarray(draw_frame(class_id, k, 2 * k, 0)).resize((crop, crop), Image.Resampling.BICUBIC)
+            seen = Image.fromarray(render_frame(class_id, k, 2 * k, 0)).resize((crop, crop), Image.Resampling.BICUBIC)
             sheet.paste(seen, (x + sign + 4 + k % 2 * (crop + 2), y + k // 2 * (crop + 2)))
         if names:
             draw.text((x, y + sign + 1), f"{class_id} {name}", (20, 20, 20), font)

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from signsclf.data.synthetic import backgrounds
-from signsclf.data.synthetic.signs import CLASSES, draw_sign, outline, variants
+from signsclf.data.synthetic.signs import CLASSES, outline, render_sign, variants
 from signsclf.errors import SourceError
 
 SIZES = (24, 96)
@@ -93,7 +93,7 @@ def _site(class_id: int, rng: np.random.Generator, sizes: tuple[int, int]) -> _S
     )
 
 
-def draw_frame(class_id: int, track: int, frame: int, seed: int, sizes: tuple[int, int] = SIZES) -> np.ndarray:
+def render_frame(class_id: int, track: int, frame: int, seed: int, sizes: tuple[int, int] = SIZES) -> np.ndarray:
     """One image of a physical sign, from the camera of a car that comes nearer with every frame.
 
     Args:
@@ -183,7 +183,7 @@ def seen_from(yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray) -> np.ndarra
 
 @lru_cache(maxsize=512)
 def _template(class_id: int, variant: int, size: int) -> Image.Image:
-    return draw_sign(class_id, size, variant).convert("RGBa")
+    return render_sign(class_id, size, variant).convert("RGBa")
 
 
 def _warped(class_id: int, variant: int, plane: np.ndarray, height: int, width: int) -> np.ndarray:

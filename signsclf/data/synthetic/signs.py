@@ -277,7 +277,7 @@ def variants(class_id: int) -> int:
     return len(_SIGNS[_MIRRORED.get(_known(class_id), class_id)])
 
 
-def draw_sign(class_id: int, size: int, variant: int = 0) -> Image.Image:
+def render_sign(class_id: int, size: int, variant: int = 0) -> Image.Image:
     """One clean sign seen from the front, RGBA, ``size`` pixels square, the ground around it clear.
 
     Args:
@@ -293,7 +293,7 @@ def draw_sign(class_id: int, size: int, variant: int = 0) -> Image.Image:
     if not 8 <= size <= MAX_SIZE:
         raise SourceError(f"a sign of {size} pixels is not drawn: use 8 to {MAX_SIZE}")
     if class_id in _MIRRORED:
-        return ImageOps.mirror(draw_sign(_MIRRORED[class_id], size, variant))
+        return ImageOps.mirror(render_sign(_MIRRORED[class_id], size, variant))
     canvas = Canvas(size)
     _SIGNS[class_id][variant](canvas)
     return canvas.finish()

@@ -1,0 +1,165 @@
+"""The commands of ``signsclf data``, and where GTSRB is found when no SOURCE is given."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from signsclf.choices import Reading
+from signsclf.cli.options import AsJson, MaxPixels, OverwriteFiles, Source, new_app, reading_options, writable_folder
+from signsclf.cli.terminal import Bar, TerminalObserver, block, echo, echo_json, eprint
+from signsclf.errors import SignsclfError, SourceError
+from signsclf.files import user_path, write_atomic
+from signsclf.outputs import COUNT_FILES, mark_png, refuse_replacing
+from signsclf.text import visible
+
+DOWNLOAD_MB = 366
+_MOST_NAMED = 20
+"""Of images that are the same, so many are named in a line."""
+
+app = new_app()
+data_app = new_app(name="data", help="Look at, fetch and draw labelled images.", no_args_is_help=True)
+app.add_typer(data_app)
+
+
+@data_app.command("check")
+@reading_options
+def check_command(
+    reading: Reading,
+    source: Source,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for class_counts.csv and .png.")] = None,
+    overwrite: OverwriteFiles = False,
+    as_json: AsJson = False,
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Decode every image; list the unreadable, the tiny and the duplicates; count the classes.
+
+    The exit code is 1 where images cannot be read, or identical ones are in two classes or in two splits.
+    """
+    from signsclf.data import check
+    from signsclf.data.table import read_source
+
+    if out is not None:
+        writable_folder(out)
+        for name in COUNT_FILES:
+            refuse_replacing(out / name, overwrite, [source])
+    observer = TerminalObserver()
+    found = read_source(source, reading)
+    observer.source(found)
+    result = check.check(found, progress=lambda done, total: observer.progress("checking", done, total))
+    if out is not None:
+        for path in check.write_counts(result, out):
+            eprint(f"written: {path}")
+    if as_json:
+        echo_json(result.to_dict())
+    else:
+        _print_check(result, check.bars(result, block=block()))
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+@data_app.command("download")
+def download_command(
+    what: Annotated[str, typer.Argument(help="gtsrb.", metavar="gtsrb")],
+    folder: Annotated[Path, typer.Argument(help="Where to.", metavar="DIR")],
+    url: Annotated[str | None, typer.Option("--url", help="Another place that holds the three archives.")] = None,
+) -> None:
+    """Fetch the three official archives of a benchmark, checked and unpacked; a broken transfer is resumed."""
+    if what != "gtsrb":
+        raise SignsclfError(f"data download: {what!r} is not known; gtsrb is")
+    _download(folder, url)
+    echo(str(folder))
+
+
+@data_app.command("draw")
+def render_command(
+    folder: Annotated[Path | None, typer.Argument(help="New folder for the images.", metavar="DIR")] = None,
+    per_class: Annotated[int, typer.Option("--per-class", help="Images of each class.", min=1)] = 60,
+    size: Annotated[str, typer.Option("--size", help="Smallest and largest side in pixels, LOW:HIGH.")] = "24:96",
+    seed: Annotated[int, typer.Option("--seed", help="Of everything drawn.", min=0)] = 0,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG that shows every class.")] = None,
+    overwrite: OverwriteFiles = False,
+) -> None:
+    """Draw the 43 German traffic signs, as a source to train on, as a contact sheet, or both."""
+    from signsclf.data import synthetic
+
+    if folder is None and sheet is None:
+        raise SignsclfError("data draw: nothing to draw to; give a DIR, --sheet FILE.png, or both")
+    if sheet is not None:
+        if sheet.suffix.lower() not in ("", ".png"):
+            raise SignsclfError(f"--sheet {sheet}: a PNG file is written, so name it .png")
+        refuse_replacing(sheet, overwrite, option="--sheet")
+    if folder is not None:
+        low, _, high = size.partition(":")
+        if not (low.isdigit() and high.isdigit()):
+            raise SignsclfError(f"--size: {size!r} is not LOW:HIGH in pixels, such as 24:96")
+        bar = Bar()
+        synthetic.write(folder, per_class, (int(low), int(high)), seed, lambda done, n: bar("drawing", done, n))
+        echo(str(folder))
+    if sheet is not None:
+        writable_folder(sheet.absolute().parent)
+        data = io.BytesIO()
+        synthetic.contact_sheet().save(data, "PNG")
+        write_atomic(sheet, mark_png(data.getvalue()))
+        echo(str(sheet))
+
+
+def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
+    """The folder that GTSRB lies in, downloaded first where the user agrees.
+
+    Raises:
+        SourceError: it is not there and was not fetched; the message names the ways on.
+    """
+    from platformdirs import user_data_path
+
+    environment = os.environ.get("SIGNSCLF_DATA_DIR")
+    folder = data_dir or (user_path(environment) if environment else user_data_path("signsclf", False) / "gtsrb")
+    # A broken download leaves its .part.
+    if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.zip.part")):
+        return str(folder)
+    ways = (
+        f"GTSRB is not in {folder}: fetch it with `signsclf data download gtsrb {folder}`, give a SOURCE, "
+        "or train on drawn signs with `signsclf train synthetic`"
+    )
+    asked = not yes and sys.stdin.isatty() and sys.stderr.isatty()
+    if not yes and not (asked and typer.confirm(f"Download GTSRB ({DOWNLOAD_MB} MB) to {visible(folder)}?", err=True)):
+        raise SourceError(ways)
+    try:
+        _download(folder, None)
+    except SignsclfError as error:
+        raise SourceError(f"{error}; {ways}") from error
+    return str(folder)
+
+
+def _download(folder: Path, url: str | None) -> None:
+    from signsclf.data.download import download_gtsrb
+    from signsclf.data.gtsrb import BASE_URL
+
+    bar = Bar("bytes")
+    download_gtsrb(folder, url or BASE_URL, lambda done, total: bar("downloading", done, total))
+
+
+def _print_check(result: Any, bars: list[str]) -> None:
+    for line in bars:
+        echo(line)
+    for path, reason in result.unreadable:
+        echo(f"unreadable: {path}: {reason}")
+    for path, width, height in result.tiny:
+        echo(f"tiny: {path}: {width}×{height}")
+    for found in result.duplicates:
+        told = {"across classes": found.labels, "across splits": found.splits}.get(found.kind.value)
+        names = found.paths if told is None else [f"{path} ({of})" for path, of in zip(found.paths, told, strict=True)]
+        more = f" and {len(names) - _MOST_NAMED:,} more (--json names all)" if len(names) > _MOST_NAMED else ""
+        echo(f"duplicates ({found.kind.value}): {', '.join(names[:_MOST_NAMED])}{more}")
+    harmful = Counter(found.kind.value for found in result.duplicates if found.kind.value != "within class")
+    kinds = f" ({', '.join(f'{n:,} {kind}' for kind, n in sorted(harmful.items()))})" if harmful else ""
+    echo(
+        f"{result.n:,} images: {len(result.unreadable):,} unreadable, {len(result.tiny):,} tiny, "
+        f"{len(result.duplicates):,} sets of duplicates{kinds}"
+    )

@@ -1,0 +1,254 @@
+"""The commands ``signsclf evaluate`` and ``signsclf diff``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from signsclf.choices import Provider, Reading
+from signsclf.cli.options import (
+    AsJson,
+    CacheOption,
+    DeviceOption,
+    MaxPixels,
+    ModelDir,
+    OverwriteFiles,
+    SkipBad,
+    Source,
+    SplitOption,
+    new_app,
+    provider_name,
+    reading_options,
+    writable_folder,
+)
+from signsclf.cli.terminal import TerminalObserver, echo, echo_json, eprint
+from signsclf.errors import SignsclfError
+from signsclf.files import writes_directly
+from signsclf.outputs import REPORT_FILES, refuse_replacing
+
+if TYPE_CHECKING:
+    from signsclf.evaluation.diff import Difference
+    from signsclf.evaluation.evaluate import Evaluation
+    from signsclf.metrics.findings import Findings
+
+app = new_app()
+
+_SHOWN = 20
+
+
+@app.command("evaluate")
+@reading_options
+def evaluate_command(
+    reading: Reading,
+    model: ModelDir,
+    source: Source,
+    split: SplitOption = None,
+    as_json: AsJson = False,
+    report: Annotated[Path | None, typer.Option("--report", help="Folder for report.html and its tables.")] = None,
+    overwrite: OverwriteFiles = False,
+    robustness: Annotated[
+        bool, typer.Option("--robustness", help="Judge corrupted images too: noise, fog, rotation, eight more.")
+    ] = False,
+    unknown: Annotated[
+        Path | None, typer.Option("--unknown", help="Folder or .zip of pictures of other things: how many pass?")
+    ] = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Look for wrong labels and repeated images; needs the extra audit.")
+    ] = False,
+    skip_bad: SkipBad = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of the corruptions.", min=0)] = 0,
+    device: DeviceOption = Provider.AUTO,
+    cache: CacheOption = "auto",
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Judge a model folder's exported file on labelled images."""
+    from signsclf.model.folder import read_config
+
+    # What can be wrong is looked at before the images are read.
+    read_config(model)
+    if report is not None:
+        writable_folder(report)
+        for name in REPORT_FILES:
+            refuse_replacing(report / name, overwrite, [source, *([unknown] if unknown else [])], "--report")
+    if unknown is not None and not unknown.exists():
+        raise SignsclfError(f"--unknown {unknown}: not there; name a folder or a .zip archive of pictures")
+    if audit:
+        from signsclf.metrics.audit import check_installed
+
+        check_installed()
+    from signsclf.evaluation.evaluate import evaluate
+
+    observer = TerminalObserver()
+    provider = provider_name(device)
+    evaluation = evaluate(
+        model,
+        source,
+        part=split,
+        layout=reading,
+        skip_bad=skip_bad,
+        device=provider,
+        cache=cache,
+        observer=observer,
+    )
+    examined = None
+    if report is not None or robustness or unknown is not None or audit:
+        from signsclf.evaluation import report as evalreport
+
+        examined = evalreport.examine(
+            evaluation,
+            model,
+            robust=robustness,
+            unknown=unknown,
+            audit=audit,
+            seed=seed,
+            device=provider,
+            observer=observer,
+        )
+        if report is not None:
+            for path in evalreport.write_evaluation(examined, report):
+                eprint(f"written: {path}")
+    if as_json:
+        echo_json((examined or evaluation).to_dict())
+        return
+    _tell_evaluation(evaluation)
+    if examined is not None:
+        _tell_findings(examined.found, sum(p.error is not None for p in examined.unknown))
+
+
+@app.command("diff")
+@reading_options
+def diff_command(
+    reading: Reading,
+    a: Annotated[Path, typer.Argument(help="A model folder.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="Another model folder.", metavar="B")],
+    source: Source,
+    split: SplitOption = None,
+    as_json: AsJson = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="CSV file for the images on which they differ.", metavar="FILE")
+    ] = None,
+    overwrite: OverwriteFiles = False,
+    fail_under: Annotated[
+        float | None, typer.Option("--fail-under", help="Exit with 1 where B's accuracy is lower.", min=0, max=1)
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option("--tolerance", help="Exit with 1 where B's accuracy is lower than A's by more.", min=0, max=1),
+    ] = 0.01,
+    skip_bad: SkipBad = False,
+    device: DeviceOption = Provider.AUTO,
+    cache: CacheOption = "auto",
+    max_pixels: MaxPixels = None,
+) -> None:
+    """Compare two models on the same images, none of which either was trained on."""
+    from signsclf.model.folder import read_config
+
+    for model in (a, b):
+        read_config(model)
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise SignsclfError(f"--out {out}: name a file in a folder that exists")
+    if out is not None:
+        if out.suffix.lower() not in ("", ".csv") and not writes_directly(out):
+            raise SignsclfError(f"--out {out}: CSV is written, so name it .csv")
+        refuse_replacing(out, overwrite, [source])
+    from signsclf.evaluation.diff import diff, write_disagreements
+
+    observer = TerminalObserver()
+    found = diff(
+        a,
+        b,
+        source,
+        part=split,
+        layout=reading,
+        skip_bad=skip_bad,
+        device=provider_name(device),
+        cache=cache,
+        observer=observer,
+    )
+    if out is not None:
+        write_disagreements(found, out)
+        eprint(f"written: {out}")
+    if as_json:
+        echo_json(found.to_dict())
+    else:
+        _tell_difference(found, a, b)
+    failures = []
+    if fail_under is not None and found.paired.accuracy_b < fail_under:
+        failures.append(f"B's accuracy is under --fail-under {fail_under:g}")
+    if -found.paired.difference > tolerance:
+        failures.append(f"B is worse than A by more than --tolerance {tolerance:g}")
+    for failure in failures:
+        eprint(f"failed: {failure}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _tell_evaluation(evaluation: Evaluation) -> None:
+    from signsclf.metrics.classification import headline
+
+    echo(f"{evaluation.part}: {headline(evaluation.to_dict())}")
+    if not evaluation.has_record:
+        echo("seen in training: not known, the model folder has no run/split.csv")
+    elif evaluation.seen_in_training:
+        names = ", ".join(evaluation.seen_in_training[:5])
+        more = ", …" if len(evaluation.seen_in_training) > 5 else ""
+        echo(f"seen in training: {len(evaluation.seen_in_training):,} of these images ({names}{more})")
+    weakest = sorted((c for c in evaluation.report.per_class if c.n and c.f1 < 1), key=lambda c: c.f1)[:5]
+    for figures in weakest:
+        echo(f"  weak: {figures.label}, F1 {100 * figures.f1:.1f} %, n = {figures.n}")
+    if evaluation.unreadable:
+        echo(f"left out: {len(evaluation.unreadable):,} unreadable images")
+
+
+def _tell_findings(found: Findings, n_unreadable: int) -> None:
+    if (kept := found.without_known) is not None:
+        low, high = kept.interval
+        echo(
+            f"{kept.note}: accuracy {100 * kept.value:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}, "
+            f"n = {kept.n:,})"
+        )
+    before, after = found.confidence.before, found.confidence.after
+    how = ", cross-fitted" if found.confidence.cross_fitted else ""
+    echo(f"calibration error: {100 * before.ece:.2f} % without temperature, {100 * after.ece:.2f} % with{how}")
+    if (measured := found.robustness) is not None:
+        means = {name: sum(values) / len(values) for name, values in measured.accuracy.items()}
+        worst = min(means, key=means.get)
+        echo(
+            f"corrupted: mean accuracy {100 * measured.mean:.1f} % against {100 * measured.clean:.1f} % "
+            f"(n = {measured.n:,}); hardest is {worst}, {100 * means[worst]:.1f} %"
+        )
+    if (unknown := found.unknown) is not None:
+        accepted = "" if unknown.accepted is None else f"{unknown.accepted:,} of {unknown.n:,} accepted, "
+        echo(f"other pictures: {accepted}AUROC {100 * unknown.auroc:.1f} %")
+        if n_unreadable:
+            echo(f"  left out: {n_unreadable:,} of them that cannot be read")
+    if (audit := found.audit) is not None:
+        echo(
+            f"labels: {len(audit.issues):,} of {audit.n:,} suspected, {len(audit.duplicates):,} images are in training "
+            "too"
+        )
+
+
+def _tell_difference(found: Difference, a: Path, b: Path) -> None:
+    pair = found.paired
+    for name, folder, accuracy in (("A", a, pair.accuracy_a), ("B", b, pair.accuracy_b)):
+        echo(f"{name}: {100 * accuracy:.2f} %  {folder}")
+    echo(
+        f"B less A: {100 * pair.difference:+.2f} points (95 % interval {100 * pair.difference_low:+.2f} to "
+        f"{100 * pair.difference_high:+.2f}, n = {pair.n:,})"
+    )
+    if pair.by_units is not None:
+        low, high = pair.by_units
+        echo(f"  with whole groups resampled: {100 * low:+.2f} to {100 * high:+.2f}")
+    echo(f"McNemar's exact test: p = {pair.p_value:.3g} ({pair.n_only_b:,} right in B alone, {pair.n_only_a:,} in A)")
+    if found.n_left_out:
+        echo(f"left out: {found.n_left_out:,} images that one of them was trained on or did not judge")
+    if not found.has_records:
+        echo("seen in training: not known of both, a model folder has no run/split.csv")
+    echo(f"they differ on {len(found.disagreements):,} images")
+    for row in found.disagreements[:_SHOWN]:
+        echo(f"  {row.path}: {row.label}; A {row.predicted_a}, B {row.predicted_b}")
+    if len(found.disagreements) > _SHOWN:
+        echo("  …  (--out FILE.csv has them all)")

@@ -1,0 +1,361 @@
+"""The process as its user meets it: standard streams, signals, progress bars. Nothing else in the package prints."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import json
+import os
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeVar
+
+from signsclf.observer import Observer
+from signsclf.text import decoded, visible
+
+if TYPE_CHECKING:
+    from signsclf.data.table import Source
+    from signsclf.runs.prepare import Prepared
+    from signsclf.training.callbacks import BatchDone, EpochDone
+    from signsclf.training.direct import DirectFit
+    from signsclf.training.fit import Fit
+
+_LONG_HOURS = 1.0
+T = TypeVar("T")
+
+
+def eprint(line: str) -> None:
+    """Write a line to standard error. That nobody reads it any more is no reason to stop working."""
+    Bar.close_shown()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(visible(line) + "\n")
+        sys.stderr.flush()
+
+
+def echo(line: str = "") -> None:
+    """Write a line for people to standard output."""
+    Bar.close_shown()
+    sys.stdout.write(visible(line) + "\n")
+    sys.stdout.flush()
+
+
+def block() -> str:
+    """The letter for bars on standard output: one that its encoding has."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return "█" if "█".encode(encoding, "ignore") else "#"
+
+
+def echo_json(value: Any) -> None:
+    """Write one JSON value to standard output, in UTF-8."""
+    print(decoded(json.dumps(value, ensure_ascii=False)), file=machine_output(), flush=True)
+
+
+def machine_output() -> TextIO:
+    """Standard output for what programs read: UTF-8 with plain line feeds, whatever the locale and the platform."""
+    Bar.close_shown()
+    _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace", newline="\n")
+    return sys.stdout
+
+
+def byte_input() -> BinaryIO:
+    """Standard input as bytes, whose ``read(n)`` returns what is there instead of waiting for n."""
+    buffered = sys.stdin.buffer
+    # A program that shares the pipe may have made it such that nothing yet looks like the end.
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.set_blocking(buffered.fileno(), True)
+    return getattr(buffered, "raw", buffered)
+
+
+def open_streams() -> None:
+    """Replace standard streams that the process was started without, and let no letter fail to be written.
+
+    Services and windowed programs start without them. Output to one that is missing is lost, as to the null device.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        # Files opened later must not get the numbers 0 to 2: what libraries write to standard error would be in them.
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for the rest of the process
+    for stream in (sys.stdout, sys.stderr):
+        _reconfigure(stream, errors="backslashreplace")
+
+
+def _reconfigure(stream: TextIO, **settings: str) -> None:
+    # A notebook's streams, and those of a program that runs the command line, need not be of the usual kind.
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(**settings)
+
+
+@contextlib.contextmanager
+def no_garbage() -> Iterator[None]:
+    """Import within: modules are many objects and no garbage, and looking for it takes a tenth of a prediction."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        # What is imported stays, so no later collection need look at it.
+        gc.freeze()
+        gc.enable()
+
+
+class Bar:
+    """A progress bar of one task, made at its first news, on a terminal only. One bar at most is shown at a time.
+
+    Whatever is told or echoed takes the bar away first, and so does `close_shown` at the end of the command.
+    """
+
+    _shown: Bar | None = None
+
+    def __init__(self, unit: str = "images") -> None:
+        self.unit = unit
+        self._task = ""
+        self._progress = None
+
+    def __call__(self, task: str, done: int, total: int | None) -> None:
+        """Show that ``done`` of ``total`` are done; a total of None is not known."""
+        if not sys.stderr.isatty():
+            return
+        self._open(task, total)
+        extra = f"{done / max(time.monotonic() - self._began, 1e-9):,.0f} {self.unit}/s"
+        self._progress.update(self._id, completed=done, total=total, extra=extra)
+        if total is not None and done >= total:
+            self.close_shown()
+
+    def show(self, task: str, done: int, total: int, extra: str) -> None:
+        """Like calling it, with the text at the right chosen by the caller."""
+        if not sys.stderr.isatty():
+            return
+        self._open(task, total)
+        self._progress.update(self._id, completed=done, total=total, extra=extra)
+
+    @staticmethod
+    def close_shown() -> None:
+        """Take away the bar that is shown, if any, and give the terminal its cursor back."""
+        bar, Bar._shown = Bar._shown, None
+        if bar is None:
+            return
+        progress, bar._progress, bar._task = bar._progress, None, ""
+        # A terminal that is gone cannot be tidied.
+        with _undisturbed(), contextlib.suppress(OSError):
+            progress.stop()
+
+    def _open(self, task: str, total: int | None) -> None:
+        if Bar._shown is self and task == self._task:
+            return
+        self.close_shown()
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[extra]}", markup=False),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task, self._began = task, time.monotonic()
+        self._id = self._progress.add_task(visible(task), total=total, extra="")
+        with _undisturbed():
+            Bar._shown = self
+            self._progress.start()
+
+
+class TerminalObserver(Observer):
+    """Tells of a run on standard error, and lets SIGINT, SIGTERM and SIGHUP end a training in good order.
+
+    Attributes:
+        signal: the signal that asked for the end, or None.
+    """
+
+    def __init__(self) -> None:
+        _tell_log()
+        self.bar = Bar()
+        self.signal: int | None = None
+        self._fit: Fit | DirectFit | None = None
+
+    def say(self, line: str) -> None:
+        eprint(line)
+
+    def progress(self, task: str, done: int, total: int) -> None:
+        self.bar(task, done, total)
+
+    def source(self, source: Source) -> None:
+        from signsclf.data.table import describe
+
+        for line in describe(source):
+            self.say(line)
+
+    def plan(self, prepared: Prepared, seconds: float) -> None:
+        from signsclf.runs.train import describe_device
+
+        recipe = prepared.recipe
+        self.say(f"device: {describe_device(recipe.device)}, {recipe.precision.value}")
+        for name, value in recipe.to_dict().items():
+            reason = prepared.reasons.get(name)
+            if reason is not None:
+                self.say(f"  {name.replace('_', '-')} {value}: {reason}")
+        head = f"{recipe.freeze_epochs} epochs of the head, then " if recipe.freeze_epochs else ""
+        n = len(prepared.split.rows("train"))
+        images = f"{recipe.epoch_images:,} images out of {n:,}" if recipe.epoch_images else f"{n:,} images"
+        if drawn := recipe.add_synthetic * len(prepared.source.classes):
+            images += f" and {drawn:,} drawn signs"
+        self.say(f"plan: {recipe.arch} at {recipe.size} px, {head}{recipe.epochs} epochs of {images}")
+        if seconds:
+            self.say(f"estimated time: {duration(seconds)}")
+        if seconds > 3600 * _LONG_HOURS:
+            halved = (
+                f"--samples {recipe.samples // 2}" if recipe.epoch_images else f"--epochs {recipe.epochs // 2 or 1}"
+            )
+            self.say(f"  that is long: --recipe fast trains a small net in minutes, {halved} halves it")
+
+    def fitting(self, fit: Fit | DirectFit | None) -> None:
+        self._fit = fit
+        if fit is None:
+            Bar.close_shown()
+            return
+        _on_signals(self._stop)
+
+    def progressed(self, event: BatchDone | EpochDone) -> None:
+        if hasattr(event, "row"):
+            row = event.row
+            judged = (
+                ""
+                if row["accuracy"] is None
+                else f"  valid loss {row['valid_loss']:.4f}  accuracy {100 * row['accuracy']:.2f} %"
+                f"  macro-F1 {100 * row['macro_f1']:.2f} %"
+            )
+            self.say(
+                f"epoch {row['epoch']}/{event.n_epochs} ({row['phase']})  train loss {row['train_loss']:.4f}{judged}"
+                f"  {row['seconds']:.1f} s, {duration(event.seconds_left)} left"
+            )
+        else:
+            left = duration(event.seconds_left)
+            extra = f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  {left} left"
+            self.bar.show(f"epoch {event.epoch}/{event.n_epochs}", event.batch, event.n_batches, extra)
+
+    def _stop(self, number: int, _: object) -> None:
+        if self._fit is None or self.signal is not None:
+            # A second signal, or one after the training: no waiting.
+            raise Stopped(number)
+        self.signal = number
+        self._fit.stop()
+        self.say("stopping after this batch; once more stops at once")
+
+
+def _tell_log() -> None:
+    """Have what the package logs told as all else is, once in a process."""
+    import logging
+
+    class Teller(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            eprint(record.getMessage())
+
+    logger = logging.getLogger("signsclf")
+    if not logger.handlers:
+        logger.addHandler(Teller())
+
+
+class Stopped(BaseException):
+    """A signal ended the work at once; not an Exception, so that nothing on the way takes it for a failure."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def stop_on_signals() -> None:
+    """Make SIGINT, SIGTERM and SIGHUP unwind the stack, so that temporary files go."""
+
+    def unwind(number: int, _: object) -> None:
+        raise Stopped(number)
+
+    _on_signals(unwind)
+
+
+def _on_signals(handler: Callable[[int, object], None]) -> None:
+    def heard(number: int, frame: object) -> None:
+        if _held is None:
+            handler(number, frame)
+        else:
+            _held.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # SIGINT too where a script's shell had it ignored for a job in the background: `kill -INT` is meant.
+        signal.signal(number, heard)
+    # A terminal that is closed, or ssh that breaks; Windows has no such signal, and nohup means it to be ignored.
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        signal.signal(hangup, heard)
+
+
+_held: list[int] | None = None
+"""Signals that came within `_undisturbed`; None outside of it."""
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hear signals only afterwards: an interrupted change of the terminal could not be taken back."""
+    global _held
+    _held = []
+    try:
+        yield
+    finally:
+        held, _held = _held, None
+        for number in held:
+            signal.raise_signal(number)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 42 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def quiet_pipe(work: Callable[[], T]) -> T | None:
+    """Run ``work``; a reader that closes the pipe early, as head does, is no failure."""
+    try:
+        result = work()
+        sys.stdout.flush()
+        return result
+    except OSError as error:
+        if not _is_closed_pipe(error):
+            raise
+        # Python would complain again when it flushes at exit.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return None
+
+
+def _is_closed_pipe(error: OSError) -> bool:
+    # Windows says "invalid argument" of a closed pipe; where a file is at fault, its name is there too.
+    on_windows = sys.platform == "win32" and error.errno == errno.EINVAL and error.filename is None
+    return isinstance(error, BrokenPipeError) or on_windows
+
+
+def shown_path(folder: Path) -> str:
+    """A path as the user would write it: relative where it lies below the working directory."""
+    try:
+        return quoted(str(folder.relative_to(Path.cwd())))
+    except ValueError:
+        return quoted(str(folder))
+
+
+def quoted(text: str) -> str:
+    """A word as a shell takes it."""
+    return shlex.quote(text)

@@ -1,0 +1,293 @@
+"""Judges an exported model on a source of labelled images: inference, then two lines to the figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from signsclf.choices import Layout, Reading, SplitName
+from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, fingerprint
+from signsclf.data.copies import group_named_copies, group_repeats
+from signsclf.data.gtsrb import CLASS_NAMES, class_id
+from signsclf.data.labels import spelling_key
+from signsclf.data.table import Source, apply_crop, by_class_id, read_source
+from signsclf.errors import BadImageError, ModelError, SourceError
+from signsclf.files import user_path
+from signsclf.inference.classifier import Classifier
+from signsclf.metrics.classification import Report
+from signsclf.model import folder as modelfolder
+from signsclf.observer import Observer
+from signsclf.recipe import Crop
+from signsclf.text import file_text
+
+_MOST_DOUBLES = 2**26
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An exported model's figures on labelled images.
+
+    Attributes:
+        report: the figures.
+        source_name: last part of the source's path.
+        part: "train", "valid", "test", or "all" for a source without splits that the model was not trained on.
+        seen_in_training: relative paths of the judged images that the network was trained on, recognised by their
+            pixels at the model's size.
+        has_record: whether the model folder tells which images it was trained on.
+        probabilities: (N, C) of the images judged.
+        targets: int (N,).
+        names: relative path of each.
+        paths: full path of each.
+        rois: box of each that the network sees, or None where it sees the whole.
+        groups: physical object of each, or the photo that it is a copy of; None where neither is known.
+        sizes: (width, height) in pixels of each as photographed, or None where the source's csv does not say it.
+        pixels: uint8 (N, H, W, 3), each as the network sees it.
+        twins: training's path and label of each image in ``seen_in_training``, by the image's name.
+        train_counts: images of each class that training had, in class order; empty where not known.
+        n_calibrated: how many of the images fitted temperature and reject threshold, and chose the epoch.
+        unreadable: relative paths and reasons of images that were left out.
+        n_distinct: images of which none is, pixel for pixel, another one of these.
+    """
+
+    report: Report
+    source_name: str
+    part: str
+    seen_in_training: tuple[str, ...]
+    has_record: bool
+    probabilities: np.ndarray
+    targets: np.ndarray
+    names: tuple[str, ...]
+    paths: tuple[str, ...]
+    rois: tuple[tuple[int, int, int, int] | None, ...]
+    groups: tuple[str | None, ...]
+    sizes: tuple[tuple[int, int] | None, ...]
+    pixels: np.ndarray
+    twins: dict[str, tuple[str, str]]
+    train_counts: tuple[int, ...]
+    n_calibrated: int
+    unreadable: tuple[tuple[str, str], ...]
+    n_distinct: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as one JSON object."""
+        return {
+            "split": self.part,
+            **self.report.to_dict(),
+            "n_distinct": self.n_distinct,
+            "n_seen_in_training": len(self.seen_in_training) if self.has_record else None,
+            "seen_in_training": list(self.seen_in_training),
+            "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
+        }
+
+
+def evaluate(
+    model: str | Path,
+    source: str | Path,
+    *,
+    part: SplitName | None = None,
+    layout: Layout | Reading | None = None,
+    skip_bad: bool = False,
+    device: str = "cpu",
+    cache: str | Path = AUTO,
+    observer: Observer | None = None,
+) -> Evaluation:
+    """Runs the exported ONNX file on the source's images.
+
+    Args:
+        part: None takes test where the source has it, else what was held out in training, else the source's own
+            validation images, else all of it.
+        skip_bad: leaves unreadable images out and lists them, instead of stopping.
+        device: "cpu" or "cuda".
+        cache: where decoded images are kept, see `signsclf.runs.train.train`; what training decoded is used again.
+
+    Raises:
+        ModelError: the model folder is damaged, or has no record of what was held out.
+        SourceError: the source cannot be used, lacks boxes that the model needs, is not the one trained on where
+            ``part`` needs that, or has a class that the model does not know.
+        BadImageError: an image cannot be read and ``skip_bad`` is off.
+    """
+    observer = observer or Observer()
+    classifier = Classifier(model, device=device)
+    found = read_source(source, layout)
+    observer.source(found)
+    if found.missing and not skip_bad:
+        raise BadImageError(f"{found.missing}; correct the table, or give --skip-bad to leave them out")
+    found = _matched(found, classifier.labels, observer)
+    declared = found.roi_sizes
+    found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
+    found = replace(found, table=found.table.assign(declared=list(declared) or None))
+    record, folder = _read_record(user_path(model, ModelError)), cache_folder(cache, observer.say)
+
+    def decode(table: pd.DataFrame) -> Decoded:
+        progress = partial(observer.progress, "decoding")
+        return decode_all(table, classifier.size[0], folder, progress, observer.say)
+
+    chosen, name, decoded = _choose(found, part, record, classifier, decode)
+    index = {label: i for i, label in enumerate(classifier.labels)}
+    if unknown := sorted(set(chosen["label"]) - set(index)):
+        known = ", ".join(classifier.labels[:5])
+        ids = all(class_id(label) is not None for label in unknown) and set(classifier.labels) <= set(CLASS_NAMES)
+        way = ", or be given as GTSRB's ClassIds by --layout gtsrb" if ids else ""
+        if near := [label for label in classifier.labels if spelling_key(label) == spelling_key(unknown[0])]:
+            way = f": {near[0]!r} differs by case or spaces alone, so call it that"
+        raise SourceError(
+            f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match{way}"
+        )
+    decoded = decoded or decode(chosen)
+    names = [found.relative(path) for path in chosen["path"]]
+    unreadable = tuple(
+        (names[i], reason.removeprefix(f"{chosen['path'].iloc[i]}: ")) for i, reason in decoded.unreadable.items()
+    )
+    if unreadable and not skip_bad:
+        first = ": ".join(unreadable[0])
+        raise BadImageError(
+            f"{found.root}: {len(unreadable):,} of {len(chosen):,} images cannot be read ({first}); mend them, or "
+            "give --skip-bad"
+        )
+    kept = np.setdiff1d(np.arange(len(chosen)), list(decoded.unreadable))
+    if not len(kept):
+        raise SourceError(f"{found.root}: no image of it can be read; nothing to judge")
+    if unreadable:
+        chosen, names, decoded = chosen.iloc[kept], [names[i] for i in kept], decoded.take(kept.tolist())
+    # Copies tell no more than one image does: they are resampled together.
+    chosen = group_repeats(group_named_copies(chosen, names)[0], decoded.inputs)
+    probabilities = infer(classifier, decoded.pixels, observer)
+    targets = chosen["label"].map(index).to_numpy(np.int64)
+    trained_on, calibrated_on = (_side(record, side) for side in ("train", "valid"))
+    twins = {name: trained_on[seen] for name, seen in zip(names, decoded.inputs, strict=True) if seen in trained_on}
+    return Evaluation(
+        report=Report.from_probabilities(probabilities, targets, classifier.labels),
+        source_name=file_text(Path(found.origin).name),
+        part=name,
+        seen_in_training=tuple(twins),
+        has_record=record is not None,
+        probabilities=probabilities,
+        targets=targets,
+        names=tuple(names),
+        paths=tuple(chosen["path"]),
+        rois=tuple(roi or None for roi in chosen["roi"]),
+        groups=tuple(None if group != group else group for group in chosen["group"]),
+        sizes=tuple(chosen["declared"]),
+        pixels=decoded.pixels,
+        twins=twins,
+        train_counts=() if record is None else _train_counts(record, classifier.labels),
+        n_calibrated=sum(seen in calibrated_on for seen in decoded.inputs),
+        unreadable=unreadable,
+        n_distinct=len(set(decoded.digests)),
+    )
+
+
+def _matched(source: Source, labels: tuple[str, ...], observer: Observer) -> Source:
+    """The source with GTSRB's names where it has ClassIds for labels, and the model knows signs of GTSRB alone."""
+    if set(source.classes) & set(labels) or not set(labels) <= set(CLASS_NAMES):
+        return source
+    named = by_class_id(source)
+    if named is None:
+        return source
+    first = next(iter(source.table["label"]))
+    observer.say(f"labels are matched as GTSRB's ClassIds: {first!r} is {CLASS_NAMES[int(first)]!r}")
+    return named
+
+
+def infer(classifier: Classifier, pixels: np.ndarray, observer: Observer | None = None) -> np.ndarray:
+    """Probabilities (N, C) of uint8 images (N, H, W, 3) at the model's size, batch by batch.
+
+    They are float64, and float32 where that would take more than half a gigabyte.
+    """
+    observer = observer or Observer()
+    shape = len(pixels), len(classifier.labels)
+    found = np.empty(shape, np.float64 if np.prod(shape) <= _MOST_DOUBLES else np.float32)
+    for start in range(0, len(pixels), 256):
+        found[start : start + 256] = classifier.probabilities(np.ascontiguousarray(pixels[start : start + 256]))
+        observer.progress("predicting", min(start + 256, len(pixels)), len(pixels))
+    return found
+
+
+def _read_record(folder: Path) -> pd.DataFrame | None:
+    """run/split.csv of a model folder, or None where it ships without."""
+    path = folder / modelfolder.RUN / "split.csv"
+    if not path.is_file():
+        return None
+    modelfolder.verify_sums(folder, [f"{modelfolder.RUN}/split.csv"])
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
+        return pd.DataFrame(rows, columns=["path", "label", "group", "split", "input"])
+    except (OSError, ValueError, csv.Error) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); export the model again") from error
+
+
+def _side(record: pd.DataFrame | None, side: str) -> dict[str, tuple[str, str]]:
+    """Digest of each image of one side, as the network saw it, to its path and label in the training's source."""
+    if record is None:
+        return {}
+    rows = record[record["split"] == side]
+    return dict(zip(rows["input"], zip(rows["path"], rows["label"], strict=True), strict=True))
+
+
+def _train_counts(record: pd.DataFrame, classes: tuple[str, ...]) -> tuple[int, ...]:
+    counts = record.loc[record["split"] == "train", "label"].value_counts()
+    return tuple(int(counts.get(label, 0)) for label in classes)
+
+
+def _choose(
+    source: Source,
+    part: SplitName | None,
+    record: pd.DataFrame | None,
+    classifier: Classifier,
+    decode: Callable[[pd.DataFrame], Decoded],
+) -> tuple[pd.DataFrame, str, Decoded | None]:
+    """The rows to judge, what they are called, and their pixels where they had to be looked at for that."""
+    table = source.table
+    own = table["split"]
+    if part is SplitName.TEST or (part is None and (own == "test").any()):
+        chosen = table[own == "test"]
+        if chosen.empty:
+            raise SourceError(f"{source.root}: it has no test images; leave --split out, or give valid or train")
+        return chosen.reset_index(drop=True), "test", None
+    wanted = part or SplitName.VALID
+    held_out = None if record is None else _from_record(source, record, classifier, wanted, decode)
+    if held_out is not None:
+        rows, decoded = held_out
+        if rows.empty and part is not None:
+            raise SourceError(f"{source.root}: training held nothing out, so there are no {wanted.value} images")
+        if not rows.empty:
+            return rows, wanted.value, decoded
+    elif part is not None:
+        why = "the model folder has no run/split.csv" if record is None else "its images are not those trained on"
+        raise SourceError(f"{source.root}: --split {part.value} needs the training's own source, but {why}")
+    if (own == "valid").any():
+        return table[own == "valid"].reset_index(drop=True), "valid", None
+    return table, "all", None
+
+
+def _from_record(
+    source: Source,
+    record: pd.DataFrame,
+    classifier: Classifier,
+    wanted: SplitName,
+    decode: Callable[[pd.DataFrame], Decoded],
+) -> tuple[pd.DataFrame, Decoded] | None:
+    """The rows that training had on a side with their pixels, or None where the source is not the one trained on."""
+    table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
+    names = [source.relative(path) for path in table["path"]]
+    side = dict(zip(record["path"], record["split"], strict=True))
+    # Paths first: they tell most other sources without decoding them.
+    kept = [i for i, name in enumerate(names) if name in side]
+    if len(kept) != len(side):
+        return None
+    table = table.iloc[kept].reset_index(drop=True)
+    names = [names[i] for i in kept]
+    # As training decoded them, so that its cache has them; the fingerprint is over whole images, whatever the size.
+    decoded = decode(table)
+    if fingerprint(names, table["label"].tolist(), decoded.digests) != classifier.config.fingerprint:
+        return None
+    rows = [i for i, name in enumerate(names) if side[name] == wanted.value]
+    return table.iloc[rows].reset_index(drop=True), decoded.take(rows)

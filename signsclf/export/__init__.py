@@ -1,0 +1,1 @@
+"""Model artifacts: ONNX, int8, golden outputs, and verifying them."""

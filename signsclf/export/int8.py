@@ -1,0 +1,129 @@
+"""model.int8.onnx: the exported graph with 8-bit weights and activations, kept only if it answers nearly as well.
+
+What comes of it is a result: a model is as good without the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from signsclf.export.verify import seconds_a_run
+from signsclf.inference.classifier import Classifier
+from signsclf.model import folder as modelfolder
+
+ACCURACY_LOSS = 0.003
+"""Share of the images by which int8 may be right less often."""
+CALIBRATION_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Int8Policy:
+    """What came of the 8-bit file, against the fp32 one on the same images and the same machine.
+
+    Attributes:
+        result: "written"; "refused", because it loses too much; or "failed".
+        reason: why, in a few words; for a written file what it loses.
+        n: images evaluated.
+        accuracy, accuracy_fp32: 0 to 1; None where it failed, as are those that follow.
+        images_per_second, images_per_second_fp32: in batches of images already decoded.
+    """
+
+    result: str
+    reason: str
+    n: int
+    accuracy: float | None = None
+    accuracy_fp32: float | None = None
+    images_per_second: float | None = None
+    images_per_second_fp32: float | None = None
+
+    def __str__(self) -> str:
+        return f"int8: {self.result}: {self.reason}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return asdict(self)
+
+
+class _Reader:
+    """Feeds onnxruntime's calibration; it asks for one batch after the other until None."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.batches = iter([{"image": pixels[i : i + 32]} for i in range(0, len(pixels), 32)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+def write_int8(
+    folder: Path, calibration: np.ndarray, judged: np.ndarray, targets: np.ndarray, force: bool = False
+) -> Int8Policy:
+    """Writes model.int8.onnx beside model.onnx: static quantization, weights by channel (Jacob et al. 2018).
+
+    Args:
+        folder: with config.json, SHA256SUMS and model.onnx in place.
+        calibration: uint8 (N, H, W, 3) training images that the ranges of activations are taken from.
+        judged: uint8 (M, H, W, 3), M ≥ 1, and ``targets``, int (M,): what both files are judged on.
+        force: keep it however much it loses.
+
+    Returns:
+        What came of it; unless it is "written", the file is not there. SHA256SUMS is as the folder is.
+    """
+    path = folder / modelfolder.ONNX_INT8
+    try:
+        _quantize(folder / modelfolder.ONNX, path, calibration)
+        modelfolder.write_sums(folder)
+        fp32, int8 = Classifier(folder), Classifier(folder, file=modelfolder.ONNX_INT8)
+        right, right_fp32 = (
+            float(np.mean(classifier.probabilities(judged).argmax(1) == targets)) for classifier in (int8, fp32)
+        )
+        lost = 100 * (right_fp32 - right)
+        refused = right_fp32 - right > ACCURACY_LOSS and not force
+        limit = f", limit {100 * ACCURACY_LOSS:g}" if refused else f" (n = {len(judged):,})"
+        batch = judged[: fp32.batch_size]
+        found = Int8Policy(
+            "refused" if refused else "written",
+            f"{abs(lost):.2f} points {'lost' if lost >= 0 else 'gained'}{limit}",
+            len(judged),
+            right,
+            right_fp32,
+            len(batch) / seconds_a_run(int8, batch),
+            len(batch) / seconds_a_run(fp32, batch),
+        )
+    # The quantizer raises whatever its graph passes meet.
+    except Exception as error:
+        found = Int8Policy("failed", (str(error).strip() or type(error).__name__).splitlines()[0][:160], len(judged))
+    if found.result != "written":
+        path.unlink(missing_ok=True)
+        modelfolder.write_sums(folder)
+    return found
+
+
+def _quantize(source: Path, target: Path, calibration: np.ndarray) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from signsclf import runtime  # noqa: F401  (before anything of onnxruntime)
+
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            prepared = Path(scratch) / "prepared.onnx"
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quantize_static(
+                str(prepared),
+                str(target),
+                _Reader(calibration),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+    finally:
+        logging.root.setLevel(level)

@@ -1,0 +1,244 @@
+"""A trained network becomes the files of a model folder, and only if ONNX Runtime answers as the network does."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from operator import attrgetter
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import nn
+
+from signsclf.errors import ModelError, ParityError
+from signsclf.inference import runtime
+from signsclf.metrics.calibrate import softmax
+from signsclf.model import folder as modelfolder
+from signsclf.training.architectures import Architecture, Family, body_and_head, classifier_name
+from signsclf.training.learner import stock_learner
+
+PARITY_TOLERANCE = 1e-3
+PARITY_IMAGES = 256
+_OPSET = 18
+# What ONNX Runtime 1.14 of 2023 and later read; opset 18 needs no newer one.
+_IR_VERSION = 8
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How model.onnx compared with the network in fp32, on images read from their files.
+
+    Attributes:
+        n: images compared.
+        max_difference: of any probability.
+        top1_differs: images whose best class differs although the two best are over the tolerance apart.
+    """
+
+    n: int
+    max_difference: float
+    top1_differs: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON values, with the tolerance."""
+        return {**asdict(self), "tolerance": PARITY_TOLERANCE}
+
+
+class _Exported(nn.Module):
+    """uint8 images in, logits and the last feature map out: normalisation belongs to the graph."""
+
+    def __init__(self, model: nn.Module, arch: Architecture, with_features: bool) -> None:
+        super().__init__()
+        self.body, self.head = body_and_head(model, arch)
+        self.with_features = with_features
+        mean, std = torch.tensor(arch.mean), torch.tensor(arch.std)
+        self.register_buffer("scale", (1 / (255 * std)).view(1, 3, 1, 1))
+        self.register_buffer("shift", (mean / std).view(1, 3, 1, 1))
+
+    def forward(self, image: torch.Tensor):
+        features = self.body(image.permute(0, 3, 1, 2).float() * self.scale - self.shift)
+        logits = self.head(features)
+        return (logits, features) if self.with_features else logits
+
+
+def fold_temperature(model: nn.Module, n_classes: int, temperature: float) -> nn.Module:
+    """Divides the last linear layer's weight and bias by the temperature, in place, so that every reader has it."""
+    layer = model.get_submodule(classifier_name(model, n_classes))
+    with torch.no_grad():
+        layer.weight.div_(temperature)
+        if layer.bias is not None:
+            layer.bias.div_(temperature)
+    return model
+
+
+def torch_logits(model: nn.Module, arch: Architecture, pixels: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """Logits of the network itself, in eval mode on the CPU in fp32: float32 (N, C) for uint8 (N, H, W, 3)."""
+    exported = _Exported(model, arch, with_features=False).eval()
+    with torch.inference_mode():
+        parts = [
+            exported(torch.from_numpy(np.ascontiguousarray(pixels[i : i + batch_size])))
+            for i in range(0, len(pixels), batch_size)
+        ]
+    return torch.cat(parts).numpy()
+
+
+def write_network(
+    folder: Path, model: nn.Module, arch: Architecture, classes: Sequence[str], size: int, pixels: np.ndarray
+) -> tuple[Parity, str | None]:
+    """Writes model.onnx, model.safetensors and learner.pkl, once model.onnx has passed the parity check.
+
+    Args:
+        model: with the temperature folded in.
+        pixels: uint8 (N, size, size, 3) of images read from their files, to compare on; N ≥ 1.
+
+    Returns:
+        The proof, and the name of the classifier's weight where the graph gives a feature map that it applies to.
+
+    Raises:
+        ParityError: ONNX Runtime does not answer as the network does; then none of the files is there.
+        ModelError: a file cannot be written, or the network cannot be exported.
+    """
+    model = copy.deepcopy(model).cpu().float().eval()
+    classifier = _map_classifier(model, arch, len(classes), pixels[:2])
+    onnx_path, weights_path = folder / modelfolder.ONNX, folder / modelfolder.WEIGHTS
+    new = onnx_path.with_name(onnx_path.name + ".new")
+    try:
+        _write_onnx(new, _Exported(model, arch, classifier is not None).eval(), classes, size)
+        parity = compare(new, torch_logits(model, arch, pixels), pixels)
+        if parity.top1_differs or not parity.max_difference <= PARITY_TOLERANCE:
+            raise ParityError(
+                f"export: model.onnx differs from the network by {parity.max_difference:.2g} in probability and in "
+                f"the best class of {parity.top1_differs} of {parity.n} images (allowed: {PARITY_TOLERANCE:g} and 0); "
+                "nothing was written; try another --arch, and report this one"
+            )
+        state = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+        with _writing(folder):
+            save_file(state, weights_path, metadata={"format": "pt"})
+            # safetensors lets nobody but the owner read it.
+            shutil.copymode(new, weights_path)
+            _write_learner(folder / modelfolder.LEARNER, model, arch, classes, size)
+            new.replace(onnx_path)
+    finally:
+        new.unlink(missing_ok=True)
+    return parity, classifier and f"{classifier}.weight"
+
+
+def compare(onnx_path: Path, expected: np.ndarray, pixels: np.ndarray) -> Parity:
+    """Runs model.onnx on the images and compares its probabilities with those of the expected logits (N, C)."""
+    session = runtime.open_session(onnx_path)
+    parts = [session.run(["logits"], {"image": pixels[i : i + 64]})[0] for i in range(0, len(pixels), 64)]
+    ours, theirs = softmax(np.concatenate(parts)), softmax(expected)
+    best = np.sort(theirs, axis=1)
+    clear = best[:, -1] - best[:, -2] > PARITY_TOLERANCE if best.shape[1] > 1 else np.ones(len(best), bool)
+    differs = (ours.argmax(1) != theirs.argmax(1)) & clear
+    difference = np.abs(ours - theirs).max()
+    return Parity(len(pixels), float(difference) if np.isfinite(difference) else float("inf"), int(differs.sum()))
+
+
+def readers(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndarray) -> tuple[str, ...]:
+    """Who can read the folder, found by trying: timm and transformers where timm's network of that name agrees."""
+    found = ["onnxruntime", "signsclf", "fastai"]
+    if arch.family in (Family.TIMM, Family.TORCHVISION):
+        import timm
+
+        if timm.is_model(arch.name):
+            twin = timm.create_model(arch.name, pretrained=False, num_classes=n_classes)
+            try:
+                twin.load_state_dict(model.state_dict())
+            except RuntimeError:
+                return tuple(found)
+            as_timm = Architecture(arch.name, "", Family.TIMM, arch.mean, arch.std, arch.native_size, arch.fixed_size)
+            theirs = softmax(torch_logits(twin, as_timm, pixels))
+            if np.abs(theirs - softmax(torch_logits(model, arch, pixels))).max() < 1e-4:
+                found += ["timm", "transformers"]
+    return tuple(found)
+
+
+def _map_classifier(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndarray) -> str | None:
+    """The classifier's name where it is applied to the plain mean of the feature map, as class activation maps need."""
+    name = classifier_name(model, n_classes)
+    layer = model.get_submodule(name)
+    exported = _Exported(model, arch, with_features=True).eval()
+    with torch.inference_mode():
+        logits, features = exported(torch.from_numpy(np.ascontiguousarray(pixels)))
+        if not isinstance(layer, nn.Linear) or features.ndim != 4 or features.shape[1] != layer.in_features:
+            return None
+        return name if torch.allclose(layer(features.mean((2, 3))), logits, atol=1e-3) else None
+
+
+def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int) -> None:
+    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    outputs = ["logits", "features"] if module.with_features else ["logits"]
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module,
+                (example,),
+                input_names=["image"],
+                output_names=outputs,
+                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=65_536)}},
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    # The exporter's errors have many types; the architecture is the user's choice.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise ModelError(f"export: torch cannot export this architecture to ONNX ({reason}); choose another") from error
+    finally:
+        logger.setLevel(level)
+    # The exporter leaves in each node the stack that it came from: paths of this machine.
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()
+    program.model.ir_version = _IR_VERSION
+    program.model.metadata_props["labels"] = json.dumps(list(classes), ensure_ascii=False)
+    with _writing(path.parent):
+        program.save(str(path), external_data=False)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    # A full disk is an OSError, safetensors' own error, or a RuntimeError of torch's zip writer.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ModelError(f"{folder}: cannot be written ({reason}); make room and try again") from error
+
+
+def _write_learner(path: Path, model: nn.Module, arch: Architecture, classes: Sequence[str], size: int) -> None:
+    learner = stock_learner(copy.deepcopy(model), classes, (size, size), arch.mean, arch.std)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Absolute, so that the learner's own path, which is shipped with it, stays the working directory.
+        learner.export(path.absolute(), pickle_module=SimpleNamespace(__name__="signsclf", Pickler=_ByName))
+
+
+class _ByName(cloudpickle.Pickler):
+    """Pickles fastai's class methods by name. cloudpickle would copy their bytecode, which no other Python version
+    reads, and the path of the file they were installed in.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, FunctionType) and obj.__module__.startswith("fastai."):
+            owner, _, name = obj.__qualname__.rpartition(".")
+            found = getattr(sys.modules[obj.__module__], owner, None)
+            if getattr(getattr(found, name, None), "__func__", None) is obj:
+                return attrgetter(f"{name}.__func__"), (found,)
+        return super().reducer_override(obj)

@@ -1,0 +1,1 @@
+"""Prediction with NumPy, Pillow and ONNX Runtime alone."""

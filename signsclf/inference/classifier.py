@@ -1,0 +1,520 @@
+"""A model folder and images in, Predictions out. NumPy, Pillow and ONNX Runtime only."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from inspect import isawaitable
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias, cast
+
+import numpy as np
+from PIL import Image
+
+from signsclf import images
+from signsclf.errors import BadImageError, ModelError, SignsclfError, first_line
+from signsclf.files import user_path
+from signsclf.inference import runtime
+from signsclf.inference.arrivals import arriving
+from signsclf.inference.listing import why_no_image
+from signsclf.model.folder import (
+    CARD,
+    CONFIG,
+    ONNX,
+    WEIGHTS,
+    Config,
+    parse_json,
+    read_config,
+    read_tensor,
+    read_text,
+    verify_sums,
+)
+from signsclf.threads import usable_cores
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | Array
+"""What an image may be given as; arrays are uint8 of H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA)."""
+
+READY_MADE = "gtsrb-signnet"
+MAX_BATCH = 64
+_BATCH_VALUES = 64 * 3 * 256 * 256  # 64 images of 256×256; larger ones come in smaller batches
+_CHUNK = 8  # images a task: a task for each image would cost more than decoding a small one
+_BATCHES_AHEAD = 3
+_ANEW = "fetch or export the model again"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one image; checked at construction.
+
+    Attributes:
+        path: the image's path as it was given; "" for one that came without.
+        label: the most probable class; None where the image could not be read.
+        index: its place in ``Classifier.labels``.
+        probability: its calibrated probability, 0 to 1.
+        top_k: (label, probability), the most probable first.
+        accepted: whether the probability reaches the model's reject threshold; None where it has none.
+        error: why the image could not be read; None where it could.
+
+    Raises:
+        ValueError: the values contradict each other.
+    """
+
+    path: str
+    label: str | None = None
+    index: int | None = None
+    probability: float | None = None
+    top_k: tuple[tuple[str, float], ...] = ()
+    accepted: bool | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        answer = (self.label, self.index, self.probability)
+        if self.error is not None:
+            if answer != (None, None, None) or self.top_k or self.accepted is not None:
+                raise ValueError("a Prediction with an error has no answer")
+            return
+        if self.index is None or self.probability is None or self.label is None or self.index < 0:
+            raise ValueError(f"{answer} is not a label, an index from 0 and a probability of 0 to 1")
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"{answer} is not a label, an index from 0 and a probability of 0 to 1")
+        values = [probability for _, probability in self.top_k]
+        if not values or self.top_k[0] != (self.label, self.probability) or values != sorted(values)[::-1]:
+            raise ValueError("top_k starts with the label itself and goes down in probability")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as JSON can hold them."""
+        return asdict(self)
+
+
+class Classifier:
+    """An exported model, ready to predict; may be used from several threads at once.
+
+    It can be copied and pickled: as its folder and its arguments, with which it is opened anew.
+
+    Attributes:
+        folder: its folder, absolute, so that a change of the working directory does no harm.
+        config: what config.json says.
+        labels: the classes, in the order of the outputs.
+        size: (height, width) in pixels that the model takes.
+        threads: how many CPU threads it uses at most.
+        batch_size: images in a batch, where the caller does not say.
+    """
+
+    def __init__(
+        self, folder: str | Path, threads: int | None = None, *, device: str = "cpu", file: str = ONNX
+    ) -> None:
+        """Open a model folder; its config.json and the network's file are checked against SHA256SUMS.
+
+        Args:
+            threads: 1 or more; None takes the CPU cores that this process may use.
+            device: "cpu", or "cuda" where ONNX Runtime was installed with it.
+            file: the network's file in the folder.
+
+        Raises:
+            ModelError: the folder is missing, damaged or of an unknown version.
+            DeviceError: ``device`` is "cuda", and ONNX Runtime cannot use it; the message says why.
+        """
+        if threads is not None and threads < 1:
+            raise SignsclfError(f"threads is {threads}, where it should be 1 or more")
+        self._arguments = (threads, device, file)
+        self.folder = user_path(folder, ModelError).absolute()
+        self.config: Config = read_config(self.folder)
+        verify_sums(self.folder, [CONFIG, file])
+        self.labels = self.config.classes
+        self.size = self.config.input_size
+        self.threads = threads or usable_cores()
+        height, width = self.size
+        self.batch_size = max(1, min(MAX_BATCH, _BATCH_VALUES // (3 * height * width)))
+        self._file = self.folder / file
+        self._session = runtime.open_session(self._file, device=device, threads=self.threads)
+        self._has_features = self._check_signature()
+
+    def __reduce__(self) -> tuple[Callable[..., Classifier], tuple[Any, ...]]:
+        return _opened, (type(self), self.folder, *self._arguments)
+
+    @property
+    def card(self) -> str:
+        """The model card, in Markdown; "" where the folder has none."""
+        path = self.folder / CARD
+        return read_text(path) if path.is_file() else ""
+
+    def predict(self, image: Source, top_k: int = 5) -> Prediction:
+        """The classes of one image, the most probable first.
+
+        Raises:
+            BadImageError: the image cannot be read.
+        """
+        _check_top_k(top_k)
+        pixels = images.resize(open_image(image), self.size)
+        return self._predictions([_name(image)], self.probabilities(pixels[None]), top_k)[0]
+
+    def predict_batch(self, images: Iterable[Source], top_k: int = 5) -> list[Prediction]:
+        """One Prediction an image, in the order given; for one that cannot be read it holds the error.
+
+        Args:
+            images: a list, generator or other iterable of images, or a uint8 array N×H×W×3 (RGB) or N×H×W×4 (RGBA).
+
+        Raises:
+            SignsclfError: it is a single image, or no images.
+        """
+        return list(stream(self, images, top_k=top_k))
+
+    def logits(self, batch: Array) -> Array:
+        """Outputs of the last layer: float32 (N, classes), for uint8 RGB (N, height, width, 3) of `size`.
+
+        Raises:
+            ModelError: the network cannot be run on it, or gives values that are no numbers.
+        """
+        return self._run(batch, "logits")[0]
+
+    def probabilities(self, batch: Array) -> Array:
+        """Calibrated probabilities, float64 (N, classes), each row summing to 1; see `logits`."""
+        logits = self.logits(batch).astype(np.float64)
+        logits -= logits.max(axis=1, keepdims=True)
+        np.exp(logits, out=logits)
+        return cast(Array, logits / logits.sum(axis=1, keepdims=True))
+
+    def features(self, batch: Array) -> Array | None:
+        """The last feature map, float32 (N, channels, h, w); None where the network has none."""
+        return self._run(batch, "features")[0] if self._has_features else None
+
+    def logits_and_features(self, batch: Array) -> tuple[Array, Array]:
+        """Give what `logits` and `features` do, from one run of a network that has a feature map."""
+        logits, features = self._run(batch, "logits", "features")
+        return logits, features
+
+    @cached_property
+    def class_weights(self) -> Array:
+        """Read what the last layer weighs each channel of the feature map with: float64 (classes, channels).
+
+        Raises:
+            ModelError: the network has no feature map that its last layer reads, or model.safetensors does not fit it.
+        """
+        name = self.config.classifier
+        if not self._has_features or name is None:
+            raise ModelError(
+                f"{self.folder}: {self.config.architecture} has no last feature map to explain by; "
+                "models with pooled features and one linear layer have"
+            )
+        weights = read_tensor(self.folder / WEIGHTS, name)
+        channels = next(node.shape[1] for node in self._session.get_outputs() if node.name == "features")
+        wanted = (len(self.labels), channels)
+        if weights.size != wanted[0] * wanted[1] or weights.shape[:2] != wanted:
+            raise ModelError(f"{self.folder}: {name!r} is {weights.shape}, where the feature map needs {wanted}")
+        return weights.reshape(wanted).astype(np.float64)
+
+    def _check_signature(self) -> bool:
+        """Refuse a network that is not the one that config.json tells of; whether it gives a feature map."""
+        inputs = {node.name: node for node in self._session.get_inputs()}
+        outputs = {node.name: node for node in self._session.get_outputs()}
+        image, logits = inputs.get("image"), outputs.get("logits")
+        if (
+            len(inputs) != 1
+            or image is None
+            or image.type != "tensor(uint8)"
+            or len(image.shape) != 4
+            or image.shape[1:] != [*self.size, 3]
+            or isinstance(image.shape[0], int)
+        ):
+            height, width = self.size
+            raise ModelError(f"{self._file}: its input is not images of uint8 (N, {height}, {width}, 3)")
+        if logits is None or logits.type != "tensor(float)" or logits.shape[1:] != [len(self.labels)]:
+            raise ModelError(f"{self._file}: its outputs are not logits for the {len(self.labels)} classes")
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        if parse_json(metadata.get("labels", "null"), f"{self._file}: labels") != list(self.labels):
+            raise ModelError(f"{self._file}: its labels are not those of {CONFIG}; {_ANEW}")
+        return "features" in outputs and len(outputs["features"].shape) == 4
+
+    def _run(self, batch: Array, *outputs: str) -> list[Array]:
+        batch = np.asarray(batch)
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (*self.size, 3):
+            height, width = self.size
+            raise ModelError(f"a batch should be uint8 (N, {height}, {width}, 3), and is {batch.dtype} {batch.shape}")
+        try:
+            # At least one run, so that no images give an array of the right shape.
+            parts = [
+                self._session.run(list(outputs), {"image": batch[start : start + self.batch_size]})
+                for start in range(0, max(len(batch), 1), self.batch_size)
+            ]
+        except Exception as error:
+            raise ModelError(f"{self._file}: fails on a batch of {len(batch)} ({first_line(error)})") from error
+        results = []
+        for output, pieces in zip(outputs, zip(*parts, strict=True), strict=True):
+            result = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            if len(result) != len(batch) or not np.isfinite(result).all():
+                raise ModelError(f"{self._file}: gives {output} that are no numbers; {_ANEW}")
+            results.append(result)
+        return results
+
+    def _predictions(self, paths: Sequence[str], probabilities: Array, top_k: int) -> list[Prediction]:
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+        values = np.take_along_axis(probabilities, order, axis=1).tolist()
+        threshold = self.config.reject_threshold
+        return [
+            Prediction(
+                path=path,
+                label=self.labels[indices[0]],
+                index=indices[0],
+                probability=row[0],
+                top_k=tuple((self.labels[i], p) for i, p in zip(indices, row, strict=True)),
+                accepted=None if threshold is None else row[0] >= threshold,
+            )
+            for path, indices, row in zip(paths, order.tolist(), values, strict=True)
+        ]
+
+
+def stream(
+    classifier: Classifier,
+    sources: Iterable[Source],
+    *,
+    top_k: int = 5,
+    batch_size: int | None = None,
+    workers: int | None = None,
+) -> Iterator[Prediction]:
+    """Predictions for any number of images, in their order, in memory that does not grow with their number.
+
+    Images are decoded in ``workers`` threads while the network runs, a few batches ahead of what has been
+    yielded. An image that cannot be read gives a Prediction with its error. A model trained on crops
+    (``config.crop`` "roi") takes each image as such a crop. An iterator is read in a thread of its own: what has come
+    from it is answered within a second, however long the next image takes. What it gives may be changed or closed as
+    soon as it is asked for the next. When it raises, the images before are answered first. A list or tuple is read in
+    the caller's thread.
+
+    Args:
+        sources: images, or a uint8 array N×H×W×3 or N×H×W×4; see `Source`.
+        batch_size: images a run of the network; None takes the classifier's.
+        workers: decoding threads; None takes the classifier's ``threads``.
+
+    Raises:
+        SignsclfError: a number is not 1 or more, or ``sources`` is a single image or no images.
+        ModelError: the network fails.
+    """
+    _check_top_k(top_k)
+    several = _many(sources, classifier.size)
+    batch_size = classifier.batch_size if batch_size is None else batch_size
+    workers = classifier.threads if workers is None else workers
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value < 1:
+            raise SignsclfError(f"{name} is {value}, where it should be 1 or more")
+    return _stream(classifier, several, top_k, batch_size, workers)
+
+
+def _stream(
+    classifier: Classifier, sources: Iterable[Source | BadImageError], top_k: int, batch_size: int, workers: int
+) -> Iterator[Prediction]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="signsclf-decode")
+    waiting: deque[tuple[list[str], list[Future[list[Array | str]]]]] = deque()
+    arrivals = arriving(sources, _BATCHES_AHEAD * batch_size)
+    try:
+        while True:
+            # With nothing under way, what is there is taken, however few.
+            while len(waiting) < _BATCHES_AHEAD and (batch := arrivals.take(batch_size, wait=not waiting)):
+                chunks = [batch[start : start + _CHUNK] for start in range(0, len(batch), _CHUNK)]
+                tasks = [pool.submit(_pixels, chunk, classifier.size) for chunk in chunks]
+                waiting.append(([_name(source) for source in batch], tasks))
+            if not waiting:
+                return
+            names, tasks = waiting.popleft()
+            decoded = [pixels for task in tasks for pixels in task.result()]
+            good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
+            paths = [n for n, pixels in zip(names, decoded, strict=True) if isinstance(pixels, np.ndarray)]
+            answers: Iterator[Prediction] = iter(())
+            if good:
+                answers = iter(classifier._predictions(paths, classifier.probabilities(np.stack(good)), top_k))
+            for name, pixels in zip(names, decoded, strict=True):
+                yield Prediction(name, error=pixels) if isinstance(pixels, str) else next(answers)
+            arrivals.done(len(names))
+    finally:
+        arrivals.close()
+        pool.shutdown(cancel_futures=True)
+
+
+def _many(sources: Iterable[Source], size: tuple[int, int]) -> Iterable[Source | BadImageError]:
+    """Take the images of what should hold several; refuse what is one image, or none.
+
+    A list keeps its images as they are while they wait to be decoded; what an iterator gave may be one buffer that
+    it fills again, or a file that it closes: of that a copy is taken.
+    """
+    if isinstance(sources, np.ndarray):
+        if sources.ndim == 4 and sources.dtype == np.uint8 and sources.shape[3] in (3, 4):
+            return cast("Iterable[Source]", sources)
+        if sources.ndim == 1 and sources.dtype.kind in "OU":  # of paths or images
+            return cast("list[Source]", sources.tolist())
+        what = f"an array of {sources.dtype} {'×'.join(map(str, sources.shape))}"
+    elif (
+        isinstance(sources, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Mapping)
+        or hasattr(sources, "read")
+        or not isinstance(sources, Iterable)
+    ):
+        what = f"a single {type(sources).__name__}"
+        if isawaitable(sources):
+            _forget(sources)
+    else:
+        return sources if isinstance(sources, list | tuple) else map(partial(_kept, size=size), sources)
+    raise SignsclfError(
+        f"images: {what}, where a list of images (or another iterable) or a uint8 array N×H×W×3 is needed; "
+        "for a single image there is predict"
+    )
+
+
+def _kept(source: Source, size: tuple[int, int]) -> Source | BadImageError:
+    """Take an image such that it stays what it is now, or why it cannot be read.
+
+    Pixels are kept at the network's size: a few batches of a camera's frames would fill the memory.
+    """
+    try:
+        if isinstance(source, np.ndarray | Image.Image):
+            return np.array(images.resize(open_image(source), size))
+        if isinstance(source, bytearray | memoryview):
+            return bytes(source)
+        return _read_file(cast(BinaryIO, source)) if hasattr(source, "read") else source
+    except BadImageError as error:
+        return error
+
+
+def open_image(source: Source) -> Image.Image:
+    """An upright RGB image from whatever it is given as; see `Source`.
+
+    Raises:
+        BadImageError: it cannot be read, or is of another kind.
+    """
+    if isinstance(source, str | os.PathLike):
+        name = str(user_path(_name(source), BadImageError))
+        try:
+            return images.decode(images.read(name), name)
+        except BadImageError:
+            why = why_no_image(name)
+            if why is None:
+                raise
+            raise BadImageError(f"{name}: {why}") from None
+    if isinstance(source, bytes | bytearray | memoryview):
+        return images.decode(bytes(source))
+    if isinstance(source, Image.Image):
+        try:
+            if 0 in source.size:
+                raise BadImageError("no pixels")
+            images.refuse_pixels(*source.size)
+            source.load()  # one that was just opened is decoded only now
+            return images.to_rgb(source)
+        except BadImageError as error:
+            raise BadImageError(f"image: {error}") from error
+        except Exception as error:  # of many kinds, as in `images.decode`
+            raise BadImageError(f"image: damaged or truncated ({first_line(error)})") from error
+    if isinstance(source, np.ndarray):
+        shaped = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
+        if source.dtype != np.uint8 or not shaped or not 0 < source.size <= 4 * images.max_pixels():
+            raise BadImageError(
+                "image: an array should be uint8 of H×W, H×W×3 or H×W×4 with values from 0 to 255, "
+                f"and is {source.dtype} of {'×'.join(map(str, source.shape))}"
+            )
+        return images.to_rgb(Image.fromarray(source))
+    if hasattr(source, "read"):
+        return images.decode(_read_file(source))
+    if isawaitable(source):
+        _forget(source)
+        raise BadImageError("image: a coroutine: await it, and give what comes")
+    way = "; for many images there is predict_batch" if isinstance(source, list | tuple | Iterator) else ""
+    raise BadImageError(
+        f"image: {type(source).__name__} is not a path, bytes, binary file, Pillow image or uint8 array{way}"
+    )
+
+
+def _read_file(file: BinaryIO) -> bytes:
+    """Read all that a file object gives, which pipes, sockets and uploads give in parts.
+
+    Raises:
+        BadImageError: it cannot be read, gives no bytes, or gives over `images.max_bytes`.
+    """
+    parts: list[bytes] = []
+    most = images.max_bytes()
+    left = most + 1
+    while left > 0:
+        try:
+            part: object = file.read(left)
+            if isinstance(part, bytes | bytearray | memoryview):
+                part = bytes(part)
+        except Exception as error:  # file objects of other packages raise their own kinds
+            raise BadImageError(f"image: the file object cannot be read ({first_line(error)})") from error
+        if isawaitable(part):
+            _forget(part)
+            raise BadImageError(
+                "image: the file object's read is asynchronous: await it and give the bytes, or give its .file"
+            )
+        if part is None:
+            raise BadImageError("image: the file object has nothing to read yet: open it in blocking mode")
+        if not isinstance(part, bytes):
+            raise BadImageError("image: the file object gives no bytes: open it in binary mode")
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        left -= len(part)
+    raise BadImageError(f"image: over {most:,} bytes are too many")
+
+
+def _forget(awaitable: object) -> None:
+    """Close a coroutine, which would else warn that it was never awaited."""
+    if hasattr(awaitable, "close"):
+        awaitable.close()
+
+
+def _opened(kind: type[Classifier], folder: Path, threads: int | None, device: str, file: str) -> Classifier:
+    """Open a classifier that comes out of a pickle."""
+    return kind(folder, threads, device=device, file=file)
+
+
+def find_model(explicit: str | None, environ: Mapping[str, str], cwd: Path) -> tuple[Path, str]:
+    """The model folder to use, and in words where it comes from.
+
+    Args:
+        explicit: what the user named, else ``$SIGNSCLF_MODEL``, else models/default below ``cwd``, else the ready-made
+            model for German traffic signs that comes with the package.
+
+    Raises:
+        ModelError: there is none of these.
+    """
+    if explicit:
+        return user_path(explicit, ModelError), "--model"
+    if environ.get("SIGNSCLF_MODEL"):
+        return user_path(environ["SIGNSCLF_MODEL"], ModelError), "$SIGNSCLF_MODEL"
+    default = Path(cwd) / "models" / "default"
+    if default.is_dir():
+        return default, "models/default here"
+    if ready := ready_made():
+        return ready, "ready-made, for German traffic signs; name another with --model"
+    raise ModelError(
+        "no model: name a model folder with --model DIR or $SIGNSCLF_MODEL, or make one with `signsclf train`"
+    )
+
+
+def ready_made() -> Path | None:
+    """The model folder that comes with the package, in a wheel inside it, in a checkout beside it."""
+    package = Path(__file__).parents[1]
+    places = (package / "models" / READY_MADE, package.parent / "models" / READY_MADE)
+    return next((place for place in places if (place / CONFIG).is_file()), None)
+
+
+def _pixels(sources: Sequence[Source | BadImageError], size: tuple[int, int]) -> list[Array | str]:
+    """Each image at the network's size, or why it cannot be read."""
+    result: list[Array | str] = []
+    for source in sources:
+        try:
+            if isinstance(source, BadImageError):
+                raise source
+            result.append(images.resize(open_image(source), size))
+        except BadImageError as error:
+            result.append(str(error))
+    return result
+
+
+def _name(source: Source | BadImageError) -> str:
+    return os.fsdecode(source) if isinstance(source, str | os.PathLike) else ""
+
+
+def _check_top_k(top_k: int) -> None:
+    if top_k < 1:
+        raise SignsclfError(f"top_k is {top_k}, where it should be 1 or more")

@@ -1,0 +1,339 @@
+"""What a user names on the command line, as a stream of image paths in natural order."""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import heapq
+import json
+import locale
+import os
+import stat
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from signsclf import images, outputs
+from signsclf.errors import BadImageError, SignsclfError
+from signsclf.files import user_path
+from signsclf.imagefiles.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
+from signsclf.imagefiles.kinds import Sniffer, is_image_name, read_head, skipped_text, suffix_of, why_unread
+from signsclf.text import count, natural_key
+
+_LIST_BLOCK = 65_536
+_IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
+_LONGEST_NAME = 1_000_000
+_LOOKED_AT = 1_000  # folders of which a message tells at most
+_RUN = 4_000  # names sorted in memory at a time
+_PAGE = 100  # names of a sorted run read back at a time
+
+
+def expand(
+    arguments: Iterable[str],
+    recursive: bool = False,
+    listed: Iterable[str] | None = None,
+    skipped: Counter[str] | None = None,
+    hidden: Counter[str] | None = None,
+    left_out: Callable[[str], object] | None = None,
+) -> Iterator[str]:
+    """Image paths, one after another, in memory that does not grow with the number of files.
+
+    Args:
+        arguments: files as they are; folders, zip archives and folders in them for the images there, in
+            natural order and without hidden ones and what this program wrote; patterns with ``*``, ``?``,
+            ``[…]`` or ``**``; "-" for ``listed``. One that leads to no image is given as it is, for the reader
+            to say what is wrong.
+        recursive: also the images in folders below.
+        listed: further arguments, such as `listed_names` of standard input.
+        skipped: counts the suffixes of pictures in folders and archives that were passed over, since they are not read.
+        hidden: counts the images in each hidden folder, or hidden file, that was passed over.
+        left_out: called with the path of each picture that was found and that this program wrote.
+    """
+    for argument in arguments:
+        if argument == "-" and listed is not None:
+            yield from expand(listed, recursive, skipped=skipped, hidden=hidden, left_out=left_out)
+            continue
+        listing = _Listing(recursive, left_out or _ignore)
+        found = False
+        for path in listing.find(argument):
+            found = True
+            yield path
+        if not found:
+            yield argument
+        elif skipped is not None:
+            skipped.update(listing.skipped)
+        if hidden is not None:
+            hidden.update(listing.hidden)
+
+
+def why_no_image(path: str) -> str | None:
+    """What a path is that leads to no image, and what helps; None where reading it says so.
+
+    A folder or archive is described by what lies in it.
+    """
+    if os.path.isdir(path):  # noqa: PTH112 - Path's raises for names that are too long
+        try:
+            with os.scandir(path) as entries:
+                hidden = {entry.name: n for entry in entries if is_hidden(entry.name) and (n := hidden_images(entry))}
+            files = []
+            for _, folders, inside in islice(os.walk(path), _LOOKED_AT):
+                folders[:] = [name for name in folders if not is_hidden(name)]
+                files += [name for name in inside if not is_hidden(name)]
+        except OSError as error:
+            return f"a folder that cannot be listed ({error.strerror or error})"
+        if hidden and not any(map(is_image_name, files)):
+            return f"a folder of hidden images alone: {hidden_text(hidden)}"
+        return _why("folder", files)
+    if os.path.isfile(path):  # noqa: PTH113
+        return _why_archive(path, "") if path.lower().endswith(".zip") else None
+    if inside := images.split_archive(path):
+        return _why_archive(*inside)
+    if os.path.islink(path):  # noqa: PTH114
+        return "a link that leads nowhere; mend it"
+    return "no file matches this pattern; check it" if glob.has_magic(path) else None
+
+
+def _why_archive(archive: str, prefix: str) -> str | None:
+    try:
+        names = [name for name in images.open_archive(archive).namelist() if name.startswith(prefix)]
+    except BadImageError:
+        return None
+    is_member = not prefix or any(name.startswith(prefix.rstrip("/") + "/") for name in names)
+    return _why("archive", [name for name in names if not name.endswith("/")]) if is_member else None
+
+
+def _why(what: str, names: list[str]) -> str:
+    if any(is_image_name(name) for name in names):
+        return f"no images in this {what} itself, but in folders further down; --recursive takes them too"
+    if unread := [suffix for suffix in map(suffix_of, names) if why_unread(suffix)]:
+        return f"no image in this {what} can be read: {skipped_text(unread)}"
+    return f"no images in this {what}, only {count(len(names), 'other file')}" if names else f"an empty {what}"
+
+
+def listed_names(source: BinaryIO) -> Iterator[str]:
+    """File names from a list, one a line, or with NUL after each as ``find -print0`` writes them; each as it comes.
+
+    Names are bytes, as they are on disk, and need not be text. A mark of UTF-8 at the start is skipped, and UTF-16, as
+    Windows editors and shells write it, is read.
+
+    Args:
+        source: its ``read(n)`` gives what is there, 1 to n bytes; at the end, none.
+
+    Raises:
+        SignsclfError: it is an image, damaged UTF-16, or has a line of over a million letters.
+    """
+    data = source.read(_LIST_BLOCK)
+    # An encoding shows in the first bytes, of which a pipe may bring one at a time.
+    while len(data) < 3 and b"\n" not in data:
+        more = source.read(_LIST_BLOCK)
+        if not more:
+            break
+        data += more
+    if data.startswith(_IMAGE_STARTS):
+        raise SignsclfError("standard input: an image, where - reads a list of file names; give the name of its file")
+    encoding, errors = _list_encoding(data)
+    decoder = codecs.getincrementaldecoder(encoding)(errors)
+    end, rest = "", ""
+    while True:
+        try:
+            rest += decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            raise SignsclfError("standard input: a damaged list in UTF-16; save it as UTF-8") from error
+        # No name has a NUL in it, but one may have line breaks.
+        end = end or next((sign for sign in "\0\n" if sign in rest), "")
+        names = rest.split(end) if end else [rest]
+        rest = names.pop() if data else ""
+        for name in names:
+            name = name.removesuffix("\r") if end == "\n" else name
+            if name and name != "-":
+                yield _as_named_on_disk(name)
+        if not data:
+            return
+        if len(rest) > _LONGEST_NAME:
+            raise SignsclfError("standard input: a line of over a million letters; give a list of files, one a line")
+        data = source.read(_LIST_BLOCK)
+
+
+def _list_encoding(start: bytes) -> tuple[str, str]:
+    """The codec of a list and how it treats errors, from the first bytes."""
+    if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16", "strict"
+    if len(start) > 1 and 0 in start[:2]:
+        return "utf-16-be" if start[0] == 0 else "utf-16-le", "strict"
+    return "utf-8-sig", "surrogateescape"
+
+
+def _as_named_on_disk(name: str) -> str:
+    """A name read as UTF-8 or UTF-16 as Python names the file."""
+    if name.isascii():
+        return name
+    data = name.encode("utf-8", "surrogateescape")
+    if os.name == "nt":
+        # Names are text there; a list that is no UTF-8 is in the encoding of the machine.
+        return (
+            name if data == name.encode("utf-8", "replace") else data.decode(locale.getpreferredencoding(), "replace")
+        )
+    return os.fsdecode(data)
+
+
+def _ignore(path: str) -> None:
+    """Do nothing with what this program wrote."""
+
+
+class _Listing:
+    """Finds the images that an argument leads to.
+
+    Attributes:
+        skipped: suffixes of the pictures that were passed over, since they are not read.
+        hidden: images in each hidden folder or file that was passed over.
+    """
+
+    def __init__(self, recursive: bool, left_out: Callable[[str], object]) -> None:
+        self.recursive, self._left_out = recursive, left_out
+        self.skipped: Counter[str] = Counter()
+        self.hidden: Counter[str] = Counter()
+        self._sniffer = Sniffer()
+
+    def find(self, argument: str, is_named: bool = True) -> Iterator[str]:
+        """Images of an argument; a file that a pattern matched is not itself ``is_named``, and may be our own."""
+        try:
+            path = user_path(argument)
+        except SignsclfError:  # an address, or the home of nobody: the reader of the path will say so
+            return
+        argument = str(path) if argument.startswith("~") else argument
+        # Other than Path's, these never raise, whatever the name.
+        if os.path.isfile(argument):  # noqa: PTH113
+            if path.suffix.lower() == ".zip":
+                yield from self._archive(argument, "")
+            elif is_named or not outputs.is_own_file(argument):
+                yield argument
+            else:
+                self._left_out(argument)
+        elif os.path.isdir(argument):  # noqa: PTH112
+            yield from self._folder(path)
+        elif inside := images.split_archive(argument):
+            yield from self._archive(*inside)
+        elif glob.has_magic(argument):
+            for match in _sorted(glob.iglob(argument, recursive=True)):  # noqa: PTH207 - Path.glob refuses absolute ones
+                yield from self.find(match, is_named=False)
+
+    def _folder(self, root: Path) -> Iterator[str]:
+        # A stack, not recursion: folders may be nested deeper than Python's calls. `above` holds the real folders
+        # that a folder lies in, against symbolic links that lead back up; `own` is what models and runs list.
+        stack = [(root, {root.resolve()}, _own_paths(root), self._entries(root))]
+        while stack:
+            folder, above, own, entries = stack[-1]
+            try:
+                name = next(entries, None)
+            except OSError:  # the reader of the path will say why
+                yield str(folder)
+                name = None
+            if name is None:
+                stack.pop()
+            elif name.endswith("/"):
+                below = folder / name
+                if (real := below.resolve()) not in above:
+                    stack.append((below, above | {real}, own | _own_paths(below), self._entries(below)))
+            else:
+                path = str(folder / name)
+                if path in own or (name.lower().endswith(".png") and outputs.is_own_file(path)):
+                    self._left_out(path)
+                else:
+                    yield path
+
+    def _entries(self, folder: Path) -> Iterator[str]:
+        """Names of the images in a folder and, with a slash after them, of the folders."""
+
+        def scan() -> Iterator[str]:
+            with os.scandir(folder) as found:
+                for entry in found:
+                    if is_hidden(entry.name):
+                        if (self.recursive or not _is_folder(entry)) and (n := hidden_images(entry)):
+                            self.hidden[entry.path if _is_folder(entry) else str(folder / HIDDEN_FILES)] += n
+                        continue
+                    if _is_folder(entry):
+                        if self.recursive:
+                            yield entry.name + "/"
+                    elif not _is_special(entry) and self._is_image(entry.name, lambda path=entry.path: read_head(path)):
+                        yield entry.name
+
+        return _sorted(scan())
+
+    def _archive(self, archive: str, prefix: str) -> Iterator[str]:
+        try:
+            handle = images.open_archive(archive)
+        except BadImageError:
+            return
+        if prefix in handle.NameToInfo and not prefix.endswith("/"):
+            yield f"{archive}/{prefix}"
+            return
+        if prefix and not prefix.endswith("/"):
+            prefix += "/"
+        own = outputs.own_names({name: name for name in handle.namelist() if name.startswith(prefix)}, handle.open)
+        for name in sorted(handle.namelist(), key=natural_key):
+            if not name.startswith(prefix) or name.endswith("/"):
+                continue
+            folders = name[len(prefix) :].split("/")
+            hides, counted_for = hiding_part(folders)
+            if counted_for and (self.recursive or len(folders) == 1):
+                self.hidden[f"{archive}/{prefix}{counted_for}"] += 1
+            if hides or not (self.recursive or len(folders) == 1) or not self._is_image(name):
+                continue
+            if name in own:
+                self._left_out(f"{archive}/{name}")
+            else:
+                yield f"{archive}/{name}"
+
+    def _is_image(self, name: str, head: Callable[[], bytes] | None = None) -> bool:
+        found = is_image_name(name) if head is None else self._sniffer.look(name, head)
+        if not found and why_unread(suffix_of(name)):
+            self.skipped[suffix_of(name)] += 1
+        return found
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, of which its reader will tell
+        return False
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    """Whether it is a pipe, a socket or a device, which may have its reader wait for ever."""
+    try:
+        return not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode)
+    except OSError:  # a link that leads nowhere, of which its reader will tell
+        return False
+
+
+def _own_paths(folder: Path) -> frozenset[str]:
+    return frozenset(str(folder / name) for name in outputs.own_below(folder))
+
+
+def _sorted(names: Iterable[str], key: Callable[[str], Any] = natural_key) -> Iterator[str]:
+    """Names in order; a great many go through a temporary file in sorted runs, which are then merged."""
+    names = iter(names)
+    run = sorted(islice(names, _RUN), key=key)
+    if len(run) < _RUN:
+        yield from run
+        return
+    with tempfile.TemporaryFile() as file:
+        runs = []
+        while run:
+            pages = []
+            for start in range(0, len(run), _PAGE):
+                offset = file.tell()
+                file.write(json.dumps(run[start : start + _PAGE]).encode())
+                pages.append((offset, file.tell() - offset))
+            runs.append(_pages(file, pages))
+            run = sorted(islice(names, _RUN), key=key)
+        yield from heapq.merge(*runs, key=key)
+
+
+def _pages(file: BinaryIO, pages: list[tuple[int, int]]) -> Iterator[str]:
+    for offset, length in pages:
+        file.seek(offset)
+        yield from json.loads(file.read(length))

@@ -1,0 +1,108 @@
+"""Writes a stream of predictions as a table, JSON, JSON lines, CSV or Parquet, row by row."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+from signsclf.choices import Format
+from signsclf.errors import SignsclfError
+from signsclf.text import file_text, visible
+
+if TYPE_CHECKING:
+    from signsclf.inference.classifier import Prediction
+
+_COLUMNS = ("path", "label", "index", "probability", "accepted", "error")
+_PARQUET_ROWS = 10_000
+
+
+def write(predictions: Iterable[Prediction], sink: TextIO, form: Format, top_k: int) -> None:
+    """Writes predictions as text, each as soon as it comes; `write_parquet` is for the binary format.
+
+    Args:
+        top_k: how many classes a prediction has at most: so many columns has the CSV.
+    """
+    if form is Format.CSV:
+        _csv(predictions, sink, top_k)
+    else:
+        {Format.TABLE: _table, Format.JSON: _json, Format.JSONL: _jsonl}[form](predictions, sink)
+
+
+def write_parquet(predictions: Iterable[Prediction], sink: BinaryIO) -> None:
+    """Writes predictions to a Parquet file, ten thousand rows a time.
+
+    Raises:
+        SignsclfError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise SignsclfError("--format parquet: pyarrow is not there; pip install 'signsclf[parquet]'") from error
+    pair = pa.struct([("label", pa.string()), ("probability", pa.float64())])
+    schema = pa.schema(
+        [
+            ("path", pa.string()),
+            ("label", pa.string()),
+            ("index", pa.int64()),
+            ("probability", pa.float64()),
+            ("accepted", pa.bool_()),
+            ("error", pa.string()),
+            ("top_k", pa.list_(pair)),
+        ]
+    )
+    with parquet.ParquetWriter(sink, schema) as writer:
+        rows: list[dict[str, Any]] = []
+        for prediction in predictions:
+            rows.append(_record(prediction))
+            if len(rows) == _PARQUET_ROWS:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def _record(prediction: Prediction) -> dict[str, Any]:
+    record = prediction.to_dict()
+    record["top_k"] = [{"label": label, "probability": p} for label, p in prediction.top_k]
+    # File names need not be text; what is written is.
+    for name in ("path", "error"):
+        if record[name] is not None:
+            record[name] = file_text(record[name]).encode("utf-8", "backslashreplace").decode()
+    return record
+
+
+def _json(predictions: Iterable[Prediction], sink: TextIO) -> None:
+    sink.write("[")
+    for number, prediction in enumerate(predictions):
+        sink.write((",\n " if number else "\n ") + json.dumps(_record(prediction), ensure_ascii=False))
+    sink.write("\n]\n")
+
+
+def _jsonl(predictions: Iterable[Prediction], sink: TextIO) -> None:
+    for prediction in predictions:
+        sink.write(json.dumps(_record(prediction), ensure_ascii=False) + "\n")
+
+
+def _csv(predictions: Iterable[Prediction], sink: TextIO, top_k: int) -> None:
+    writer = csv.writer(sink, lineterminator="\n")
+    more = [f"{name}_{k}" for k in range(2, top_k + 1) for name in ("label", "probability")]
+    writer.writerow([*_COLUMNS, *more])
+    for prediction in predictions:
+        record = _record(prediction)
+        others = [value for pair in prediction.top_k[1:top_k] for value in pair]
+        cells = ["" if record[name] is None else record[name] for name in _COLUMNS] + others
+        writer.writerow(cells + [""] * (len(_COLUMNS) + len(more) - len(cells)))
+
+
+def _table(predictions: Iterable[Prediction], sink: TextIO) -> None:
+    for prediction in predictions:
+        name = visible(prediction.path)
+        if prediction.error is not None:
+            sink.write(f"{name}\n    unreadable: {visible(prediction.error)}\n")
+            continue
+        doubt = "   not accepted: below the model's threshold" if prediction.accepted is False else ""
+        sink.write(f"{name}{doubt}\n")
+        for label, probability in prediction.top_k:
+            sink.write(f"  {100 * probability:6.2f} %  {visible(label)}\n")

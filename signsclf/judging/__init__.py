@@ -1,1 +1,0 @@
-"""From probabilities and targets to figures, tables and pictures."""

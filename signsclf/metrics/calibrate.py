@@ -1,0 +1,223 @@
+"""How sure the model may be: a temperature, and the confidence below which an answer is not accepted. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from signsclf.metrics.classification import Scores, expected_calibration_error, row_blocks, score
+
+MOST_LOGITS = 2**24
+"""As many logits fit a temperature: 16,777 images of a thousand classes, 390,167 of GTSRB's 43."""
+
+_SHARPEST, _SOFTEST = 0.05, 20.0
+_REFUSED_ANYHOW = 0.01
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What temperature and threshold do on images that did not fit them: cross-fitted by halves of the groups.
+
+    Attributes:
+        n: images judged.
+        ece_before, ece_after: expected calibration error without and with the temperature, 0 to 1.
+        accepted: share of the images that are accepted, 0 to 1.
+        accepted_error: share of the accepted that are wrong; None where none is accepted.
+        accept_error: the share of accepted-but-wrong that the threshold was chosen for.
+    """
+
+    n: int
+    ece_before: float
+    ece_after: float
+    accepted: float
+    accepted_error: float | None
+    accept_error: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON values."""
+        return asdict(self)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits (N, C), float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    np.exp(shifted, out=shifted)
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
+    """The temperature that minimises the mean negative log-likelihood of softmax(logits / T), 0.05 to 20.
+
+    Guo et al. 2017, arXiv:1706.04599. The likelihood has one optimum in 1/T; it is found by golden-section search.
+
+    Of more than `MOST_LOGITS` logits an even sample of the images decides.
+
+    Args:
+        logits: (N, C), N ≥ 1.
+        targets: int (N,).
+    """
+    sample = _even(np.arange(len(targets)), logits.shape[1])
+    logits, targets = logits[sample], targets[sample]
+    rows = np.arange(len(targets))
+    centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+
+    def loss(log_t: float) -> float:
+        scaled = centred / np.exp(log_t)
+        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, targets]))
+
+    low, high = np.log(_SHARPEST), np.log(_SOFTEST)
+    ratio = (np.sqrt(5) - 1) / 2
+    left, right = high - ratio * (high - low), low + ratio * (high - low)
+    loss_left, loss_right = loss(left), loss(right)
+    while high - low > 1e-4:
+        if loss_left < loss_right:
+            high, right, loss_right = right, left, loss_left
+            left = high - ratio * (high - low)
+            loss_left = loss(left)
+        else:
+            low, left, loss_left = left, right, loss_right
+            right = low + ratio * (high - low)
+            loss_right = loss(right)
+    return float(np.exp((low + high) / 2))
+
+
+def reject_threshold(probabilities: np.ndarray, targets: np.ndarray, accept_error: float) -> float:
+    """The lowest confidence to accept so that at most ``accept_error`` of the accepted are wrong; 1 where none is.
+
+    A network that is hardly ever wrong would accept whatever it is shown, pictures of other things too. So up to a
+    hundredth of the images, the least sure ones, is refused in any case, unless ``accept_error`` is 1: accept all.
+
+    Args:
+        probabilities: (N, C).
+        targets: int (N,).
+        accept_error: 0 to 1.
+    """
+    return _threshold(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets, accept_error)
+
+
+def _threshold(confidence: np.ndarray, right: np.ndarray, accept_error: float) -> float:
+    if accept_error == 1:
+        return float(confidence.min())
+    order = np.argsort(-confidence, kind="stable")
+    wrong = np.cumsum(~right[order])
+    within = np.flatnonzero(wrong <= accept_error * np.arange(1, len(order) + 1))
+    # Equal confidences are accepted or refused together, so a cut may only fall where the confidence changes.
+    sorted_confidence = confidence[order]
+    following = np.append(sorted_confidence[1:], -np.inf)
+    ends = within[following[within] < sorted_confidence[within]]
+    if not len(ends):
+        return 1.0
+    enough = ends[ends >= len(order) - 1 - int(_REFUSED_ANYHOW * len(order))]
+    return float(sorted_confidence[enough[0] if len(enough) else ends[-1]])
+
+
+class Logits(Protocol):
+    """Logits (N, C) of which rows can be read: an array, or what computes them."""
+
+    shape: tuple[int, ...]
+
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """Images evaluated with what the other half of the groups fitted.
+
+    Attributes:
+        before, after: their scores without and with the temperature.
+        calibrations: one for each of the errors asked for.
+    """
+
+    before: Scores
+    after: Scores
+    calibrations: tuple[Calibration, ...]
+
+
+def cross_fit(
+    logits: Logits, targets: np.ndarray, groups: np.ndarray, accept_error: float, seed: int = 0
+) -> Calibration | None:
+    """Fits on one half of the groups and evaluates the other, both ways round; None with fewer than two groups.
+
+    Args:
+        logits: (N, C), without any temperature.
+        targets: int (N,).
+        groups: (N,) of anything hashable; images of one group stay in one half.
+        accept_error: see `reject_threshold`.
+    """
+    found = cross_fits(logits, targets, groups, (accept_error,), seed)
+    return None if found is None else found.calibrations[0]
+
+
+def cross_fits(
+    logits: Logits, targets: np.ndarray, groups: np.ndarray, accept_errors: Sequence[float], seed: int = 0
+) -> CrossFit | None:
+    """Does as `cross_fit`, for several errors to accept."""
+    halves = _halves(groups, seed)
+    if halves is None:
+        return None
+    # Each image's temperature from the other half, and from its own, which chooses the thresholds.
+    others, own = np.empty(len(targets)), np.empty(len(targets))
+    for fit, evaluated in halves:
+        rows = _even(np.flatnonzero(fit), logits.shape[1])
+        others[evaluated] = own[fit] = fit_temperature(logits[rows], targets[rows])
+    blocks = list(row_blocks(*logits.shape))
+    before = score((softmax(logits[rows]) for rows in blocks), targets)
+    after = score((softmax(logits[rows] / others[rows, None]) for rows in blocks), targets)
+    fitted = np.concatenate([softmax(logits[rows] / own[rows, None]).max(axis=1) for rows in blocks])
+    right = after.predicted == targets
+    calibrations = []
+    for accept_error in accept_errors:
+        accepted = np.zeros(len(targets), bool)
+        for fit, evaluated in halves:
+            accepted[evaluated] = after.confidence[evaluated] >= _threshold(fitted[fit], right[fit], accept_error)
+        calibrations.append(
+            Calibration(
+                n=len(targets),
+                ece_before=expected_calibration_error(before.confidence, right),
+                ece_after=expected_calibration_error(after.confidence, right),
+                accepted=float(accepted.mean()),
+                accepted_error=float((~right[accepted]).mean()) if accepted.any() else None,
+                accept_error=accept_error,
+            )
+        )
+    return CrossFit(before, after, tuple(calibrations))
+
+
+def acceptance_curve(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Share accepted and share wrong among the accepted, at every threshold, the strictest first.
+
+    Images of one confidence are accepted together. The thresholds are these images' own: a curve describes, and
+    what a threshold does on other images is `cross_fit`'s to say.
+
+    Args:
+        confidence: (N,).
+        correct: bool (N,), N ≥ 1.
+
+    Returns:
+        Two float arrays of as many values as there are different confidences; the first rises to 1.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    sure = confidence[order]
+    ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))
+    wrong = np.cumsum(~np.asarray(correct, bool)[order])[ends]
+    return (ends + 1) / len(order), wrong / (ends + 1)
+
+
+def _even(rows: np.ndarray, n_classes: int) -> np.ndarray:
+    """As many of the rows, evenly spaced, as have at most `MOST_LOGITS` logits."""
+    most = max(1, MOST_LOGITS // n_classes)
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+
+
+def _halves(groups: np.ndarray, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...] | None:
+    """Two ways to (fit, judge), masks (N,): the groups in two halves at random; None with fewer than two groups."""
+    names = sorted({str(group) for group in groups})
+    if len(names) < 2:
+        return None
+    shuffled = np.random.default_rng([seed, 0xCA11]).permutation(len(names))
+    first = {names[i] for i in shuffled[: len(names) // 2]}
+    in_first = np.array([str(group) in first for group in groups])
+    return (in_first, ~in_first), (~in_first, in_first)

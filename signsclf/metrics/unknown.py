@@ -1,0 +1,54 @@
+"""Pictures of none of the classes: how many a classifier would take for one all the same."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from signsclf.metrics.classification import auroc, wilson
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """What a classifier makes of pictures that show none of its classes.
+
+    Attributes:
+        n: how many such pictures.
+        accepted: how many of them reach the reject threshold; None where the model has none.
+        known_accepted: share of the known images that reach it, 0 to 1; None likewise.
+        threshold: the model's reject threshold.
+        auroc: how often a known image is surer than an unknown one, 0 to 1.
+        median: the middle confidence on the unknown pictures.
+    """
+
+    n: int
+    accepted: int | None
+    known_accepted: float | None
+    threshold: float | None
+    auroc: float
+    median: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON values, with the share accepted and its 95 % Wilson interval."""
+        if self.accepted is None:
+            return asdict(self)
+        low, high = wilson(self.accepted, self.n)
+        return {**asdict(self), "accepted_share": self.accepted / self.n, "low": low, "high": high}
+
+
+def evaluate_unknown(known: np.ndarray, unknown: np.ndarray, threshold: float | None) -> Unknown:
+    """Compares the confidences (highest probabilities) on known images (N,) and unknown pictures (M,), both ≥ 1.
+
+    Hendrycks and Gimpel 2017, arXiv:1610.02136.
+    """
+    is_known = np.arange(len(known) + len(unknown)) < len(known)
+    return Unknown(
+        n=len(unknown),
+        accepted=None if threshold is None else int((unknown >= threshold).sum()),
+        known_accepted=None if threshold is None else float((known >= threshold).mean()),
+        threshold=threshold,
+        auroc=auroc(np.concatenate([known, unknown]), is_known),
+        median=float(np.median(unknown)),
+    )

@@ -1,0 +1,1 @@
+"""Figures as files: plots, sheets, tables, the HTML report."""

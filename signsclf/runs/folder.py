@@ -1,0 +1,244 @@
+"""The .partial folder of a run: where it works until its model folder is whole, and all that ``--resume`` needs.
+
+No torch and no pandas: what is in the way of a run is told before either is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from signsclf.choices import Int8Policy, Layout, Reading
+from signsclf.errors import ModelError, SignsclfError
+from signsclf.files import is_tmp_name, json_bytes, write_atomic
+from signsclf.locks import locked
+from signsclf.model.config import parse_json
+from signsclf.model.folder import CONFIG, RECORD, RUN, read_text, refuse_to_delete, refuse_to_replace
+from signsclf.outputs import delete_own
+from signsclf.recipe import Recipe
+
+_SUFFIX = ".partial"
+ERROR_LOG = "error.log"
+"""Below run/: the traceback of an unexpected error, while the run is unfinished."""
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a run was asked for besides its recipe.
+
+    Attributes:
+        source: absolute path of the source, or "synthetic".
+        reading: how the source is read.
+        skip_bad: leave unreadable images out instead of stopping.
+        accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
+        overwrite: replace a model folder that is there.
+        int8: whether model.int8.onnx is written as well.
+        bare: ship no learner.pkl, and nothing that shows or names the images trained on.
+    """
+
+    source: str
+    reading: Reading
+    skip_bad: bool = False
+    accept_error: float = 0.005
+    overwrite: bool = False
+    int8: Int8Policy = Int8Policy.NONE
+    bare: bool = False
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a run can go on with where its source is gone: beside it, run/split.csv has the rows.
+
+    Attributes:
+        entry: absolute path of the cache's entry that its images were decoded to.
+        layout: what the source was recognised as.
+        classes: in index order.
+        is_gtsrb: whether they are GTSRB's.
+    """
+
+    entry: str
+    layout: str
+    classes: tuple[str, ...]
+    is_gtsrb: bool
+
+
+@dataclass(frozen=True)
+class Record:
+    """run.json: an order, its resolved recipe, the fingerprint of the data of both, and what is held of it."""
+
+    order: RunRequest
+    recipe: Recipe
+    fingerprint: str
+    held: Held | None = None
+
+
+def partial_folder(out: Path) -> Path:
+    """Where the run of a model folder works until it is whole.
+
+    Raises:
+        ModelError: the folder is the root of a disk.
+    """
+    if not out.name:
+        raise ModelError(f"{out}: the root of a disk, which is no model folder; name a folder in it")
+    return out.with_name(out.name + _SUFFIX)
+
+
+def final_folder(path: Path) -> Path:
+    """The model folder that a run is to write, of that folder itself or of its .partial folder."""
+    is_partial = path.name.endswith(_SUFFIX) and path.name != _SUFFIX
+    return path.with_name(path.name.removesuffix(_SUFFIX)) if is_partial else path
+
+
+@contextlib.contextmanager
+def claimed(out: Path) -> Iterator[None]:
+    """Keeps every other process from writing the model folder ``out`` and its .partial folder meanwhile.
+
+    Raises:
+        LockedError: another one does.
+        ModelError: nothing can be written there.
+    """
+    _refuse_unwritable(out)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(out))
+        except OSError as error:
+            raise ModelError(
+                f"{out}: cannot be written ({error.strerror or error}); give --out a folder that can be"
+            ) from error
+        yield
+
+
+def refuse_taken(out: Path, overwrite: bool, resuming: bool = False) -> None:
+    """Raises ModelError where something is in the way of a new model folder, before any work is done.
+
+    Args:
+        resuming: the run of that folder is no obstacle, but what is to be gone on with.
+    """
+    if out.exists() or out.is_symlink():
+        refuse_to_replace(out, overwrite)
+    partial = partial_folder(out)
+    if (partial / RECORD).exists():
+        if not overwrite and not resuming:
+            raise ModelError(f"{partial} is an interrupted run: --resume {out} goes on, --overwrite starts anew")
+        if not resuming:
+            refuse_to_delete(partial)
+    elif partial.exists() and not _is_barely_begun(partial):
+        raise ModelError(f"{partial} is there and is no run: move it away, or choose another --out")
+    _refuse_unwritable(out)
+
+
+def refuse_images_inside(out: Path, paths: Iterable[str]) -> None:
+    """Raise ModelError where images to train on lie in what a new model folder would replace.
+
+    Args:
+        out: absolute path of the model folder.
+        paths: of the images, absolute, with forward slashes.
+    """
+    folders = tuple(f"{folder.as_posix()}/" for folder in (out, partial_folder(out)))
+    if inside := next((path for path in paths if path.startswith(folders)), None):
+        raise ModelError(f"{out}: {inside} is trained on and lies in what would be replaced: choose another --out")
+
+
+def make_partial(out: Path, overwrite: bool) -> Path:
+    """The .partial folder of a model folder, empty but for run/; what is in the way is replaced, or refused.
+
+    Raises:
+        ModelError: see `refuse_taken`; or it cannot be made.
+    """
+    refuse_taken(out, overwrite)
+    partial = partial_folder(out)
+    try:
+        if partial.is_dir():
+            delete_own(partial)
+        partial.mkdir(parents=True)
+        (partial / RUN).mkdir()
+    except OSError as error:
+        raise ModelError(
+            f"{partial}: cannot be made ({error.strerror or error}); give --out a folder that can be written to"
+        ) from error
+    return partial
+
+
+def write_record(partial: Path, record: Record) -> None:
+    """Writes run.json, which makes the folder a run that can be resumed."""
+    order = record.order
+    values = {
+        "source": order.source,
+        "layout": order.reading.layout and order.reading.layout.value,
+        "class_level": order.reading.class_level,
+        "zip_encoding": order.reading.zip_encoding,
+        "path_column": order.reading.path_column,
+        "label_column": order.reading.label_column,
+        "merge_case": order.reading.merge_case,
+        "skip_bad": order.skip_bad,
+        "accept_error": order.accept_error,
+        "overwrite": order.overwrite,
+        "int8": order.int8.value,
+        "bare": order.bare,
+        "recipe": record.recipe.to_dict(),
+        "fingerprint": record.fingerprint,
+        "held": record.held and asdict(record.held),
+    }
+    write_atomic(partial / RECORD, json_bytes(values), ModelError)
+
+
+def read_record(partial: Path) -> Record:
+    """What write_record wrote.
+
+    Raises:
+        ModelError: there is no such run, or its run.json is damaged.
+    """
+    path = partial / RECORD
+    if not path.is_file():
+        out = final_folder(partial)
+        if (out / CONFIG).is_file():
+            raise ModelError(f"{out} is finished already; there is nothing to go on with")
+        raise ModelError(f"{partial}: no interrupted run there, it has no {RECORD}; start the training anew")
+    try:
+        values = parse_json(read_text(path), str(path))
+        order = RunRequest(
+            source=str(values["source"]),
+            reading=_reading(values),
+            skip_bad=bool(values["skip_bad"]),
+            accept_error=float(values["accept_error"]),
+            overwrite=bool(values["overwrite"]),
+            int8=Int8Policy(values["int8"]),
+            bare=bool(values.get("bare")),
+        )
+        recipe = Recipe.from_dict(values["recipe"])
+        return Record(order, recipe, str(values["fingerprint"]), _held(values.get("held")))
+    except (ValueError, KeyError, TypeError, SignsclfError) as error:
+        raise ModelError(f"{path}: damaged ({error}); start the training anew") from error
+
+
+def _held(values: dict[str, Any] | None) -> Held | None:
+    if not values:
+        return None
+    classes = tuple(str(name) for name in values["classes"])
+    return Held(str(values["entry"]), Layout(values["layout"]).value, classes, bool(values["is_gtsrb"]))
+
+
+def _reading(values: dict[str, Any]) -> Reading:
+    layout = Layout(values["layout"]) if values["layout"] else None
+    if "class_level" not in values and layout is Layout.FOLDERS:
+        # Earlier versions recorded what was recognised, under which folders 0 to 42 still are GTSRB's classes.
+        return Reading()
+    level = values.get("class_level")
+    names = {name: values.get(name) for name in ("zip_encoding", "path_column", "label_column")}
+    texts = {name: text and str(text) for name, text in names.items()}
+    return Reading(layout, level and int(level), **texts, merge_case=bool(values.get("merge_case")))
+
+
+def _refuse_unwritable(out: Path) -> None:
+    parent = next(folder for folder in partial_folder(out).parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ModelError(f"{out}: {parent} cannot be written to; give --out a folder that can be")
+
+
+def _is_barely_begun(partial: Path) -> bool:
+    """Whether a run was killed there before its run.json was written."""
+    return partial.is_dir() and all(path.name == RUN or is_tmp_name(path.name) for path in partial.iterdir())

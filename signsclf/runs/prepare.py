@@ -1,0 +1,268 @@
+"""What training starts from: the recipe resolved for a source, then its images decoded and split."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from signsclf import images
+from signsclf.choices import Layout, Reading
+from signsclf.data.cache import Decoded, decode_all, fingerprint
+from signsclf.data.copies import contradictions, group_named_copies, group_repeats, same_files
+from signsclf.data.gtsrb import CLASS_NAMES
+from signsclf.data.labels import refuse_labels
+from signsclf.data.split import Split, hold_out
+from signsclf.data.table import Source, apply_crop, read_source
+from signsclf.errors import BadImageError, SignsclfError, SourceError
+from signsclf.files import user_path
+from signsclf.model import folder as modelfolder
+from signsclf.observer import Observer
+from signsclf.recipe import Crop, Device, Flip, Recipe, SplitBy
+from signsclf.runs.resolve import Facts, choose_arch, resolve
+from signsclf.training import architectures
+from signsclf.training.learner import choose_device, has_bf16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe with every field set, for a source.
+
+    Attributes:
+        source: without its test images.
+        reasons: of the recipe's fields that were chosen here.
+        test_paths: of the source's test images, of which only copies of the others are counted.
+    """
+
+    source: Source
+    recipe: Recipe
+    arch: architectures.Architecture
+    reasons: dict[str, str]
+    test_paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A source read, decoded and split, with the recipe resolved: ready to train.
+
+    Attributes:
+        source: as read, test images and unreadable images left out.
+        split: its table with every row on a side.
+        names: relative path of each row of that table: what it is called wherever the source lies.
+        decoded: pixels, row for row of that table.
+        skipped: unreadable images that were left out, (relative path, reason).
+        reasons: of the recipe's fields that were chosen here.
+        fingerprint: of the data.
+    """
+
+    source: Source
+    recipe: Recipe
+    arch: architectures.Architecture
+    reasons: dict[str, str]
+    split: Split
+    names: tuple[str, ...]
+    decoded: Decoded
+    skipped: tuple[tuple[str, str], ...]
+    fingerprint: str
+
+
+def plan(source: Source, recipe: Recipe) -> Plan:
+    """Resolves the recipe for a source, before any image is decoded.
+
+    Raises:
+        SourceError: the source cannot be trained on, or has no boxes where the recipe wants them.
+        SignsclfError: the recipe does not suit the source or the machine.
+        ModelError: there is no such architecture.
+    """
+    is_drawn = source.layout is Layout.SYNTHETIC
+    test_paths = tuple(source.table.loc[source.table["split"].eq("test"), "path"])
+    source = apply_crop(source, recipe.crop is Crop.ROI)
+    table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
+    if table.empty:
+        raise SourceError(f"{source.root}: it has test images only; give a source with training images")
+    if table["split"].eq("valid").all():
+        raise SourceError(f"{source.root}: it has validation images only; give a source with training images")
+    if len(source.classes) < 2:
+        raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
+    refuse_labels(source.classes, lambda label: source.root, "rename it")
+    modelfolder.check_classes(source.classes)
+    side = images.median_side(table["path"].tolist())
+    recipe, reasons = choose_arch(recipe, is_drawn, len(table), side)
+    if recipe.weights not in (None, "none", "imagenet") and user_path(recipe.weights).is_dir():
+        # A folder of weights decides the architecture where the user did not.
+        config = modelfolder.read_config(user_path(recipe.weights))
+        if "arch" in reasons:
+            recipe, reasons["arch"] = recipe.replace(arch=config.architecture), "that of --weights"
+    arch = architectures.find(recipe.arch)
+    device = choose_device(recipe.device)
+    own = int(table["split"].eq("valid").sum())
+    if own and recipe.fold:
+        raise SourceError(f"--fold {recipe.fold}: {source.root} has validation images of its own; leave --fold out")
+    n_train = len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction)))
+    facts = Facts(
+        n_train=n_train,
+        n_classes=len(source.classes),
+        is_gtsrb=source.is_gtsrb,
+        is_drawn=is_drawn,
+        median_side=side,
+        native_size=arch.native_size,
+        device=device,
+        has_bf16=has_bf16(device),
+        smallest_size=arch.smallest_size,
+        largest_size=arch.largest_size,
+        is_normalised=architectures.is_normalised(arch),
+        trainer=arch.trainer,
+    )
+    recipe, more = resolve(recipe, facts)
+    _refuse_flip(recipe.flip, source.classes)
+    if arch.fixed_size and recipe.size != arch.native_size:
+        if "size" not in more:
+            raise SignsclfError(f"--size {recipe.size}: {arch.name} runs at {arch.native_size} only; leave it out")
+        recipe, more["size"] = recipe.replace(size=arch.native_size), f"all that {arch.name} runs at"
+    source = replace(source, table=table, roi_sizes=(None,) * len(table))
+    return Plan(source, recipe, arch, {**reasons, **more}, test_paths)
+
+
+def read_plan(
+    source: str | Path | Source, reading: Layout | Reading | None, recipe: Recipe, observer: Observer
+) -> Plan:
+    """Reads a source, unless it was read already, and makes the plan for it; raises as `plan` and `read_source` do."""
+    found = source if isinstance(source, Source) else read_source(source, reading)
+    observer.source(found)
+    planned = plan(found, recipe)
+    if planned.recipe.device is Device.MPS:
+        observer.say("note: training on Apple's GPU is not tested; where it fails, --device cpu does the same")
+    return planned
+
+
+def prepare(
+    planned: Plan,
+    skip_bad: bool,
+    observer: Observer,
+    cache: Path | None = None,
+    split: Split | None = None,
+    leave: int = 0,
+) -> Prepared:
+    """Decodes and splits.
+
+    Args:
+        cache, leave: see `signsclf.data.cache.decode_all`.
+        split: of the same source and ``skip_bad``, to be kept to; None splits here.
+
+    Raises:
+        BadImageError: images are unreadable and ``skip_bad`` is off.
+        SourceError: a class has no training image.
+    """
+    source, recipe, table = planned.source, planned.recipe, planned.source.table
+    if source.missing and not skip_bad:
+        raise BadImageError(f"{source.missing}; correct the table, or give --skip-bad to leave them out")
+
+    decoded = decode_all(table, recipe.size, cache, partial(observer.progress, "decoding"), observer.say, leave)
+    skipped = tuple(
+        (source.relative(path), reason.removeprefix(f"{path}: "))
+        for path, reason in ((table["path"].iloc[i], reason) for i, reason in decoded.unreadable.items())
+    )
+    if skipped and not skip_bad:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
+        more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
+        raise BadImageError(
+            f"{source.root}: {len(skipped):,} of {len(table):,} images cannot be read ({shown}{more}); mend or "
+            "remove them, or give --skip-bad to leave them out"
+        )
+    if skipped:
+        observer.say(f"left out {len(skipped):,} unreadable images: {', '.join(name for name, _ in skipped[:5])}")
+        kept = [row for row in range(len(table)) if row not in decoded.unreadable]
+        table, decoded = table.iloc[kept].reset_index(drop=True), decoded.take(kept)
+        lost = set(source.classes) - set(table["label"])
+        if lost:
+            raise SourceError(f"{source.root}: no image of class {min(lost)!r} can be read; add some")
+    names = [source.relative(path) for path in table["path"]]
+    mark = fingerprint(names, table["label"].tolist(), decoded.digests)
+    if split is None:
+        _say_copies(table, decoded, planned.test_paths, observer)
+        grouped, n_images, n_photos = group_named_copies(table, names)
+        grouped = group_repeats(grouped, decoded.inputs)
+        split = hold_out(grouped, recipe.split_by, recipe.valid_fraction, recipe.seed, recipe.fold)
+        if n_images:
+            apart = "a photo's stay together; --split-by random takes them one by one"
+            if recipe.split_by is SplitBy.RANDOM:
+                apart = "taken one by one, they flatter the validation figures; --split-by group keeps them together"
+            observer.say(f"by their names, {n_images:,} images are versions of {n_photos:,} photos: {apart}")
+    _say_split(split, recipe, observer)
+    if recipe.add_synthetic:
+        observer.say(f"drawn signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
+    source = replace(source, table=split.table, roi_sizes=(None,) * len(table))
+    return Prepared(source, recipe, planned.arch, planned.reasons, split, tuple(names), decoded, skipped, mark)
+
+
+def training_rows(prepared: Prepared) -> tuple[list[str], np.ndarray, np.ndarray | None]:
+    """Labels of all rows, the rows that train, and for each row the ClassId of the sign to render there, or -1.
+
+    All training rows of rendered signs are rendered anew; ``add_synthetic`` has rows of its own, after those of the
+    table. Without any sign to render, the last is None.
+    """
+    classes, added = prepared.source.classes, prepared.recipe.add_synthetic
+    labels = prepared.split.table["label"].tolist()
+    train_rows = prepared.split.rows("train")
+    if not added and prepared.source.layout is not Layout.SYNTHETIC:
+        return labels, train_rows, None
+    drawn = np.full(len(labels), -1)
+    if prepared.source.layout is Layout.SYNTHETIC:
+        drawn[train_rows] = [CLASS_NAMES.index(labels[row]) for row in train_rows]
+    more = [name for name in classes for _ in range(added)]
+    train_rows = np.concatenate([train_rows, len(labels) + np.arange(len(more))])
+    drawn = np.concatenate([drawn, np.array([CLASS_NAMES.index(name) for name in more], np.int64)])
+    return labels + more, train_rows, drawn
+
+
+def _refuse_flip(flip: Flip, classes: tuple[str, ...]) -> None:
+    if flip is not Flip.ALWAYS:
+        return
+    # The words of "turn_left", "KeepRight" or "left turn", but not of "bright".
+    sided = [c for c in classes if {"left", "right"} & {w.lower() for w in re.findall("[A-Z]?[a-z]+|[A-Z]+", c)}]
+    if sided:
+        raise SignsclfError(
+            f"--flip always: class {sided[0]!r} tells left from right, and mirroring would mislabel it; use never"
+        )
+
+
+def _say_copies(table: pd.DataFrame, decoded: Decoded, test_paths: tuple[str, ...], observer: Observer) -> None:
+    in_classes, in_splits = contradictions(table["label"], table["split"].fillna("train"), decoded.digests)
+    in_test = same_files(test_paths, table["path"].tolist())
+    found = (
+        (in_classes, "in two classes"),
+        (in_splits, "in training and validation"),
+        (in_test, "of the test set in training or validation too"),
+    )
+    if told := ", ".join(f"{n:,} {where}" for n, where in found if n):
+        observer.say(f"warning: identical images: {told}; signsclf data check lists them")
+
+
+def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
+    train, valid = len(split.rows("train")), len(split.rows("valid"))
+    if not valid:
+        observer.say(f"split: all {train:,} images train; nothing is held out, so nothing is judged or chosen")
+        return
+    how = "the source's own"
+    if split.held_out_here:
+        how = "by whole groups" if recipe.split_by is SplitBy.GROUP else "by single images"
+        how += f", fold {recipe.fold}" if recipe.fold else ""
+        how += f", seed {recipe.seed}"
+    observer.say(f"split: {train:,} train, {valid:,} valid ({how})")
+    if split.groups_on_both_sides:
+        observer.say(
+            f"warning: {split.groups_on_both_sides:,} groups stand on both sides, so the validation figures flatter"
+        )
+    if split.in_no_fold:
+        observer.say(
+            f"{split.in_no_fold:,} images are in none of the folds: held out, they would leave a class without any to "
+            "train on"
+        )
+    if split.not_judged:
+        shown = ", ".join(split.not_judged[:10]) + (", …" if len(split.not_judged) > 10 else "")
+        why = "they have but one group each" if split.held_out_here else "no validation image is of them"
+        observer.say(f"not judged, as {why}: {shown}")

@@ -1,0 +1,306 @@
+"""What a recipe leaves unset, chosen from the data and the machine, each with its reason. No torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from signsclf.errors import SignsclfError
+from signsclf.recipe import AUTO_LR, Augment, BatchNorm, Device, Flip, Optimizer, Precision, Recipe, Solver
+
+SMALL_SIDE = 56.0
+"""Images whose median side is smaller, in pixels, are small: signs, CIFAR-10."""
+_ENOUGH_FROM_SCRATCH = 2_000
+_FASTEST = "signnet-fast"
+_OWN = "signnet"
+_OF_SGD = (_OWN, _FASTEST)
+_FEW_EPOCHS, _VERY_FEW_EPOCHS = 5, 4
+_DRAWN_A_CLASS, _DRAWN_A_CLASS_AT_MOST = 200, 500
+_PLAIN = (("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN))
+"""The only values that networks without torch's gradients take."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `resolve` knows of the data, the architecture and the machine.
+
+    Attributes:
+        n_train: training images.
+        n_classes: classes.
+        is_gtsrb: whether the classes are GTSRB's.
+        is_drawn: whether the images are drawn by the package.
+        median_side: median of the geometric mean of width and height, in pixels.
+        native_size: side in pixels that the architecture's pretrained weights were made for; None where there are none.
+        device: where training will run.
+        has_bf16: whether that device multiplies bf16 matrices in hardware.
+        smallest_size, largest_size: sides in pixels between which the architecture runs.
+        is_normalised: whether it has layers such as batch-norm.
+        trainer: what fits it.
+    """
+
+    n_train: int
+    n_classes: int
+    is_gtsrb: bool
+    is_drawn: bool
+    median_side: float
+    native_size: int | None
+    device: Device
+    has_bf16: bool
+    smallest_size: int = 1
+    largest_size: int | None = None
+    is_normalised: bool = True
+    trainer: Solver = Solver.GRADIENT
+
+
+def choose_arch(recipe: Recipe, is_drawn: bool, n_images: int, median_side: float) -> tuple[Recipe, dict[str, str]]:
+    """The recipe with an architecture chosen, and the reason by field.
+
+    Comes before `resolve`, whose `Facts` need to know the architecture.
+    """
+    chosen = _Choices(recipe)
+    if is_drawn:
+        chosen.choose("arch", _OWN, "signs drawn by the package: a small net, nothing to download")
+    elif recipe.weights in (None, "none") and median_side < SMALL_SIDE and n_images >= _ENOUGH_FROM_SCRATCH:
+        chosen.choose("arch", _OWN, f"{n_images:,} small images: enough for a small net from scratch")
+    else:
+        chosen.choose("arch", "resnet34", "the default")
+    return chosen.recipe, chosen.reasons
+
+
+def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
+    """A recipe with every field set that its training uses, and for each field chosen here the reason, by field name.
+
+    Raises:
+        SignsclfError: a field that the data, the architecture or the device cannot take.
+    """
+    chosen = _Choices(recipe)
+    if facts.native_size is None:
+        chosen.choose("weights", "none", f"{recipe.arch} has no pretrained weights")
+    else:
+        chosen.choose("weights", "imagenet", "the default")
+    _choose_synthetic(chosen, facts)
+    facts = replace(facts, n_train=facts.n_train + chosen.recipe.add_synthetic * facts.n_classes)
+    _choose_size(chosen, facts)
+    size = chosen.recipe.size
+    if size >= 160:
+        few = facts.n_train < 300
+        chosen.choose("batch_size", 16 if few else 32, f"{facts.n_train} images: steps count" if few else f"{size} px")
+    else:
+        chosen.choose("batch_size", 64 if size >= 64 or facts.n_train < 2_000 else 128, f"{size} px")
+    if facts.n_train < chosen.recipe.batch_size:
+        chosen.set("batch_size", max(2, facts.n_train), f"there are but {facts.n_train} training images")
+    if 0 < (chosen.recipe.epoch_images or 0) < chosen.recipe.batch_size:
+        chosen.set("batch_size", chosen.recipe.epoch_images, "as many as an epoch draws")
+    if facts.trainer is Solver.LEAST_SQUARES:
+        _choose_solved(chosen, facts)
+    elif facts.trainer is Solver.NUMPY:
+        _choose_numpy(chosen, facts)
+    elif chosen.recipe.weights != "none":
+        _choose_pretrained(chosen, facts)
+    else:
+        _choose_from_scratch(chosen, facts)
+    steps = chosen.recipe.epochs * (chosen.epoch(facts) // chosen.recipe.batch_size)
+    decay = round(max(0.0, min(0.998, 1 - 20 / max(1, steps))), 4)
+    chosen.choose("ema_decay", decay if steps >= 50 else 0.0, f"a twentieth of {steps:,} steps")
+    if facts.is_drawn:
+        chosen.choose("augment", Augment.NONE, "each sign is drawn anew every epoch, its place and the camera with it")
+    elif facts.is_gtsrb and chosen.recipe.weights == "imagenet":
+        chosen.choose("augment", Augment.CAMERA, "GTSRB: as a moving car's camera sees signs, ImageNet's photos do not")
+    else:
+        chosen.choose("augment", Augment.STANDARD, "the default")
+    if facts.is_gtsrb:
+        chosen.choose("flip", Flip.MAP, "GTSRB: mirrored where the mirrored sign is a sign")
+    else:
+        chosen.choose("flip", Flip.NEVER, "the default: a mirrored picture can mean something else")
+    if recipe.flip is Flip.MAP and not facts.is_gtsrb:
+        raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
+    _choose_precision(chosen, facts)
+    chosen.choose("device", facts.device, "found on this machine")
+    return chosen.recipe, chosen.reasons
+
+
+class _Choices:
+    """A recipe being filled in, and the reasons by field."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.reasons: dict[str, str] = {}
+
+    def choose(self, name: str, value: Any, reason: str) -> None:
+        """Fills a field that is unset."""
+        if getattr(self.recipe, name) is None:
+            self.set(name, value, reason)
+
+    def set(self, name: str, value: Any, reason: str) -> None:
+        """Fills a field whatever it was."""
+        self.recipe, self.reasons[name] = self.recipe.replace(**{name: value}), reason
+
+    def choose_length(self, facts: Facts, samples: int, longest: int, reason: str) -> None:
+        """Fills ``samples`` and ``epochs``, either from the other where that is set; at most ``longest`` epochs.
+
+        Where whole epochs come to more than ``samples``, each is shortened, to whole batches.
+        """
+        n, epoch = facts.n_train, self.epoch(facts)
+        if self.recipe.epochs is None:
+            self.choose("samples", samples, reason)
+            in_all = f"{self.recipe.samples:,} images in all"
+            epochs = math.ceil(min(self.recipe.samples, longest * n) / epoch)
+            self.choose("epochs", epochs, f"{in_all}, {epoch:,} an epoch at most")
+            batches = math.ceil(self.recipe.samples / epochs / self.recipe.batch_size)
+            if batches * self.recipe.batch_size < n:
+                self.choose("epoch_images", batches * self.recipe.batch_size, in_all)
+        else:
+            self.choose("samples", max(1, self.recipe.epochs) * epoch, "what --epochs comes to")
+        self.choose("epoch_images", 0, "as many as there are")
+
+    def epoch(self, facts: Facts) -> int:
+        """Images of an epoch."""
+        return self.recipe.epoch_images or facts.n_train
+
+    def passes(self, facts: Facts) -> float:
+        """How often the training sees each image, by the length that was filled in."""
+        return self.recipe.epochs * self.epoch(facts) / facts.n_train
+
+    def fix(self, name: str, value: Any, reason: str) -> None:
+        """Fills a field that takes one value only; raises SignsclfError where the user wants another."""
+        wanted = getattr(self.recipe, name)
+        if wanted not in (None, value):
+            flag, shown = name.replace("_", "-"), getattr(wanted, "value", wanted)
+            raise SignsclfError(f"--{flag} {shown}: not for {self.recipe.arch}: {reason}; leave it out")
+        if value is not None:
+            self.choose(name, value, reason)
+
+
+def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
+    if facts.is_drawn or not facts.is_gtsrb:
+        reason = "all of these signs are drawn" if facts.is_drawn else "these classes are not GTSRB's, which are drawn"
+        if chosen.recipe.add_synthetic:
+            raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
+        chosen.choose("add_synthetic", 0, reason)
+    elif facts.trainer is Solver.GRADIENT and chosen.recipe.weights in ("none", "imagenet"):
+        # A long training from scratch gains from as many as there are real ones; in a short one they would take the
+        # place of those.
+        most = min(_DRAWN_A_CLASS_AT_MOST, facts.n_train // facts.n_classes) if chosen.recipe.arch == _OWN else 0
+        # Not hours of drawn signs for a handful of real ones.
+        added = min(max(most, _DRAWN_A_CLASS), 5 * facts.n_train // facts.n_classes)
+        chosen.choose("add_synthetic", added, "GTSRB: they help most where real signs are few")
+    else:
+        chosen.choose("add_synthetic", 0, "drawn signs are for gradients, from scratch or from ImageNet's weights")
+
+
+def _choose_size(chosen: _Choices, facts: Facts) -> None:
+    median, native = facts.median_side, facts.native_size
+    smallest = 32 * math.ceil(facts.smallest_size / 32)
+    if chosen.recipe.weights == "none" or native is None:
+        size = 32 if median < SMALL_SIDE else 64 if median < 112 else 128
+        reason = f"the images' median is {median:.0f} px"
+    elif median >= 0.6 * native:
+        size, reason = native, "what the pretrained weights were made for"
+    else:
+        size = min(native, max(64, 32 * round(2 * median / 32)))
+        reason = f"pretrained weights want more than the images' median of {median:.0f} px"
+    if size < smallest:
+        size, reason = smallest, f"the smallest that {chosen.recipe.arch} runs at"
+    elif facts.largest_size is not None and size > facts.largest_size:
+        size, reason = facts.largest_size, f"the largest that {chosen.recipe.arch} is built for"
+    chosen.choose("size", size, reason)
+
+
+def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
+    imagenet = chosen.recipe.weights == "imagenet"
+    near = imagenet and not facts.is_gtsrb
+    if imagenet:
+        steps = max(1, chosen.epoch(facts) // chosen.recipe.batch_size)
+        chosen.choose("freeze_epochs", max(1, min(8, math.ceil(60 / steps))), "the new head first, some 60 steps")
+    else:
+        chosen.choose("freeze_epochs", 0, "weights of one's own: all layers from the start")
+    chosen.choose("lr", 2e-3 if imagenet and not near else 1e-3, "pretrained, Adam")
+    if near:
+        chosen.choose("batch_norm", BatchNorm.KEEP, "ImageNet's statistics suit photos, those of small batches waver")
+        chosen.choose("lr_ratio", 100.0, "ImageNet's first layers suit photos: a hundredth of the head's rate")
+    else:
+        reason = "the weights come from other pictures"
+        chosen.choose("batch_norm", BatchNorm.TRAIN, reason)
+        chosen.choose("lr_ratio", 1.0 if imagenet else 5.0, f"{reason}: all layers have to move")
+    chosen.choose("optimizer", Optimizer.ADAM, "pretrained")
+    chosen.choose("weight_decay", 0.01, "pretrained, Adam")
+    if near:
+        chosen.choose_length(facts, max(2_000, 3 * facts.n_train), 8, "photos: 2,000 images, or each three times")
+    else:
+        chosen.choose_length(facts, max(4_000, 4 * facts.n_train), 12, "pretrained: 4,000 images, or each four times")
+
+
+def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
+    recipe = chosen.recipe
+    if recipe.freeze_epochs:
+        raise SignsclfError("--freeze-epochs: from scratch there is nothing worth freezing; leave it out")
+    chosen.fix("batch_norm", BatchNorm.TRAIN, "from scratch there are no statistics to keep")
+    chosen.choose("freeze_epochs", 0, "from scratch")
+    sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch in _OF_SGD)
+    chosen.choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, "from scratch")
+    _choose_length_from_scratch(chosen, facts)
+    short = chosen.passes(facts) <= _FEW_EPOCHS
+    if sgd:
+        reason = f"from scratch, in {chosen.recipe.epochs} epochs"
+        chosen.choose("lr", (0.3 if short else 0.2) * min(1.0, recipe.batch_size / 128), reason)
+    elif facts.is_normalised:
+        chosen.choose("lr", 2e-3, "from scratch")
+    else:
+        chosen.choose("lr", 4e-4, "from scratch, and without batch-norm higher rates diverge")
+    chosen.choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
+    chosen.choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
+    if chosen.passes(facts) <= _VERY_FEW_EPOCHS and not facts.is_drawn:
+        chosen.choose(
+            "augment", Augment.LIGHT, f"{chosen.recipe.epochs} epochs: images that change little teach faster"
+        )
+
+
+def _choose_solved(chosen: _Choices, facts: Facts) -> None:
+    why = "it is solved, not trained in steps"
+    for name in ("lr", "optimizer"):
+        chosen.fix(name, None, why)
+    for name, only in (*_PLAIN, ("patience", 0), ("weights", "none")):
+        chosen.fix(name, only, why)
+    chosen.choose("weight_decay", 0.01, "a little ridge: neighbouring pixels are nearly alike")
+    chosen.choose_length(facts, facts.n_train, 60, "each image, as augmented, counts once")
+    _choose_plain_arithmetic(chosen)
+
+
+def _choose_numpy(chosen: _Choices, facts: Facts) -> None:
+    why = "its steps are plain SGD with momentum, in NumPy"
+    if chosen.recipe.lr == AUTO_LR:
+        raise SignsclfError(f"--lr auto: not for {chosen.recipe.arch}: {why}; give a number")
+    for name, only in (*_PLAIN, ("optimizer", Optimizer.SGD)):
+        chosen.fix(name, only, why)
+    chosen.choose("lr", 0.02, "SGD on pixels")
+    chosen.choose("weight_decay", 5e-4, "SGD")
+    _choose_length_from_scratch(chosen, facts)
+    _choose_plain_arithmetic(chosen)
+
+
+def _choose_plain_arithmetic(chosen: _Choices) -> None:
+    why = "it is computed without torch's gradients"
+    chosen.fix("precision", Precision.FP32, why)
+    chosen.fix("device", Device.CPU, why)
+
+
+def _choose_length_from_scratch(chosen: _Choices, facts: Facts) -> None:
+    if facts.is_drawn:
+        samples, reason = 300_000, "drawn signs are new ones every time, so that more of them teach more"
+    elif chosen.recipe.arch == _FASTEST:
+        samples, reason = max(72_000, facts.n_train), "a net that learns quickly: 72,000 images, or each once"
+    else:
+        samples, reason = max(240_000, 6 * facts.n_train), "from scratch: 240,000 images, or each six times"
+    chosen.choose_length(facts, samples, 60, reason)
+
+
+def _choose_precision(chosen: _Choices, facts: Facts) -> None:
+    if facts.has_bf16:
+        chosen.choose("precision", Precision.BF16, f"this {facts.device.value} multiplies bf16 in hardware")
+    elif facts.device is Device.CUDA:
+        chosen.choose("precision", Precision.FP16, "this GPU has no bf16")
+    else:
+        chosen.choose("precision", Precision.FP32, f"this {facts.device.value} has no bf16 units")
+    if chosen.recipe.precision is Precision.FP16 and facts.device is not Device.CUDA:
+        raise SignsclfError(f"--precision fp16: it needs CUDA, and this runs on {facts.device.value}; use bf16 or fp32")

@@ -1,0 +1,135 @@
+"""What a run was prepared from, again: read from its source, or from what the run holds where the source is gone."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from signsclf.choices import Layout
+from signsclf.data.cache import Decoded, fingerprint, open_entry
+from signsclf.data.split import Split
+from signsclf.data.table import Source
+from signsclf.data.tree import some
+from signsclf.errors import BadImageError, ModelError, SourceError
+from signsclf.model import folder as modelfolder
+from signsclf.observer import Observer
+from signsclf.runs.folder import Held, Record
+from signsclf.runs.prepare import Prepared, prepare, read_plan
+from signsclf.training import architectures
+from signsclf.training.learner import choose_device
+
+
+def restore(partial: Path, record: Record, cache: Path | None, observer: Observer, leave: int = 0) -> Prepared:
+    """What a run was prepared from: bit for bit what it trained on.
+
+    Images that are gone, one or all, are taken from the cache's entry that the run decoded to, while it is there.
+
+    Args:
+        partial: the run's folder.
+        record: its order may name another place of the same images.
+        cache, leave: see `signsclf.data.cache.decode_all`.
+
+    Raises:
+        SourceError: images have changed, or are gone and held nowhere.
+        ModelError: the run's folder is damaged.
+    """
+    order, rows = record.order, _read_rows(partial)
+    then = {row["path"]: row["input"] for row in rows}
+    try:
+        planned = read_plan(order.source, order.reading, record.recipe, observer)
+        now = {planned.source.relative(path) for path in planned.source.table["path"]}
+        if then.keys() <= now:
+            prepared = prepare(planned, order.skip_bad, observer, cache, leave=leave)
+            if prepared.fingerprint == record.fingerprint:
+                return prepared
+            marks = dict(zip(prepared.names, prepared.decoded.inputs, strict=True))
+            other = [name for name, mark in marks.items() if then.get(name) != mark]
+            lost = [name for name in then if name not in marks]
+        else:
+            other, lost = [name for name in now if name not in then], [name for name in then if name not in now]
+        trouble = f"{order.source}: {len(lost):,} of the run's {len(then):,} images are gone ({some(lost)})"
+    except (SourceError, BadImageError) as error:
+        other, lost, trouble = [], list(then), str(error)
+    if other or not lost:
+        which = f" ({some(sorted(other))})" if other else ""
+        raise SourceError(
+            f"{order.source}: its images have changed since the run began{which}; put back those that it began with, "
+            "or start the training anew"
+        )
+    held = record.held and _held(partial, record, record.held, rows)
+    if not held:
+        raise SourceError(
+            f"{trouble}; the run is kept: go on once they are back, or name the place where they lie now with --source"
+        )
+    observer.say(f"warning: {trouble}; going on with the {len(rows):,} images as this run decoded them")
+    return held
+
+
+def _held(partial: Path, record: Record, held: Held, rows: list[dict[str, str]]) -> Prepared | None:
+    """From split.csv and the cache's entry; None where that is gone, or is of other images."""
+    recipe, order = record.recipe, record.order
+    decoded = open_entry(Path(held.entry), recipe.size)
+    if decoded is None:
+        return None
+    kept = [row for row in range(len(decoded.digests)) if row not in decoded.unreadable]
+    if decoded.unreadable:
+        decoded = decoded.take(kept)
+    names, labels = [row["path"] for row in rows], [row["label"] for row in rows]
+    if len(decoded.digests) != len(rows) or fingerprint(names, labels, decoded.digests) != record.fingerprint:
+        return None
+    choose_device(recipe.device)
+    return _assemble(partial, record, held, rows, decoded, Path(order.source).as_posix())
+
+
+def _assemble(
+    partial: Path, record: Record, held: Held, rows: list[dict[str, str]], decoded: Decoded, root: str
+) -> Prepared:
+    names = tuple(row["path"] for row in rows)
+    columns = {
+        "path": [f"{root}/{name}" for name in names],
+        "label": [row["label"] for row in rows],
+        "split": [row["split"] for row in rows],
+        "group": [row["group"] or None for row in rows],
+        "roi": [None] * len(rows),
+    }
+    table = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+    layout = Layout(held.layout)
+    source = Source(root, layout, table, held.classes, held.is_gtsrb, origin=root, roi_sizes=(None,) * len(rows))
+    return Prepared(
+        source=replace(source, reading=record.order.reading),
+        recipe=record.recipe,
+        arch=architectures.find(record.recipe.arch),
+        reasons={},
+        split=Split(table, held_out_here=False, not_judged=(), groups_on_both_sides=0),
+        names=names,
+        decoded=decoded,
+        skipped=tuple(_read_skipped(partial).items()),
+        fingerprint=record.fingerprint,
+    )
+
+
+def _read_rows(partial: Path) -> list[dict[str, str]]:
+    path = partial / modelfolder.RUN / "split.csv"
+    if not path.exists():
+        # A bare run that was killed at its very end: the source alone tells.
+        return []
+    rows = _read_csv(path)
+    if not rows or not rows[0].keys() >= {"path", "label", "group", "split", "input"}:
+        raise ModelError(f"{path}: damaged; start the training anew")
+    return rows
+
+
+def _read_skipped(partial: Path) -> dict[str, str]:
+    path = partial / modelfolder.RUN / "skipped.csv"
+    return {row["path"]: row["reason"] for row in _read_csv(path)} if path.is_file() else {}
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ModelError(f"{path}: cannot be read ({error}); start the training anew") from error

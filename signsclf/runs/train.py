@@ -1,0 +1,419 @@
+"""One command: from a source of labelled images to a judged, exported model folder; breakable and resumable."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from signsclf.choices import Int8Policy, Layout, Reading
+from signsclf.data.cache import AUTO, cache_folder
+from signsclf.data.gtsrb import class_names_mirror
+from signsclf.data.table import Source
+from signsclf.errors import RunError, SignsclfError, is_out_of_memory
+from signsclf.files import csv_bytes, json_bytes, user_path, write_atomic
+from signsclf.model import folder as modelfolder
+from signsclf.observer import Observer
+from signsclf.recipe import Device, Flip, Recipe, Solver
+from signsclf.report import plots
+from signsclf.runs.finish import Trained, finish
+from signsclf.runs.folder import (
+    ERROR_LOG,
+    Held,
+    Record,
+    RunRequest,
+    claimed,
+    final_folder,
+    make_partial,
+    partial_folder,
+    read_record,
+    refuse_images_inside,
+    refuse_taken,
+    write_record,
+)
+from signsclf.runs.preflight import preflight
+from signsclf.runs.prepare import Plan, Prepared, prepare, read_plan, training_rows
+from signsclf.runs.restore import restore
+from signsclf.text import file_text
+from signsclf.training import architectures
+from signsclf.training.augment import STRENGTHS, BatchAugment
+from signsclf.training.callbacks import read_checkpoint
+from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
+from signsclf.training.fit import Fit, FitResult, LrSearch, find_lr, phases
+from signsclf.training.learner import build_learner
+from signsclf.training.loaders import dataloaders, mix_seed, planned_samples
+from signsclf.training.pace import estimate
+from signsclf.training.settings import own_settings
+
+if TYPE_CHECKING:
+    from fastai.data.core import DataLoaders
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `train` ended in.
+
+    Attributes:
+        folder: the model folder, or the .partial folder of a stopped run.
+        source: what was trained on: an absolute path, or "synthetic".
+        stopped: whether it was interrupted; ``--resume`` goes on.
+        metrics: figures on the validation images, from the exported file; None where there are none.
+    """
+
+    folder: Path
+    source: str
+    stopped: bool
+    metrics: dict[str, Any] | None
+
+
+@own_settings()
+def train(
+    source: str | Path | Source,
+    out: str | Path,
+    recipe: Recipe | None = None,
+    *,
+    layout: Layout | Reading | None = None,
+    overwrite: bool = False,
+    skip_bad: bool = False,
+    accept_error: float = 0.005,
+    int8: Int8Policy = Int8Policy.NONE,
+    bare: bool = False,
+    cache: str | Path = AUTO,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Trains a classifier and writes a model folder.
+
+    Args:
+        source: what `signsclf.data.table.read_source` takes or gave: a folder, a .zip, a table, or "synthetic".
+        out: the model folder to write.
+        recipe: what is None in it is chosen from the data; None takes the default recipe.
+        layout: forces how the source is read, see `signsclf.choices.Reading`.
+        overwrite: replaces a model folder, or an interrupted run, that is there.
+        skip_bad: leaves unreadable images out, lists them in run/skipped.csv, and goes on.
+        accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
+        int8: whether model.int8.onnx is written as well; what comes of it is told and is in the figures.
+        bare: ship no learner.pkl, and nothing that shows or names the images trained on.
+        cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
+        observer: told of everything that happens.
+
+    Raises:
+        LockedError: another process writes ``out``.
+        SourceError, BadImageError, ModelError, ParityError, RunError, SignsclfError: see their docstrings.
+    """
+    observer = observer or Observer()
+    _refuse_accept_error(accept_error)
+    out = user_path(out).absolute()
+    with claimed(out):
+        refuse_taken(out, overwrite)
+        planned = read_plan(source, layout, recipe or Recipe(), observer)
+        model = build_network(planned, observer)
+        folder = cache_folder(cache, observer.say)
+        leave = preflight(planned, model, out, int8, folder, observer)
+        prepared = prepare(planned, skip_bad, observer, folder, leave=leave)
+        order = RunRequest(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8, bare)
+        return begin(order, prepared, model, out, observer)
+
+
+def begin(order: RunRequest, prepared: Prepared, model: nn.Module, out: Path, observer: Observer) -> Outcome:
+    """The second half of `train`: makes the run's folder, trains ``model``, see `build_network`, and finishes.
+
+    The caller holds the lock on ``out``, see `signsclf.runs.folder.claimed`.
+    """
+    refuse_images_inside(out, prepared.split.table["path"])
+    partial = make_partial(out, order.overwrite)
+    with _logged(partial):
+        _record(partial, order, prepared)
+        return _run(order, prepared, model, partial, observer, None)
+
+
+@own_settings()
+def resume(
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    source: str | Path | None = None,
+    accept_error: float | None = None,
+    int8: Int8Policy | None = None,
+    bare: bool | None = None,
+    cache: str | Path = AUTO,
+    observer: Observer | None = None,
+) -> Outcome:
+    """Goes on with an interrupted run; on a CPU it ends in the weights of the unbroken run, bit for bit.
+
+    Args:
+        out: the model folder that the run was to write, or its .partial folder.
+        overwrite: as if the run had been started with it.
+        source: where the same images lie now.
+        accept_error, int8, bare: in place of those that the run was started with; they decide no weights.
+        cache: see `train`.
+
+    Raises:
+        LockedError: another process writes ``out``.
+        ModelError: there is no such run, or its checkpoint is damaged; or its model folder is there by now.
+        SourceError: its images have changed since, or are gone and held nowhere, see `signsclf.runs.restore.restore`.
+        RunError: something unexpected ended it.
+    """
+    observer = observer or Observer()
+    if accept_error is not None:
+        _refuse_accept_error(accept_error)
+    out = final_folder(user_path(out).absolute())
+    partial = partial_folder(out)
+    with claimed(out):
+        record = read_record(partial)
+        wanted = {"accept_error": accept_error, "int8": int8, "bare": bare, "overwrite": overwrite or None}
+        if source is not None:
+            wanted["source"] = user_path(source).absolute().as_posix()
+        changes = {name: value for name, value in wanted.items() if value not in (None, getattr(record.order, name))}
+        for name, value in changes.items():
+            told = getattr(value, "value", value)
+            before = getattr(record.order, name)
+            observer.say(f"{name.replace('_', '-')}: {told}, in place of {getattr(before, 'value', before)}")
+        record = replace(record, order=replace(record.order, **changes))
+        order = record.order
+        refuse_taken(out, order.overwrite, resuming=True)
+        checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
+        observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
+        with _logged(partial):
+            prepared = restore(partial, record, cache_folder(cache, observer.say), observer)
+            write_record(partial, record)
+            model = build_network(prepared, observer, fresh=checkpoint is None)
+            preflight(prepared, model, out, order.int8, None, observer)
+            return _run(order, prepared, model, partial, observer, checkpoint)
+
+
+@own_settings()
+def search_lr(
+    source: str | Path | Source,
+    recipe: Recipe | None = None,
+    *,
+    layout: Layout | Reading | None = None,
+    skip_bad: bool = False,
+    cache: str | Path = AUTO,
+    observer: Observer | None = None,
+) -> LrSearch:
+    """The learning-rate search of ``signsclf lr-find``: same arguments as `train`, nothing is kept."""
+    observer = observer or Observer()
+    planned = read_plan(source, layout, recipe or Recipe(), observer)
+    if planned.arch.trainer is not Solver.GRADIENT:
+        raise SignsclfError(f"--arch {planned.arch.name}: not trained by torch's gradients, so no rate can be searched")
+    model = build_network(planned, observer)
+    prepared = prepare(planned, skip_bad, observer, cache_folder(cache, observer.say))
+    learner = build_learner(build_loaders(prepared), model, prepared.arch, prepared.recipe)
+    return find_lr(learner, prepared.recipe, progress=lambda done, total: observer.progress("rates", done, total))
+
+
+def _refuse_accept_error(accept_error: float) -> None:
+    if not 0 <= accept_error <= 1:
+        raise SignsclfError(f"--accept-error: {accept_error:g} is no share from 0 to 1")
+
+
+@contextlib.contextmanager
+def _logged(partial: Path) -> Iterator[None]:
+    """Leaves the traceback of an error that is nobody's message in the run's folder.
+
+    Raises:
+        RunError: in place of one that nobody expected; names the file.
+    """
+    try:
+        yield
+    except SignsclfError:
+        raise
+    except Exception as error:
+        log = partial / modelfolder.RUN / ERROR_LOG
+        try:
+            write_atomic(log, traceback.format_exc().encode("utf-8", "backslashreplace"))
+        except SignsclfError:
+            raise error from None
+        # Of these the command line knows what to say.
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise RunError(
+            f"unexpected {reason}; the traceback is in {log}: report it; once that is mended, --resume "
+            f"{final_folder(partial)} goes on"
+        ) from error
+
+
+def _run(
+    order: RunRequest,
+    prepared: Prepared,
+    model: nn.Module,
+    partial: Path,
+    observer: Observer,
+    checkpoint: dict[str, Any] | None,
+) -> Outcome:
+    recipe = prepared.recipe
+    loaders = build_loaders(prepared)
+    fit, seconds = _fitter(prepared, loaders, model, partial, observer, checkpoint)
+    observer.plan(prepared, seconds)
+    classes = prepared.source.classes
+    shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
+    run = partial / modelfolder.RUN
+    (run / "plots").mkdir(parents=True, exist_ok=True)
+    plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
+    observer.fitting(fit)
+    result = fit.run(
+        on_search=lambda search: write_search(search, run),
+        progress=lambda done, total: observer.progress("rates", done, total),
+    )
+    observer.fitting(None)
+    if result.stopped:
+        return Outcome(partial, order.source, True, None)
+    return finish_run(order, prepared, result, planned_samples(loaders, loaders.c), partial, observer)
+
+
+def _fitter(
+    prepared: Prepared,
+    loaders: DataLoaders,
+    model: nn.Module,
+    partial: Path,
+    observer: Observer,
+    checkpoint: dict[str, Any] | None,
+) -> tuple[Fit | DirectFit, float]:
+    """What will train the network, and the seconds that it is estimated to take; 0 where that is not estimated."""
+    recipe, trainer = prepared.recipe, prepared.arch.trainer
+    if trainer is not Solver.GRADIENT:
+        kind = LeastSquares if trainer is Solver.LEAST_SQUARES else NumpyFit
+        return kind(loaders, model, recipe, observer.progressed), 0.0
+    learner = build_learner(loaders, model, prepared.arch, recipe)
+    threads = torch.get_num_threads()
+    if checkpoint is not None:
+        # With another number of threads the last bits of the weights would be others.
+        torch.set_num_threads(checkpoint.get("threads", threads))
+    choosing = checkpoint is None and "OMP_NUM_THREADS" not in os.environ
+    pace = estimate(learner, model, recipe, len(phases(recipe)), choosing_threads=choosing)
+    if torch.get_num_threads() != threads and checkpoint is None:
+        observer.say(f"threads: 1 in place of {threads}, which is faster while other programs use the CPU")
+    fit = Fit(learner, model, recipe, partial, observer.progressed, checkpoint, pace)
+    return fit, fit.seconds_left
+
+
+def finish_run(
+    order: RunRequest, prepared: Prepared, result: FitResult, planned: np.ndarray, partial: Path, observer: Observer
+) -> Outcome:
+    """Fills the .partial folder of a trained network and puts it in its place; ``planned`` draws as of an epoch.
+
+    Raises:
+        ParityError, ModelError: see `signsclf.runs.finish.finish` and `signsclf.model.folder.publish`.
+    """
+    out = final_folder(partial)
+    trained = Trained(
+        recipe=prepared.recipe,
+        arch=prepared.arch,
+        classes=prepared.source.classes,
+        is_gtsrb=prepared.source.is_gtsrb,
+        source_name=file_text(Path(order.source).name),
+        fingerprint=prepared.fingerprint,
+        split=prepared.split,
+        names=prepared.names,
+        decoded=prepared.decoded,
+        skipped=prepared.skipped,
+        result=result,
+        planned_samples=planned,
+        accept_error=order.accept_error,
+        int8=order.int8,
+        bare=order.bare,
+    )
+    metrics = finish(trained, partial, observer)
+    modelfolder.publish(partial, out, order.overwrite)
+    return Outcome(out, order.source, False, metrics)
+
+
+def build_network(prepared: Plan | Prepared, observer: Observer, fresh: bool = True) -> nn.Module:
+    """The network of a plan at its seed, with the weights that it starts from unless it is to go on with others.
+
+    Raises:
+        SignsclfError: the recipe's size does not suit it.
+        ModelError: the weights cannot be had or do not fit.
+    """
+    recipe, classes = prepared.recipe, prepared.source.classes
+    torch.manual_seed(mix_seed(recipe.seed))
+    model = architectures.create(prepared.arch, len(classes), recipe.size)
+    architectures.refuse_size(model, prepared.arch, recipe.size)
+    if fresh:
+        told = architectures.load_weights(model, prepared.arch, len(classes), recipe.weights, classes)
+        observer.say(f"start: {told}")
+    return model
+
+
+def build_loaders(prepared: Prepared) -> DataLoaders:
+    """The training and validation loaders of what was prepared."""
+    recipe, classes = prepared.recipe, prepared.source.classes
+    mirror = None
+    if recipe.flip is Flip.MAP:
+        index = {name: i for i, name in enumerate(classes)}
+        mirror = np.array([index.get(class_names_mirror().get(name, ""), -1) for name in classes])
+    labels, train_rows, drawn = training_rows(prepared)
+    render = None
+    if drawn is not None:
+        # Photographs never meet the renderer, not even its import.
+        from signsclf.training.drawn import render_batch as render
+    return dataloaders(
+        prepared.decoded.pixels,
+        labels,
+        classes,
+        train_rows,
+        prepared.split.rows("valid"),
+        batch_size=recipe.batch_size,
+        balance=recipe.balance,
+        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, mirror),
+        mean=prepared.arch.mean,
+        std=prepared.arch.std,
+        device=recipe.device.value,
+        seed=recipe.seed,
+        drawn=drawn,
+        render=render,
+        epoch_images=recipe.epoch_images,
+    )
+
+
+def write_search(search: LrSearch, folder: Path) -> None:
+    """Writes lr_find.json and lr_find.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        "lrs": search.lrs,
+        "losses": search.losses,
+        "suggestions": search.suggestions,
+        "diverged_early": search.diverged_early,
+    }
+    write_atomic(folder / "lr_find.json", json_bytes(values))
+    found = {name: rate for name, rate in search.suggestions.items() if rate is not None}
+    plots.lr_find(search.lrs, search.losses, found, folder / "lr_find.png")
+
+
+def _record(partial: Path, order: RunRequest, prepared: Prepared) -> None:
+    table = prepared.split.table
+    rows: list[tuple[str, ...]] = [("path", "label", "group", "split", "input")]
+    for name, label, group, split, mark in zip(
+        prepared.names, table["label"], table["group"], table["split"], prepared.decoded.inputs, strict=True
+    ):
+        known = "" if group is None or group != group else group
+        rows.append((name, label, known, split, mark))
+    run, recipe = partial / modelfolder.RUN, prepared.recipe
+    write_atomic(run / "split.csv", csv_bytes(rows))
+    if prepared.skipped:
+        write_atomic(run / "skipped.csv", csv_bytes([("path", "reason"), *prepared.skipped]))
+    shipped = recipe.replace(weights=Path(recipe.weights).name)
+    write_atomic(run / "recipe.json", shipped.to_json().encode())
+    if recipe.weights not in ("none", "imagenet"):
+        recipe = recipe.replace(weights=str(Path(recipe.weights).expanduser().absolute()))
+    held, source = None, prepared.source
+    if prepared.decoded.entry is not None:
+        held = Held(str(prepared.decoded.entry), source.layout.value, source.classes, source.is_gtsrb)
+    # Last: with it the folder is a run.
+    write_record(partial, Record(order, recipe, prepared.fingerprint, held))
+
+
+def describe_device(device: Device) -> str:
+    """The device in words, for the plan."""
+    if device is Device.CUDA:
+        return torch.cuda.get_device_name()
+    return f"{device.value}, {torch.get_num_threads()} threads"

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from signsclf.metrics.classification import Report
+from signsclf.metrics.intervals import (
+    compare_pairs,
+    group_numbers,
+    mcnemar_exact,
+    paired_interval,
+    resampled,
+    resampled_mean,
+)
+
+
+def answers(n: int, accuracy: float, seed: int, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    targets = random.integers(0, classes, n)
+    wrong = random.random(n) >= accuracy
+    return targets, np.where(wrong, (targets + 1) % classes, targets)
+
+
+def judged(targets, predicted, units):
+    classes = int(targets.max()) + 1
+    report = Report.from_probabilities(np.eye(classes)[predicted], targets, [str(i) for i in range(classes)])
+    return report, resampled(report, targets, predicted, np.ones(len(targets), bool), units)
+
+
+def test_an_image_without_a_group_is_one_of_its_own():
+    assert group_numbers(["a", None, "a", None, "b"]).tolist() == [0, 1, 0, 2, 3]
+
+
+class TestResampled:
+    def test_holds_the_figures_and_is_as_wide_as_theory_says(self):
+        targets, predicted = answers(900, 0.8, 0)
+        report, found = judged(targets, predicted, np.arange(900))
+        for name in ("accuracy", "macro_f1", "balanced_accuracy"):
+            low, high = found[name]
+            assert low < getattr(report, name) < high
+        low, high = found["accuracy"]
+        assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 900), rel=0.2)
+
+    def test_tracks_whose_frames_agree_count_for_one_each(self):
+        targets, predicted = answers(60, 0.8, 1)
+        _, alone = judged(targets, predicted, np.arange(60))
+        frames = np.repeat(np.arange(60), 10)
+        _, tracks = judged(targets[frames], predicted[frames], frames)
+        _, naive = judged(targets[frames], predicted[frames], np.arange(600))
+        width = [high - low for low, high in (alone["accuracy"], tracks["accuracy"], naive["accuracy"])]
+        assert width[1] == pytest.approx(width[0], rel=0.15)
+        assert width[2] < 0.5 * width[1]
+
+    def test_claims_nothing_where_draws_cannot_differ(self):
+        targets, predicted = answers(50, 1.0, 0)
+        _, found = judged(targets, predicted, np.arange(50))
+        assert found["accuracy"] is None
+        targets, predicted = answers(50, 0.5, 0)
+        _, found = judged(targets, predicted, np.zeros(50, int))
+        assert found["accuracy"] is None
+
+    def test_mean_of_values(self):
+        values = np.random.default_rng(0).normal(3, 1, 400)
+        low, high = resampled_mean(values, np.arange(400))
+        assert low < values.mean() < high
+        assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
+        assert resampled_mean(values, np.zeros(400, int)) is None
+
+
+class TestMcNemar:
+    @settings(max_examples=60, deadline=None)
+    @given(st.integers(0, 400), st.integers(0, 400))
+    def test_is_the_exact_binomial_test(self, only_a, only_b):
+        expected = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
+        assert mcnemar_exact(only_a, only_b) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+    def test_takes_many_images(self):
+        assert mcnemar_exact(50_000, 50_000) == pytest.approx(1, abs=1e-6)
+        assert mcnemar_exact(40_000, 60_000) == 0
+
+
+class TestPairs:
+    def test_a_worked_example(self):
+        right_a = np.array([1, 1, 1, 0, 0, 1], bool)
+        right_b = np.array([1, 1, 0, 1, 1, 1], bool)
+        found = compare_pairs(right_a, right_b, np.arange(6))
+        assert (found.n_both, found.n_only_a, found.n_only_b, found.n_neither) == (3, 1, 2, 0)
+        assert found.difference == pytest.approx(1 / 6)
+        assert found.accuracy_b - found.accuracy_a == pytest.approx(found.difference)
+        assert found.by_units is None
+        assert found.p_value == 1.0
+
+    def test_groups_are_drawn_whole(self):
+        right_a, right_b = np.repeat([True, False, True, True], 5), np.repeat([True, True, False, True], 5)
+        found = compare_pairs(right_a, right_b, np.repeat(np.arange(4), 5))
+        low, high = found.by_units
+        assert low < 0 < high
+
+    @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 200))
+    def test_the_interval_is_about_the_difference_and_turns_with_the_sides(self, only_a, only_b, same):
+        n = only_a + only_b + same
+        if n == 0:
+            return
+        low, high = paired_interval(only_a, only_b, n)
+        assert -1 <= low < high <= 1
+        assert low <= (only_b - only_a) / n <= high
+        assert paired_interval(only_b, only_a, n) == (pytest.approx(-high), pytest.approx(-low))
+
+    def test_the_interval_holds_the_truth_as_often_as_it_says(self):
+        random = np.random.default_rng(0)
+        shares, n = (0.03, 0.06), 300
+        held = 0
+        for _ in range(1000):
+            only_a, only_b, _ = random.multinomial(n, (*shares, 1 - sum(shares)))
+            low, high = paired_interval(only_a, only_b, n)
+            held += low <= shares[1] - shares[0] <= high
+        assert 930 <= held <= 985
