@@ -123,13 +123,13 @@ def is_tmp_name(name: str) -> bool:
     return _TMP_NAME.fullmatch(name) is not None
 
 
-def sha256(path: str | Path) -> str:
-    """Hash a file with SHA-256, as 64 hexadecimal digits.
+def file_hash(path: str | Path, algorithm: str = "sha256") -> str:
+    """Hash a file, with SHA-256 unless told otherwise, as hexadecimal digits.
 
     Raises:
         OSError: it cannot be read.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with Path(path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

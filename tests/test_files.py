@@ -13,7 +13,7 @@ import pytest
 
 from signsclf import files
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.files import csv_bytes, json_bytes, open_output, sha256, write_atomic
+from signsclf.files import csv_bytes, file_hash, json_bytes, open_output, write_atomic
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
 
@@ -166,7 +166,7 @@ def test_tmp_files_are_known_by_their_names(tmp_path):
 
 def test_digests_csv_and_json(tmp_path):
     write_atomic(tmp_path / "a", b"abc")
-    assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_hash(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert csv_bytes([("path", "label"), ("a,b", None), ("=1+1", "é")]) == 'path,label\n"a,b",\n=1+1,é\n'.encode()
     assert csv_bytes([["\udcff"]]) == b"\\udcff\n"
     assert json.loads(json_bytes({"é\udcff": [1.5]})) == {"é\udcff": [1.5]}

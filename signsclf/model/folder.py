@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from signsclf.errors import ModelError
-from signsclf.files import is_tmp_name, sha256, sync_folder, sync_tree, user_path, write_atomic
+from signsclf.files import file_hash, is_tmp_name, sync_folder, sync_tree, user_path, write_atomic
 from signsclf.model.config import FORMAT_VERSION, MAX_BYTES, Config, check_classes, parse_json
 from signsclf.outputs import (
     CARD,
@@ -113,7 +113,7 @@ def write_sums(folder: str | Path) -> None:
         found = [path for path in paths if path.is_file() and not is_tmp_name(path.name)]
         names = sorted(path.relative_to(folder).as_posix() for path in found)
         names = [name for name in names if name not in (SUMS, *UNFINISHED)]
-        lines = [f"{sha256(_inside(folder, name))}  {name}\n" for name in names]
+        lines = [f"{file_hash(_inside(folder, name))}  {name}\n" for name in names]
     except OSError as error:
         raise ModelError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
     write_atomic(folder / SUMS, "".join(lines).encode(), ModelError)
@@ -154,7 +154,7 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
         if not path.is_file():
             raise ModelError(f"{path}: listed in {SUMS} but not there; {_ANEW}")
         try:
-            if sha256(path) == sums[name]:
+            if file_hash(path) == sums[name]:
                 continue
             line_ends = _unix_sha256(path) == sums[name]
         except OSError as error:

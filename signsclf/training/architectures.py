@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import importlib.util
 import os
 import pickle
@@ -23,7 +22,7 @@ from fastai.vision.learner import model_meta
 from torch import nn
 
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.files import user_path
+from signsclf.files import file_hash, user_path
 from signsclf.model import folder as modelfolder
 from signsclf.recipe import Solver
 from signsclf.training.networks import OWN
@@ -419,7 +418,7 @@ def _lite0_file() -> Path | None:
 
 def _lite0_state(path: Path) -> dict[str, torch.Tensor]:
     """The packaged tensors under timm's names: both name the same layers in the same order."""
-    if hashlib.sha256(path.read_bytes()).hexdigest() != _LITE0_SHA256:
+    if file_hash(path) != _LITE0_SHA256:
         raise ModelError(f"--weights imagenet: the file of {_LITE0_PACKAGE} is damaged; install the package anew")
     packaged = torch.load(path, map_location="cpu", weights_only=True)
     names = timm.create_model(_LITE0, pretrained=False).state_dict()

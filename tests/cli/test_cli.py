@@ -9,6 +9,7 @@ import select
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tinysource import command, draw_source, environment, run_command
 
 from signsclf import __version__
 from signsclf.cli.terminal import duration
-from signsclf.data import download, gtsrb
+from signsclf.data import gtsrb
 
 COMMANDS = [
     [],
@@ -220,7 +221,7 @@ def test_a_broken_download_is_not_taken_for_the_benchmark(cli, place):
 
 def test_yes_offline_is_one_line(cli, place, monkeypatch):
     monkeypatch.setattr(gtsrb, "BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(download, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     ran = cli("train", "--yes")
     assert ran.code == 2
     assert len(ran.err.splitlines()) == 1

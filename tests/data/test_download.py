@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import threading
+import time
 import zipfile
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,7 +97,7 @@ def server(monkeypatch):
             self.wfile.write(rest[: len(rest) // 2] if how.endswith("break off") else rest)
 
     waits: list[float] = []
-    monkeypatch.setattr(download, "sleep", waits.append)
+    monkeypatch.setattr(time, "sleep", waits.append)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listening.daemon_threads = True
@@ -216,16 +217,16 @@ def test_a_busy_server_is_asked_again_after_the_time_it_names(server, tmp_path):
 
 def test_a_server_that_stays_busy_is_given_up_in_one_line(server, tmp_path):
     server.script = ["503"] * 9
-    with pytest.raises(DownloadError, match=r"503 \(Service Unavailable\), at attempt 3; try again later") as error:
+    with pytest.raises(DownloadError, match=r"503 \(Service Unavailable\); try again later") as error:
         get(server, tmp_path / "file.bin")
     assert "\n" not in str(error.value)
     assert len(server.ranges) == 3
 
 
 def test_no_server_at_all_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr(download, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with pytest.raises(DownloadError, match="no connection") as error:
+    with pytest.raises(DownloadError, match=r"no connection \(.*\); check the network, then run this again") as error:
         fetch("http://127.0.0.1:9/file.bin", tmp_path / "file.bin", size=SIZE, md5=MD5)
     assert "\n" not in str(error.value)
 
@@ -243,19 +244,10 @@ def test_another_length_than_expected_is_refused_before_a_byte_is_written(server
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_a_size_the_servers_length_is_taken_and_must_be_there(server, tmp_path):
-    server.script = ["break off"]
-    assert get(server, tmp_path / "a.bin", size=None).read_bytes() == BODY
-    server.script = ["endless"]
-    with pytest.raises(DownloadError, match="does not say how long"):
-        get(server, tmp_path / "b.bin", size=None)
-    assert server.sent_endlessly < 50 * SIZE
-
-
 def test_more_than_the_disk_holds_is_not_begun(server, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=SIZE - 1))
-    with pytest.raises(DownloadError, match="make room"):
+    with pytest.raises(DownloadError, match="are needed and"):
         get(server, tmp_path / "file.bin")
     assert list(tmp_path.iterdir()) == []
 
@@ -264,15 +256,15 @@ def test_more_than_the_disk_holds_is_not_begun(server, tmp_path, monkeypatch):
     "url", ["file:///etc/hostname", "ftp://host/file", "file.bin", "http://[", "http://a b/", "https:///x"]
 )
 def test_other_addresses_than_http_are_refused(url, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     with pytest.raises(DownloadError):
-        fetch(url, tmp_path / "file.bin", size=None, md5=MD5)
+        fetch(url, tmp_path / "file.bin", size=SIZE, md5=MD5)
 
 
 @pytest.mark.parametrize("to", ["file:///etc/hostname", "/file.bin"])
 def test_a_redirection_to_a_local_file_or_round_in_circles_is_an_error(server, tmp_path, to):
     server.script = [f"redirect {to}"] * 40
-    with pytest.raises(DownloadError, match="the server answers 302"):
+    with pytest.raises(DownloadError, match="cannot be opened"):
         get(server, tmp_path / "file.bin")
 
 
@@ -376,7 +368,7 @@ def test_gtsrb_needs_room_for_all_before_it_begins(official, tmp_path, monkeypat
     usage = shutil.disk_usage(tmp_path)
     total = sum(archive.bytes for archive in gtsrb.ARCHIVES)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=2 * total))
-    with pytest.raises(DownloadError, match="make room"):
+    with pytest.raises(DownloadError, match="are needed and"):
         download_gtsrb(tmp_path, official.url)
     assert official.ranges == []
 
@@ -388,6 +380,17 @@ def test_an_archive_that_is_not_what_it_is_called_keeps_its_zip_and_says_so(offi
     with pytest.raises(DownloadError, match="holds no Final_Test"):
         download_gtsrb(tmp_path, official.url)
     assert not (tmp_path / f"{test.name}.unpacked").exists()
+
+
+def test_leavings_of_a_killed_unpacking_are_cleared_and_own_files_stay(official, tmp_path):
+    stale = tmp_path / ".GTSRB_Final_Test_Images.zip.unpacking" / "GTSRB" / "Final_Test" / "half"
+    own = tmp_path / "GTSRB" / "Final_Test" / "Images" / "own.txt"
+    for path in (stale, own):
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    download_gtsrb(tmp_path, official.url)
+    assert not list(tmp_path.rglob("half")) and not list(tmp_path.glob(".*"))
+    assert own.read_text() == "x" and len(list(own.parent.glob("*.ppm"))) == 2
 
 
 def test_two_at_once_do_not_write_into_one_file(server, official, tmp_path):
