@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,6 @@ from tinysource import draw_source
 
 import signsclf
 from signsclf.errors import SignsclfError
-from signsclf.observer import Observer
 from signsclf.recipe import Recipe
 from signsclf.text import file_text
 
@@ -37,26 +37,14 @@ RECIPES = {
 }
 
 
-class Stopping(Observer):
-    """Asks a training to stop after so many batches."""
+class SetAfterSomeBatches(threading.Event):
+    """A training looks at it as it begins, and after each batch."""
 
-    def __init__(self, after: int) -> None:
-        self.after, self.fit = after, None
+    looks = 0
 
-    def fitting(self, fit) -> None:
-        self.fit = fit
-        if fit is None:
-            return
-        step, done = fit.learner.dls.train.read, 0
-
-        def counted(*arguments, **more):
-            nonlocal done
-            done += 1
-            if done == self.after:
-                fit.stop()
-            return step(*arguments, **more)
-
-        fit.learner.dls.train.read = counted
+    def is_set(self) -> bool:
+        self.looks += 1
+        return self.looks > 3
 
 
 def recipe(**changes) -> Recipe:
@@ -108,7 +96,7 @@ def test_a_broken_run_that_is_resumed_is_the_unbroken_run(photos: Path, trained:
     from signsclf.runs.train import resume, train
 
     out = place / f"resumed {photos.name}"
-    stopped = train(photos, out, recipe(**RECIPES[photos.name]), observer=Stopping(2))
+    stopped = train(photos, out, recipe(**RECIPES[photos.name]), stop=SetAfterSomeBatches())
     assert stopped.stopped
     outcome = resume(out)
     assert outcome.folder == out

@@ -30,12 +30,11 @@ RECIPE = Recipe(**TINY)
 PREDICTIONS = "path,label,index,probability,accepted,error,label_2,probability_2\n"
 
 
-class StopAtOnce(Observer):
-    """Asks a run to stop, which it does after its first batch."""
-
-    def fitting(self, fit: object) -> None:
-        if fit is not None:
-            fit.stop()
+def stop() -> threading.Event:
+    """A request to stop, which a training heeds after its first batch."""
+    event = threading.Event()
+    event.set()
+    return event
 
 
 @pytest.fixture
@@ -72,7 +71,7 @@ class TestWhatItWroteIsNoData:
     def test_an_interrupted_run_goes_on(self, photos):
         from signsclf.runs.train import resume, train
 
-        assert train(".", "model", RECIPE, observer=StopAtOnce()).stopped
+        assert train(".", "model", RECIPE, stop=stop()).stopped
         assert counts() == ALL
         assert not resume("model").stopped
         assert counts() == ALL
@@ -235,7 +234,7 @@ class TestOverwrite:
         from signsclf.runs.train import train
 
         out = tmp_path / "model"
-        assert train(source, out, RECIPE, observer=StopAtOnce()).stopped
+        assert train(source, out, RECIPE, stop=stop()).stopped
         before = self.with_others(tmp_path / "model.partial")
         ran = cli("train", source, "--out", out, "--overwrite", *flags(epochs=1))
         assert ran.code == 2

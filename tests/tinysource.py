@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from signsclf.observer import BatchDone, EpochDone, Observer
 
 CLASSES = ("blue disc", "green square", "red bar")
 TINY = {"arch": "signnet", "size": 16, "epochs": 3, "batch_size": 16, "lr": 0.02, "precision": "fp32", "device": "cpu"}
@@ -63,6 +67,42 @@ class one_thread:
         import torch
 
         torch.set_num_threads(self.threads)
+
+
+class Watched(Observer):
+    """Keeps what it is told.
+
+    Attributes:
+        stop: given to a training, it ends that once ``stop_after`` epochs are done; 0: after its first batch.
+        lines, progressed, events: what was said; (task, done, total); batches and epochs.
+    """
+
+    def __init__(self, stop_after: int | None = None, before: Callable[[], object] | None = None) -> None:
+        self.stop_after, self.before = stop_after, before
+        self.stop = threading.Event()
+        self.lines: list[str] = []
+        self.progressed: list[tuple[str, int, int]] = []
+        self.events: list[BatchDone | EpochDone] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def progress(self, task: str, done: int, total: int) -> None:
+        self.progressed.append((task, done, total))
+
+    def training_began(self) -> None:
+        if self.before is not None:
+            self.before()
+        if self.stop_after == 0:
+            self.stop.set()
+
+    def batch_done(self, event: BatchDone) -> None:
+        self.events.append(event)
+
+    def epoch_done(self, event: EpochDone) -> None:
+        self.events.append(event)
+        if event.row["epoch"] == self.stop_after:
+            self.stop.set()
 
 
 @dataclass(frozen=True)

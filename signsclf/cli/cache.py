@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from signsclf.cli.options import AsJson, new_app
-from signsclf.cli.terminal import echo, echo_json, eprint
+from signsclf.cli.terminal import TerminalObserver, echo, echo_json, eprint
 from signsclf.errors import SignsclfError
 
 app = new_app()
@@ -24,7 +24,7 @@ def cache_command(
     """Show where decoded images are kept and how much they take, or delete them."""
     from signsclf.data import cache as store
 
-    folder = store.cache_folder(cache, eprint)
+    folder = store.cache_folder(cache, TerminalObserver())
     if folder is None:
         raise SignsclfError("--cache: names no folder; give the one to look at")
     found = {"path": str(folder), "limit_bytes": store.KEPT_BYTES}

@@ -76,6 +76,7 @@ def compare_command(
         overwrite=overwrite,
         cache=cache,
         observer=observer,
+        stop=observer.stop.event,
     )
     if as_json:
         echo_json(done.ladder.to_dict())
@@ -86,6 +87,6 @@ def compare_command(
         eprint(f"written: {path}")
     if done.stopped:
         eprint("stopped; the same command goes on, and keeps the rungs that are finished")
-        raise typer.Exit(128 + (observer.signal or 2))
+        raise typer.Exit(128 + (observer.stop.signal or 2))
     if any(result.error for result in done.ladder.results):
         raise typer.Exit(1)

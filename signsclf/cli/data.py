@@ -43,7 +43,7 @@ def check_command(
     The exit code is 1 where images cannot be read, or identical ones are in two classes or in two splits.
     """
     from signsclf.data import check
-    from signsclf.data.table import read_source
+    from signsclf.data.table import describe, read_source
 
     if out is not None:
         writable_folder(out)
@@ -51,8 +51,8 @@ def check_command(
             refuse_replacing(out / name, overwrite, [source])
     observer = TerminalObserver()
     found = read_source(source, reading)
-    observer.source(found)
-    result = check.check(found, progress=lambda done, total: observer.progress("checking", done, total))
+    observer.source_read(lambda: describe(found))
+    result = check.check(found, observer=observer)
     if out is not None:
         for path in check.write_counts(result, out):
             eprint(f"written: {path}")

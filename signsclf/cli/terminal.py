@@ -10,20 +10,14 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeVar
+from typing import Any, BinaryIO, TextIO, TypeVar
 
-from signsclf.observer import Observer
+from signsclf.observer import BatchDone, EpochDone, Observer, PlanSummary
 from signsclf.text import decoded, visible
-
-if TYPE_CHECKING:
-    from signsclf.data.table import Source
-    from signsclf.runs.prepare import Prepared
-    from signsclf.training.callbacks import BatchDone, EpochDone
-    from signsclf.training.direct import DirectFit
-    from signsclf.training.fit import Fit
 
 _LONG_HOURS = 1.0
 T = TypeVar("T")
@@ -173,17 +167,12 @@ class Bar:
 
 
 class TerminalObserver(Observer):
-    """Tells of a run on standard error, and lets SIGINT, SIGTERM and SIGHUP end a training in good order.
-
-    Attributes:
-        signal: the signal that asked for the end, or None.
-    """
+    """Reports work on standard error; during a training, the first signal sets ``stop.event``, see `StopSignals`."""
 
     def __init__(self) -> None:
         _tell_log()
         self.bar = Bar()
-        self.signal: int | None = None
-        self._fit: Fit | DirectFit | None = None
+        self.stop = StopSignals()
 
     def say(self, line: str) -> None:
         eprint(line)
@@ -191,67 +180,80 @@ class TerminalObserver(Observer):
     def progress(self, task: str, done: int, total: int) -> None:
         self.bar(task, done, total)
 
-    def source(self, source: Source) -> None:
-        from signsclf.data.table import describe
-
-        for line in describe(source):
+    def source_read(self, describe: Callable[[], list[str]]) -> None:
+        for line in describe():
             self.say(line)
 
-    def plan(self, prepared: Prepared, seconds: float) -> None:
-        from signsclf.runs.train import describe_device
-
-        recipe = prepared.recipe
-        self.say(f"device: {describe_device(recipe.device)}, {recipe.precision.value}")
-        for name, value in recipe.to_dict().items():
-            reason = prepared.reasons.get(name)
-            if reason is not None:
-                self.say(f"  {name.replace('_', '-')} {value}: {reason}")
-        head = f"{recipe.freeze_epochs} epochs of the head, then " if recipe.freeze_epochs else ""
-        n = len(prepared.split.rows("train"))
-        images = f"{recipe.epoch_images:,} images out of {n:,}" if recipe.epoch_images else f"{n:,} images"
-        if drawn := recipe.add_synthetic * len(prepared.source.classes):
-            images += f" and {drawn:,} drawn signs"
-        self.say(f"plan: {recipe.arch} at {recipe.size} px, {head}{recipe.epochs} epochs of {images}")
-        if seconds:
-            self.say(f"estimated time: {duration(seconds)}")
-        if seconds > 3600 * _LONG_HOURS:
-            halved = (
-                f"--samples {recipe.samples // 2}" if recipe.epoch_images else f"--epochs {recipe.epochs // 2 or 1}"
-            )
-            self.say(f"  that is long: --recipe fast trains a small net in minutes, {halved} halves it")
-
-    def fitting(self, fit: Fit | DirectFit | None) -> None:
-        self._fit = fit
-        if fit is None:
-            Bar.close_shown()
+    def planned(self, plan: PlanSummary) -> None:
+        self.say(f"device: {plan.device}, {plan.precision}")
+        for name, value, reason in plan.chosen:
+            self.say(f"  {name.replace('_', '-')} {value}: {reason}")
+        head = f"{plan.freeze_epochs} epochs of the head, then " if plan.freeze_epochs else ""
+        images = f"{plan.n_train:,} images"
+        if plan.epoch_images:
+            images = f"{plan.epoch_images:,} images out of {plan.n_train:,}"
+        if plan.n_synthetic:
+            images += f" and {plan.n_synthetic:,} synthetic signs"
+        self.say(f"plan: {plan.arch} at {plan.size} px, {head}{plan.epochs} epochs of {images}")
+        if plan.seconds is None:
             return
-        _on_signals(self._stop)
+        self.say(f"estimated time: {duration(plan.seconds)}")
+        if plan.seconds > 3600 * _LONG_HOURS:
+            halved = f"--samples {plan.samples // 2}" if plan.epoch_images else f"--epochs {plan.epochs // 2 or 1}"
+            self.say(f"  that is long: --recipe fast trains a small network in minutes, {halved} halves it")
 
-    def progressed(self, event: BatchDone | EpochDone) -> None:
-        if hasattr(event, "row"):
-            row = event.row
-            judged = (
-                ""
-                if row["accuracy"] is None
-                else f"  valid loss {row['valid_loss']:.4f}  accuracy {100 * row['accuracy']:.2f} %"
-                f"  macro-F1 {100 * row['macro_f1']:.2f} %"
-            )
-            self.say(
-                f"epoch {row['epoch']}/{event.n_epochs} ({row['phase']})  train loss {row['train_loss']:.4f}{judged}"
-                f"  {row['seconds']:.1f} s, {duration(event.seconds_left)} left"
-            )
-        else:
-            left = duration(event.seconds_left)
-            extra = f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  {left} left"
-            self.bar.show(f"epoch {event.epoch}/{event.n_epochs}", event.batch, event.n_batches, extra)
+    def training_began(self) -> None:
+        self.stop.wait_for_batch(True)
+
+    def training_ended(self) -> None:
+        self.stop.wait_for_batch(False)
+        Bar.close_shown()
+
+    def batch_done(self, event: BatchDone) -> None:
+        left = duration(event.seconds_left)
+        extra = f"loss {event.loss:.4f}  {event.images_per_second:,.0f} images/s  {left} left"
+        self.bar.show(f"epoch {event.epoch}/{event.n_epochs}", event.batch, event.n_batches, extra)
+
+    def epoch_done(self, event: EpochDone) -> None:
+        row = event.row
+        evaluated = (
+            ""
+            if row["accuracy"] is None
+            else f"  valid loss {row['valid_loss']:.4f}  accuracy {100 * row['accuracy']:.2f} %"
+            f"  macro-F1 {100 * row['macro_f1']:.2f} %"
+        )
+        self.say(
+            f"epoch {row['epoch']}/{event.n_epochs} ({row['phase']})  train loss {row['train_loss']:.4f}{evaluated}"
+            f"  {row['seconds']:.1f} s, {duration(event.seconds_left)} left"
+        )
+
+
+class StopSignals:
+    """The first SIGINT, SIGTERM or SIGHUP of a training asks it to stop; a second one, or one before or after the
+    training, ends the process at once.
+
+    Attributes:
+        event: set by that first signal.
+        signal: its number, or None.
+    """
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signal: int | None = None
+        self._waiting = False
+
+    def wait_for_batch(self, training: bool) -> None:
+        """Say whether a training is under way, which heeds `event` after its batch."""
+        self._waiting = training
+        if training:
+            _on_signals(self._stop)
 
     def _stop(self, number: int, _: object) -> None:
-        if self._fit is None or self.signal is not None:
-            # A second signal, or one after the training: no waiting.
+        if not self._waiting or self.signal is not None:
             raise Stopped(number)
         self.signal = number
-        self._fit.stop()
-        self.say("stopping after this batch; once more stops at once")
+        self.event.set()
+        eprint("stopping after this batch; once more stops at once")
 
 
 def _tell_log() -> None:

@@ -93,6 +93,7 @@ def train_command(
             bare=bare or None,
             cache=cache,
             observer=observer,
+            stop=observer.stop.event,
         )
     else:
         if moved is not None:
@@ -113,13 +114,14 @@ def train_command(
             bare=bare,
             cache=cache,
             observer=observer,
+            stop=observer.stop.event,
         )
     from signsclf.metrics.classification import headline
 
     folder = shown_path(final_folder(outcome.folder))
     if outcome.stopped:
         eprint(f"stopped; go on with: signsclf train --resume {folder}")
-        raise typer.Exit(128 + (observer.signal or 2))
+        raise typer.Exit(128 + (observer.stop.signal or 2))
     if outcome.metrics:
         echo(headline(outcome.metrics))
     echo(f"model: {folder}")

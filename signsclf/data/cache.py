@@ -19,7 +19,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from PIL import Image
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
 from signsclf.files import user_path
+from signsclf.observer import Observer
 from signsclf.threads import usable_cores
 
 IN_MEMORY_BYTES = 2 * 1024**3
@@ -92,8 +93,7 @@ def decode_all(
     table: pd.DataFrame,
     size: int,
     cache: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    observer: Observer | None = None,
     leave: int = 0,
 ) -> Decoded:
     """Every image of the table, read, decoded and squashed, or taken from the cache, where this was done before.
@@ -102,30 +102,30 @@ def decode_all(
         table: ``path`` and ``roi`` are used.
         size: side in pixels.
         cache: folder of the cache; None keeps nothing. Tables with drawn signs are never kept.
-        progress: called with (images done, images in all).
-        say: told, in a line, why the cache could not be used.
+        observer: told of progress, and why the cache could not be used.
         leave: bytes that a new entry must leave free on its disk.
 
     Raises:
         SignsclfError: there is no cache and no room for a temporary file either.
     """
+    observer = observer or Observer()
     key = None if cache is None else _key(table, size)
     if key is not None:
-        found = open_entry(cache / key, size, say)
+        found = open_entry(cache / key, size, observer)
         if found is None or len(found.digests) != len(table):
-            found = _make_entry(cache, key, table, size, progress, say, leave)
+            found = _make_entry(cache, key, table, size, observer, leave)
         if found is not None:
             return found
-    return _decode(table, size, _allocate((len(table), size, size, 3)), progress)
+    return _decode(table, size, _allocate((len(table), size, size, 3)), observer)
 
 
-def cache_folder(choice: str | Path, say: Callable[[str], None] = lambda line: None) -> Path | None:
+def cache_folder(choice: str | Path, observer: Observer | None = None) -> Path | None:
     """The folder that ``--cache`` means: "auto" is the user's own, "off" none.
 
     The folder is marked (CACHEDIR.TAG) as one that backups need not keep.
 
     Args:
-        say: told, in a line, where the user has no folder of their own.
+        observer: told where the user has no folder of their own.
 
     Raises:
         SignsclfError: no folder can be called so.
@@ -134,8 +134,8 @@ def cache_folder(choice: str | Path, say: Callable[[str], None] = lambda line: N
         return None
     if str(choice) == AUTO:
         folder = _users_folder()
-        if folder is None:
-            say("cache: this user has no home folder, so decoded images are not kept; --cache DIR keeps them")
+        if folder is None and observer is not None:
+            observer.say("cache: this user has no home folder, so decoded images are not kept; --cache DIR keeps them")
         return folder
     if not str(choice):
         raise SignsclfError(f"--cache: names no folder; give one, {AUTO} or {OFF}")
@@ -229,7 +229,7 @@ def _resize(image: Image.Image, size: int, roi: tuple[int, int, int, int] | None
         raise BadImageError(f"{path}: {error}") from error
 
 
-def _decode(table: pd.DataFrame, size: int, pixels: np.ndarray, progress: Callable[[int, int], None] | None) -> Decoded:
+def _decode(table: pd.DataFrame, size: int, pixels: np.ndarray, observer: Observer) -> Decoded:
     """Fills ``pixels``."""
     n = len(table)
     digests, inputs = [""] * n, [""] * n
@@ -255,8 +255,7 @@ def _decode(table: pd.DataFrame, size: int, pixels: np.ndarray, progress: Callab
     with ThreadPoolExecutor(1 if images.median_side(paths) < _SMALL_SIDE else usable_cores()) as pool:
         for count in pool.map(work, range(0, n, _CHUNK)):
             done += count
-            if progress is not None:
-                progress(done, n)
+            observer.progress("decoding", done, n)
     return Decoded(pixels, digests, inputs, dict(sorted(unreadable.items())))
 
 
@@ -288,7 +287,7 @@ def _mark(path: str) -> str:
     return f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
-def open_entry(entry: Path, size: int, say: Callable[[str], None] = lambda line: None) -> Decoded | None:
+def open_entry(entry: Path, size: int, observer: Observer | None = None) -> Decoded | None:
     """What the cache has under that name; None where it has nothing, or something damaged, which is removed."""
     if not entry.is_dir():
         return None
@@ -301,7 +300,8 @@ def open_entry(entry: Path, size: int, say: Callable[[str], None] = lambda line:
         if not whole or not all(_rows_intact(pixels, inputs, unreadable)):
             raise ValueError("digests differ")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        say(f"cache: {entry} is damaged ({error}); decoding anew")
+        if observer is not None:
+            observer.say(f"cache: {entry} is damaged ({error}); decoding anew")
         _delete(entry)
         return None
     # Used just now: the last to be deleted. A cache may be there to be read only.
@@ -320,13 +320,7 @@ def _rows_intact(pixels: np.ndarray, inputs: list[str], unreadable: dict[int, st
 
 
 def _make_entry(
-    cache: Path,
-    key: str,
-    table: pd.DataFrame,
-    size: int,
-    progress: Callable[[int, int], None] | None,
-    say: Callable[[str], None],
-    leave: int,
+    cache: Path, key: str, table: pd.DataFrame, size: int, observer: Observer, leave: int
 ) -> Decoded | None:
     """Decodes into a new entry; None where there is no room for one, which is said."""
     shape = (len(table), size, size, 3)
@@ -344,9 +338,9 @@ def _make_entry(
             with (making / _PIXELS).open("w+b") as file:
                 pixels = _map(file, shape)
         except OSError as error:
-            say(f"cache: {cache} cannot be written ({error.strerror or error}); {unkept}")
+            observer.say(f"cache: {cache} cannot be written ({error.strerror or error}); {unkept}")
             return None
-        decoded = _decode(table, size, pixels, progress)
+        decoded = _decode(table, size, pixels, observer)
         index = {
             "digests": decoded.digests,
             "inputs": decoded.inputs,
@@ -359,7 +353,7 @@ def _make_entry(
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            say(f"cache: {cache} cannot be written ({error.strerror or error}); {unkept}")
+            observer.say(f"cache: {cache} cannot be written ({error.strerror or error}); {unkept}")
             pixels.flags.writeable = False
             return decoded
         # Windows renames no folder that holds a mapped file: what is mapped goes, and is mapped anew at its place.

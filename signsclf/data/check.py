@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +17,7 @@ import pandas as pd
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
 from signsclf.files import csv_bytes, write_atomic
+from signsclf.observer import Observer
 from signsclf.outputs import COUNT_FILES
 from signsclf.text import columns, fitted, visible
 from signsclf.threads import usable_cores
@@ -135,9 +136,7 @@ class _Look:
     reason: str = ""
 
 
-def check(
-    source: Source, workers: int | None = None, progress: Callable[[int, int], None] | None = None
-) -> CheckResult:
+def check(source: Source, workers: int | None = None, observer: Observer | None = None) -> CheckResult:
     """Decodes every image of a source whole.
 
     Duplicates are exact: the same size and the same pixels once decoded to upright RGB, so that a lossless
@@ -145,8 +144,9 @@ def check(
 
     Args:
         workers: threads that decode; by default one a core, at most 8.
-        progress: called with (images done, images in all).
+        observer: told of progress.
     """
+    observer = observer or Observer()
     table = source.table
     n = len(table)
     paths = table["path"].tolist()
@@ -169,8 +169,8 @@ def check(
             largest = max(largest or size, size, key=_area)
             if first.setdefault(look.digest, row) != row:
                 repeated.setdefault(look.digest, [first[look.digest]]).append(row)
-        if progress is not None and ((row + 1) % _CHUNK == 0 or row + 1 == n):
-            progress(row + 1, n)
+        if (row + 1) % _CHUNK == 0 or row + 1 == n:
+            observer.progress("checking", row + 1, n)
     return CheckResult(
         n=n,
         unreadable=tuple(unreadable),

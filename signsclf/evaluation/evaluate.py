@@ -18,7 +18,7 @@ from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, fingerp
 from signsclf.data.copies import group_named_copies, group_repeats
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.labels import spelling_key
-from signsclf.data.table import Source, apply_crop, by_class_id, read_source
+from signsclf.data.table import Source, apply_crop, by_class_id, describe, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.files import user_path
 from signsclf.inference.classifier import Classifier
@@ -117,18 +117,17 @@ def evaluate(
     observer = observer or Observer()
     classifier = Classifier(model, device=device)
     found = read_source(source, layout)
-    observer.source(found)
+    observer.source_read(partial(describe, found))
     if found.missing and not skip_bad:
         raise BadImageError(f"{found.missing}; correct the table, or give --skip-bad to leave them out")
     found = _matched(found, classifier.labels, observer)
     declared = found.roi_sizes
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
     found = replace(found, table=found.table.assign(declared=list(declared) or None))
-    record, folder = _read_record(user_path(model, ModelError)), cache_folder(cache, observer.say)
+    record, folder = _read_record(user_path(model, ModelError)), cache_folder(cache, observer)
 
     def decode(table: pd.DataFrame) -> Decoded:
-        progress = partial(observer.progress, "decoding")
-        return decode_all(table, classifier.size[0], folder, progress, observer.say)
+        return decode_all(table, classifier.size[0], folder, observer)
 
     chosen, name, decoded = _choose(found, part, record, classifier, decode)
     index = {label: i for i, label in enumerate(classifier.labels)}

@@ -116,7 +116,7 @@ def examine(
             np.unique(units[rows], return_inverse=True)[1],
             classifier.logits,
             seed,
-            lambda done, n: observer.progress("corrupting", done, n),
+            observer,
         )
         found = replace(found, robustness=measured)
     return Examined(evaluation, found, classifier, others)

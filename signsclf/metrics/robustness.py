@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from signsclf.metrics.intervals import Interval, resampled_mean
+from signsclf.observer import Observer
 
 STRENGTHS = 5
 SAMPLE = 2_000
@@ -69,7 +70,7 @@ def measure(
     units: np.ndarray,
     predict: Callable[[np.ndarray], np.ndarray],
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    observer: Observer | None = None,
 ) -> Robustness:
     """Predicts the images corrupted in every way and strength.
 
@@ -78,8 +79,9 @@ def measure(
         targets: int (N,).
         units: int (N,), the group of each image; see `signsclf.metrics.intervals.unit_numbers`.
         predict: images to probabilities or logits (n, C).
-        progress: called with (predictions made, predictions in all).
+        observer: told of progress.
     """
+    observer = observer or Observer()
     shape = (len(CORRUPTIONS), STRENGTHS, len(pixels))
     right = np.zeros(shape, bool)
     clean = np.concatenate([predict(pixels[i : i + _CHUNK]).argmax(axis=1) for i in range(0, len(pixels), _CHUNK)])
@@ -89,8 +91,7 @@ def measure(
                 part = slice(start, start + _CHUNK)
                 answer = predict(_corrupt_chunk(pixels[part], name, strength, seed, start)).argmax(axis=1)
                 right[row, strength - 1, part] = answer == targets[part]
-            if progress is not None:
-                progress((row * STRENGTHS + strength) * len(pixels), int(np.prod(shape)))
+            observer.progress("corrupting", (row * STRENGTHS + strength) * len(pixels), int(np.prod(shape)))
     return Robustness(
         n=len(pixels),
         clean=float((clean == targets).mean()),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +14,7 @@ from signsclf import images
 from signsclf.choices import Int8Policy, Layout, Reading
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.split import Split
-from signsclf.data.table import Source, read_source
+from signsclf.data.table import Source, describe, read_source
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
 from signsclf.files import user_path
 from signsclf.model import folder as modelfolder
@@ -23,9 +25,10 @@ from signsclf.report.comparison import Comparison, ModelResult, write_comparison
 from signsclf.runs.folder import RunRequest, claimed
 from signsclf.runs.preflight import preflight
 from signsclf.runs.prepare import Plan, Prepared, plan, prepare
-from signsclf.runs.train import begin, build_network, describe_device
+from signsclf.runs.train import begin, build_network
 from signsclf.text import file_text
 from signsclf.training import architectures
+from signsclf.training.learner import describe_device
 from signsclf.training.settings import own_settings
 
 
@@ -56,6 +59,7 @@ def compare(
     overwrite: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
+    stop: threading.Event | None = None,
 ) -> CompareResult:
     """Trains each architecture as `signsclf.runs.train.train` would, below ``out``, and writes ladder.* there.
 
@@ -72,6 +76,7 @@ def compare(
         overwrite: trains rungs anew that are there.
         cache: where decoded images are kept, see `signsclf.runs.train.train`: with one, each size is decoded once.
         observer: told of everything that happens.
+        stop: once it is set, the training under way ends after its batch, and no other begins.
 
     Raises:
         SourceError, BadImageError: the source cannot be used.
@@ -80,7 +85,16 @@ def compare(
     out = user_path(out).absolute()
     with claimed(out):
         return _compare(
-            source, out, names, recipe or Recipe(), layout, skip_bad, overwrite, cache, observer or Observer()
+            source,
+            out,
+            names,
+            recipe or Recipe(),
+            layout,
+            skip_bad,
+            overwrite,
+            cache,
+            observer or Observer(),
+            stop or threading.Event(),
         )
 
 
@@ -94,6 +108,7 @@ def _compare(
     overwrite: bool,
     cache: str | Path,
     observer: Observer,
+    stop: threading.Event,
 ) -> CompareResult:
     for file in COMPARISON_FILES:
         refuse_replacing(out / file, overwrite, [source.origin if isinstance(source, Source) else source])
@@ -102,7 +117,7 @@ def _compare(
         if list(names).count(name) > 1:
             raise SignsclfError(f"--models: {name} is named twice")
     found = source if isinstance(source, Source) else read_source(source, layout)
-    observer.source(found)
+    observer.source_read(partial(describe, found))
     if recipe.add_synthetic is None:
         # All rungs learn from the same images, those too that would have no drawn signs of themselves.
         recipe = recipe.replace(add_synthetic=0)
@@ -118,8 +133,7 @@ def _compare(
             raise
         except SignsclfError as error:
             results[name] = _failed(name, error, observer)
-    climb = _Climb(out, skip_bad, overwrite, cache_folder(cache, observer.say), observer)
-    stopped = False
+    climb = _Climb(out, skip_bad, overwrite, cache_folder(cache, observer), observer, stop)
     for number, name in enumerate(plans, 1):
         observer.say(f"rung {number} of {len(plans)}: {name}")
         try:
@@ -131,12 +145,11 @@ def _compare(
             results[name] = _failed(name, error, observer)
             continue
         if result is None:
-            stopped = True
             break
         results[name] = result
     ladder = climb.ladder(found, recipe, tuple(results[name] for name in names if name in results))
     out.mkdir(parents=True, exist_ok=True)
-    return CompareResult(ladder, write_comparison(out, ladder), stopped)
+    return CompareResult(ladder, write_comparison(out, ladder), stop.is_set())
 
 
 def suitable(table: pd.DataFrame) -> tuple[str, ...]:
@@ -149,8 +162,17 @@ def suitable(table: pd.DataFrame) -> tuple[str, ...]:
 class _Climb:
     """One rung after the other, on one split."""
 
-    def __init__(self, out: Path, skip_bad: bool, overwrite: bool, cache: Path | None, observer: Observer) -> None:
+    def __init__(
+        self,
+        out: Path,
+        skip_bad: bool,
+        overwrite: bool,
+        cache: Path | None,
+        observer: Observer,
+        stop: threading.Event,
+    ) -> None:
         self.out, self.skip_bad, self.overwrite, self.cache, self.observer = out, skip_bad, overwrite, cache, observer
+        self.stop = stop
         self.split: Split | None = None
         self.device = ""
 
@@ -176,7 +198,7 @@ class _Climb:
             model = build_network(prepared, self.observer)
             with claimed(folder):
                 preflight(prepared, model, folder, Int8Policy.NONE, None, self.observer)
-                if begin(order, prepared, model, folder, self.observer).stopped:
+                if begin(order, prepared, model, folder, self.observer, self.stop).stopped:
                     return None
         return _evaluated(folder, prepared, kept)
 

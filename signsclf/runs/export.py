@@ -102,7 +102,7 @@ def export_run(
         seconds=checkpoint["seconds"],
         stopped=False,
     )
-    prepared = restore(run, record, cache_folder(cache, observer.say), observer)
+    prepared = restore(run, record, cache_folder(cache, observer), observer)
     loaders = build_loaders(prepared)
     with _new_folder(out, overwrite) as partial:
         shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)

@@ -17,7 +17,7 @@ from signsclf.data.copies import contradictions, group_named_copies, group_repea
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.labels import refuse_labels
 from signsclf.data.split import Split, hold_out
-from signsclf.data.table import Source, apply_crop, read_source
+from signsclf.data.table import Source, apply_crop, describe, read_source
 from signsclf.errors import BadImageError, SignsclfError, SourceError
 from signsclf.files import user_path
 from signsclf.model import folder as modelfolder
@@ -132,7 +132,7 @@ def read_plan(
 ) -> Plan:
     """Reads a source, unless it was read already, and makes the plan for it; raises as `plan` and `read_source` do."""
     found = source if isinstance(source, Source) else read_source(source, reading)
-    observer.source(found)
+    observer.source_read(partial(describe, found))
     planned = plan(found, recipe)
     if planned.recipe.device is Device.MPS:
         observer.say("note: training on Apple's GPU is not tested; where it fails, --device cpu does the same")
@@ -161,7 +161,7 @@ def prepare(
     if source.missing and not skip_bad:
         raise BadImageError(f"{source.missing}; correct the table, or give --skip-bad to leave them out")
 
-    decoded = decode_all(table, recipe.size, cache, partial(observer.progress, "decoding"), observer.say, leave)
+    decoded = decode_all(table, recipe.size, cache, observer, leave)
     skipped = tuple(
         (source.relative(path), reason.removeprefix(f"{path}: "))
         for path, reason in ((table["path"].iloc[i], reason) for i, reason in decoded.unreadable.items())

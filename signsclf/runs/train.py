@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from signsclf.data.table import Source
 from signsclf.errors import RunError, SignsclfError, is_out_of_memory
 from signsclf.files import csv_bytes, json_bytes, user_path, write_atomic
 from signsclf.model import folder as modelfolder
-from signsclf.observer import Observer
-from signsclf.recipe import Device, Flip, Recipe, Solver
+from signsclf.observer import Observer, PlanSummary
+from signsclf.recipe import Flip, Recipe, Solver
 from signsclf.report import plots
 from signsclf.runs.finish import Trained, finish
 from signsclf.runs.folder import (
@@ -48,7 +49,7 @@ from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.callbacks import read_checkpoint
 from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
 from signsclf.training.fit import Fit, FitResult, LrSearch, find_lr, phases
-from signsclf.training.learner import build_learner
+from signsclf.training.learner import build_learner, describe_device
 from signsclf.training.loaders import dataloaders, mix_seed, planned_samples
 from signsclf.training.pace import estimate
 from signsclf.training.settings import own_settings
@@ -88,6 +89,7 @@ def train(
     bare: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Trains a classifier and writes a model folder.
 
@@ -103,6 +105,7 @@ def train(
         bare: ship no learner.pkl, and nothing that shows or names the images trained on.
         cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
         observer: told of everything that happens.
+        stop: once it is set, training ends after the current batch, and `resume` goes on from there.
 
     Raises:
         LockedError: another process writes ``out``.
@@ -115,14 +118,21 @@ def train(
         refuse_taken(out, overwrite)
         planned = read_plan(source, layout, recipe or Recipe(), observer)
         model = build_network(planned, observer)
-        folder = cache_folder(cache, observer.say)
+        folder = cache_folder(cache, observer)
         leave = preflight(planned, model, out, int8, folder, observer)
         prepared = prepare(planned, skip_bad, observer, folder, leave=leave)
         order = RunRequest(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8, bare)
-        return begin(order, prepared, model, out, observer)
+        return begin(order, prepared, model, out, observer, stop)
 
 
-def begin(order: RunRequest, prepared: Prepared, model: nn.Module, out: Path, observer: Observer) -> Outcome:
+def begin(
+    order: RunRequest,
+    prepared: Prepared,
+    model: nn.Module,
+    out: Path,
+    observer: Observer,
+    stop: threading.Event | None,
+) -> Outcome:
     """The second half of `train`: makes the run's folder, trains ``model``, see `build_network`, and finishes.
 
     The caller holds the lock on ``out``, see `signsclf.runs.folder.claimed`.
@@ -131,7 +141,7 @@ def begin(order: RunRequest, prepared: Prepared, model: nn.Module, out: Path, ob
     partial = make_partial(out, order.overwrite)
     with _logged(partial):
         _record(partial, order, prepared)
-        return _run(order, prepared, model, partial, observer, None)
+        return _run(order, prepared, model, partial, None, observer, stop)
 
 
 @own_settings()
@@ -145,6 +155,7 @@ def resume(
     bare: bool | None = None,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
+    stop: threading.Event | None = None,
 ) -> Outcome:
     """Goes on with an interrupted run; on a CPU it ends in the weights of the unbroken run, bit for bit.
 
@@ -153,7 +164,7 @@ def resume(
         overwrite: as if the run had been started with it.
         source: where the same images lie now.
         accept_error, int8, bare: in place of those that the run was started with; they decide no weights.
-        cache: see `train`.
+        cache, observer, stop: see `train`.
 
     Raises:
         LockedError: another process writes ``out``.
@@ -182,11 +193,11 @@ def resume(
         checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
         observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
         with _logged(partial):
-            prepared = restore(partial, record, cache_folder(cache, observer.say), observer)
+            prepared = restore(partial, record, cache_folder(cache, observer), observer)
             write_record(partial, record)
             model = build_network(prepared, observer, fresh=checkpoint is None)
             preflight(prepared, model, out, order.int8, None, observer)
-            return _run(order, prepared, model, partial, observer, checkpoint)
+            return _run(order, prepared, model, partial, checkpoint, observer, stop)
 
 
 @own_settings()
@@ -198,16 +209,17 @@ def search_lr(
     skip_bad: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
+    stop: threading.Event | None = None,
 ) -> LrSearch:
-    """The learning-rate search of ``signsclf lr-find``: same arguments as `train`, nothing is kept."""
+    """Search for a learning rate; arguments as of `train`. Nothing is kept; setting ``stop`` cuts the search short."""
     observer = observer or Observer()
     planned = read_plan(source, layout, recipe or Recipe(), observer)
     if planned.arch.trainer is not Solver.GRADIENT:
         raise SignsclfError(f"--arch {planned.arch.name}: not trained by torch's gradients, so no rate can be searched")
     model = build_network(planned, observer)
-    prepared = prepare(planned, skip_bad, observer, cache_folder(cache, observer.say))
+    prepared = prepare(planned, skip_bad, observer, cache_folder(cache, observer))
     learner = build_learner(build_loaders(prepared), model, prepared.arch, prepared.recipe)
-    return find_lr(learner, prepared.recipe, progress=lambda done, total: observer.progress("rates", done, total))
+    return find_lr(learner, prepared.recipe, observer=observer, stop=stop)
 
 
 def _refuse_accept_error(accept_error: float) -> None:
@@ -247,24 +259,24 @@ def _run(
     prepared: Prepared,
     model: nn.Module,
     partial: Path,
-    observer: Observer,
     checkpoint: dict[str, Any] | None,
+    observer: Observer,
+    stop: threading.Event | None,
 ) -> Outcome:
     recipe = prepared.recipe
     loaders = build_loaders(prepared)
-    fit, seconds = _fitter(prepared, loaders, model, partial, observer, checkpoint)
-    observer.plan(prepared, seconds)
+    fit = _fitter(prepared, loaders, model, partial, checkpoint, observer, stop or threading.Event())
+    observer.planned(_summary(prepared, fit.seconds_left if isinstance(fit, Fit) else None))
     classes = prepared.source.classes
     shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
     run = partial / modelfolder.RUN
     (run / "plots").mkdir(parents=True, exist_ok=True)
     plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
-    observer.fitting(fit)
-    result = fit.run(
-        on_search=lambda search: write_search(search, run),
-        progress=lambda done, total: observer.progress("rates", done, total),
-    )
-    observer.fitting(None)
+    observer.training_began()
+    if isinstance(fit, Fit) and (search := fit.search()) is not None:
+        write_search(search, run)
+    result = fit.run()
+    observer.training_ended()
     if result.stopped:
         return Outcome(partial, order.source, True, None)
     return finish_run(order, prepared, result, planned_samples(loaders, loaders.c), partial, observer)
@@ -275,14 +287,15 @@ def _fitter(
     loaders: DataLoaders,
     model: nn.Module,
     partial: Path,
-    observer: Observer,
     checkpoint: dict[str, Any] | None,
-) -> tuple[Fit | DirectFit, float]:
-    """What will train the network, and the seconds that it is estimated to take; 0 where that is not estimated."""
+    observer: Observer,
+    stop: threading.Event,
+) -> Fit | DirectFit:
+    """Make what will train the network."""
     recipe, trainer = prepared.recipe, prepared.arch.trainer
     if trainer is not Solver.GRADIENT:
         kind = LeastSquares if trainer is Solver.LEAST_SQUARES else NumpyFit
-        return kind(loaders, model, recipe, observer.progressed), 0.0
+        return kind(loaders, model, recipe, observer=observer, stop=stop)
     learner = build_learner(loaders, model, prepared.arch, recipe)
     threads = torch.get_num_threads()
     if checkpoint is not None:
@@ -292,8 +305,29 @@ def _fitter(
     pace = estimate(learner, model, recipe, len(phases(recipe)), choosing_threads=choosing)
     if torch.get_num_threads() != threads and checkpoint is None:
         observer.say(f"threads: 1 in place of {threads}, which is faster while other programs use the CPU")
-    fit = Fit(learner, model, recipe, partial, observer.progressed, checkpoint, pace)
-    return fit, fit.seconds_left
+    return Fit(learner, model, recipe, partial, observer=observer, stop=stop, checkpoint=checkpoint, pace=pace)
+
+
+def _summary(prepared: Prepared, seconds: float | None) -> PlanSummary:
+    recipe = prepared.recipe
+    return PlanSummary(
+        arch=recipe.arch,
+        size=recipe.size,
+        device=describe_device(recipe.device),
+        precision=recipe.precision.value,
+        freeze_epochs=recipe.freeze_epochs,
+        epochs=recipe.epochs,
+        n_train=len(prepared.split.rows("train")),
+        epoch_images=recipe.epoch_images,
+        samples=recipe.samples,
+        n_synthetic=recipe.add_synthetic * len(prepared.source.classes),
+        chosen=tuple(
+            (name, value, prepared.reasons[name])
+            for name, value in recipe.to_dict().items()
+            if name in prepared.reasons
+        ),
+        seconds=seconds,
+    )
 
 
 def finish_run(
@@ -410,10 +444,3 @@ def _record(partial: Path, order: RunRequest, prepared: Prepared) -> None:
         held = Held(str(prepared.decoded.entry), source.layout.value, source.classes, source.is_gtsrb)
     # Last: with it the folder is a run.
     write_record(partial, Record(order, recipe, prepared.fingerprint, held))
-
-
-def describe_device(device: Device) -> str:
-    """The device in words, for the plan."""
-    if device is Device.CUDA:
-        return torch.cuda.get_device_name()
-    return f"{device.value}, {torch.get_num_threads()} threads"

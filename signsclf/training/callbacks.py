@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +19,12 @@ from torch import nn
 from signsclf.errors import DivergedError, ModelError, SignsclfError
 from signsclf.metrics.classification import confusion, macro_f1
 from signsclf.model.folder import CHECKPOINT
+from signsclf.observer import BatchDone, EpochDone, Observer
 from signsclf.training.loaders import mix_seed
 from signsclf.training.pace import Pace
 
 CHECKPOINT_VERSION = 1
 _KEYS = {"position", "model", "average", "optimizer", "best", "history", "draws", "loss", "seconds", "lr"}
-
-
-@dataclass(frozen=True)
-class BatchDone:
-    """Progress within an epoch: counts from 1; ``seconds_left`` is of the whole training."""
-
-    epoch: int
-    n_epochs: int
-    batch: int
-    n_batches: int
-    loss: float
-    images_per_second: float
-    seconds_left: float
-
-
-@dataclass(frozen=True)
-class EpochDone:
-    """A finished epoch, as a row of history.csv."""
-
-    row: dict[str, Any]
-    n_epochs: int
-    seconds_left: float
-
-
-Listener = Callable[[BatchDone | EpochDone], None]
 
 
 class EMA(Callback):
@@ -100,8 +75,11 @@ class RunCallback(Callback):
         average: the averaged weights, or None.
         folder: where checkpoint.pt is written; None writes none (learning-rate search, tests).
         patience: epochs without a better score after which the last phase ends; 0 never.
-        listener: told of progress.
+        observer: told of batches and epochs.
+        stop: once it is set, the run writes a checkpoint after the current batch and ends.
         pace: what the steps are estimated to take; None learns it from the first ones.
+
+    Attributes:
         checkpoint_seconds: a long epoch is interrupted for a checkpoint that often.
     """
 
@@ -116,21 +94,20 @@ class RunCallback(Callback):
         average: EMA | None,
         folder: Path | None,
         patience: int = 0,
-        listener: Listener | None = None,
+        observer: Observer,
+        stop: threading.Event,
         pace: Pace | None = None,
-        checkpoint_seconds: float = 300.0,
     ) -> None:
         self.network = model
         self.n_epochs = n_epochs
         self.seed, self.average, self.folder = seed, average, folder
-        self.patience, self.listener, self.checkpoint_seconds = patience, listener, checkpoint_seconds
+        self.patience, self.observer, self.stop, self.checkpoint_seconds = patience, observer, stop, 300.0
         self.pace = pace or Pace([1.0] * len(n_epochs), 0.0)
         self.phase = self.start_epoch = self.start_batch = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
         self.lr: float | None = None
         self.seconds = 0.0
-        self.stop_requested = False
         self.stopped = False
         self.failure: SignsclfError | None = None
         self.loss_sum, self.loss_count = 0.0, 0
@@ -187,11 +164,12 @@ class RunCallback(Callback):
         if now - self.last_told > 0.25 or done == len(self.dls.train):
             self.last_told = now
             self._refuse_divergence(done == len(self.dls.train))
-            if self.listener is not None:
-                self._tell_batch(done)
-        if done < len(self.dls.train) and (self.stop_requested or now - self.last_saved > self.checkpoint_seconds):
+            self._tell_batch(done)
+        # Asked once: another thread may set it between two looks.
+        stopping = self.stop.is_set()
+        if done < len(self.dls.train) and (stopping or now - self.last_saved > self.checkpoint_seconds):
             self.save(self.phase, self.epoch, done)
-            if self.stop_requested:
+            if stopping:
                 self.stopped = True
                 raise CancelFitException()
 
@@ -237,12 +215,10 @@ class RunCallback(Callback):
         last = self.epoch + 1 == self.n_epoch
         early = bool(self.patience) and not last and self._stale() >= self.patience
         self.save(self.phase + 1 if last or early else self.phase, 0 if last or early else self.epoch + 1, 0)
-        if self.listener is not None:
-            total = sum(self.n_epochs)
-            left = 0.0 if early else self._seconds_left(0, self.epoch + 1)
-            self.listener(EpochDone(self.history[-1], total, left))
-        # Asked to stop when nothing is left to do, a run is simply done.
-        self.stopped = self.stop_requested and not ((last or early) and self.phase + 1 == len(self.n_epochs))
+        left = 0.0 if early else self._seconds_left(0, self.epoch + 1)
+        self.observer.epoch_done(EpochDone(row=self.history[-1], n_epochs=sum(self.n_epochs), seconds_left=left))
+        # A request to stop after the last epoch is ignored.
+        self.stopped = self.stop.is_set() and not ((last or early) and self.phase + 1 == len(self.n_epochs))
         if self.stopped or early:
             raise CancelFitException()
 
@@ -252,7 +228,7 @@ class RunCallback(Callback):
         return self.history[-1]["epoch"] - max(self.best["epoch"], sum(self.n_epochs[:-1]) + 1)
 
     def _tell_batch(self, done: int) -> None:
-        self.listener(
+        self.observer.batch_done(
             BatchDone(
                 epoch=self.epochs_done + 1,
                 n_epochs=sum(self.n_epochs),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from fastai.data.core import DataLoaders
 from torch import nn
 
 from signsclf.errors import SignsclfError
+from signsclf.observer import BatchDone, EpochDone, Observer
 from signsclf.recipe import Recipe
 from signsclf.training import numpy_mlp
-from signsclf.training.callbacks import BatchDone, EpochDone, Listener, diverged, divergence, epoch_score, evaluated
-from signsclf.training.fit import FitResult, LrSearch
+from signsclf.training.callbacks import diverged, divergence, epoch_score, evaluated
+from signsclf.training.fit import FitResult
 
 _TELL_SECONDS = 0.25
 
@@ -31,28 +33,27 @@ class DirectFit(ABC):
         loaders: see `signsclf.training.loaders.dataloaders`; on the processor.
         model: the network whose weights are fitted, in place.
         recipe: resolved.
-        listener: told of progress.
+        observer: told of progress.
+        stop: once it is set, the run returns after the current batch.
     """
 
     def __init__(
-        self, loaders: DataLoaders, model: nn.Sequential, recipe: Recipe, listener: Listener | None = None
+        self,
+        loaders: DataLoaders,
+        model: nn.Sequential,
+        recipe: Recipe,
+        *,
+        observer: Observer | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
-        self.loaders, self.model, self.recipe, self.listener = loaders, model, recipe, listener
+        self.loaders, self.model, self.recipe = loaders, model, recipe
+        self.observer, self.stop = observer or Observer(), stop or threading.Event()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
-        self.stop_requested = False
         self.began = time.monotonic()
 
-    def stop(self) -> None:
-        """Asks the run to return after the current batch."""
-        self.stop_requested = True
-
-    def run(
-        self,
-        on_search: Callable[[LrSearch], None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> FitResult:
-        """Trains to the end, or until `stop`; the arguments are `Fit.run`'s and never called: there is no search.
+    def run(self) -> FitResult:
+        """Train to the end, or until `stop` is set.
 
         Raises:
             DivergedError: the loss left all bounds.
@@ -60,7 +61,6 @@ class DirectFit(ABC):
         """
         self.began = time.monotonic()
         lr = self._fit()
-        finished = not self.stop_requested
         best = self.best or {"state": self.model.state_dict(), "epoch": 0}
         return FitResult(
             state=best["state"],
@@ -69,12 +69,12 @@ class DirectFit(ABC):
             draws=self.loaders.train.draws,
             lr=lr,
             seconds=time.monotonic() - self.began,
-            stopped=not finished,
+            stopped=self.stop.is_set(),
         )
 
     @abstractmethod
     def _fit(self) -> float | None:
-        """Fills the model, judging as it goes, and gives the highest learning rate."""
+        """Fills the model, evaluating as it goes, and gives the highest learning rate."""
 
     def _batches(self, epoch: int, losses: list[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """An epoch's images (n, 3·H·W) and targets (n, C), one-hot or smoothed; ends early on `stop`."""
@@ -82,18 +82,27 @@ class DirectFit(ABC):
         loader.phase, loader.epoch, loader.first_batch = 0, epoch, 0
         began, told = time.monotonic(), 0.0
         for number, (x, y) in enumerate(loader, 1):
-            if self.stop_requested:
+            if self.stop.is_set():
                 return
             one_hot = nn.functional.one_hot(y, self.loaders.c).float()
             yield x.flatten(1), one_hot * (1 - smoothing) + smoothing / self.loaders.c
             now = time.monotonic()
-            if self.listener is not None and now - told > _TELL_SECONDS:
+            if now - told > _TELL_SECONDS:
                 told = now
                 rate = number / max(now - began, 1e-9)
                 left = (self.recipe.epochs - epoch) * len(loader) - number
                 loss = float(np.mean(losses)) if losses else 0.0
-                done = (epoch + 1, self.recipe.epochs, number, len(loader))
-                self.listener(BatchDone(*done, loss, rate * loader.bs, left / rate))
+                self.observer.batch_done(
+                    BatchDone(
+                        epoch=epoch + 1,
+                        n_epochs=self.recipe.epochs,
+                        batch=number,
+                        n_batches=len(loader),
+                        loss=loss,
+                        images_per_second=rate * loader.bs,
+                        seconds_left=left / rate,
+                    )
+                )
 
     @torch.inference_mode()
     def _evaluate(self, lr: float | None, train_loss: float, began: float, n_rows: int) -> None:
@@ -112,8 +121,8 @@ class DirectFit(ABC):
             state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
             self.best = {"epoch": row["epoch"], "score": score, "state": state}
         self.history.append(row)
-        if self.listener is not None:
-            self.listener(EpochDone(row, n_rows, (n_rows - row["epoch"]) * row["seconds"]))
+        left = (n_rows - row["epoch"]) * row["seconds"]
+        self.observer.epoch_done(EpochDone(row=row, n_epochs=n_rows, seconds_left=left))
 
 
 class LeastSquares(DirectFit):
@@ -138,7 +147,7 @@ class LeastSquares(DirectFit):
                 xy.addmm_(x.T, y)
                 x_sum, y_sum, y_squares = x_sum + x.sum(0), y_sum + y.sum(0), y_squares + float((y * y).sum())
                 n += len(x)
-        if self.stop_requested:
+        if self.stop.is_set():
             return
         x_mean, y_mean = x_sum / n, y_sum / n
         # In place: of the matrix there is one copy more, its Cholesky factor.
@@ -185,10 +194,10 @@ class NumpyFit(DirectFit):
                     raise divergence(loss, epoch + 1, recipe.lr)
             if diverged(float(np.mean(losses)) if losses else 0.0, self.loaders.c, True):
                 raise divergence(float(np.mean(losses)), epoch + 1, recipe.lr)
-            if self.stop_requested and len(losses) < n_batches:
+            if self.stop.is_set() and len(losses) < n_batches:
                 break
             self._evaluate(lr, float(np.mean(losses)), began, recipe.epochs)
             stale = len(self.history) - self.best["epoch"]
-            if self.stop_requested or (recipe.patience and self.best["score"] is not None and stale >= recipe.patience):
+            if self.stop.is_set() or (recipe.patience and self.best["score"] is not None and stale >= recipe.patience):
                 break
         return recipe.lr

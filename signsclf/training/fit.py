@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from fastai.callback.schedule import LRFinder, minimum, slide, steep, valley
 from fastai.learner import Learner, Recorder
 from torch import nn
 
+from signsclf.observer import Observer
 from signsclf.recipe import AUTO_LR, Recipe
-from signsclf.training.callbacks import EMA, Listener, RunCallback, restore_optimizer
+from signsclf.training.callbacks import EMA, RunCallback, restore_optimizer
 from signsclf.training.loaders import mix_seed
 from signsclf.training.pace import SEARCH_STEPS, Pace
 from signsclf.training.precision import flushed_denormals, precision_callbacks
@@ -72,19 +73,20 @@ def find_lr(
     learner: Learner,
     recipe: Recipe,
     n_rates: int = SEARCH_STEPS,
-    progress: Callable[[int, int], None] | None = None,
-    stopped: Callable[[], bool] = lambda: False,
+    observer: Observer | None = None,
+    stop: threading.Event | None = None,
 ) -> LrSearch:
-    """Trains on rising rates from 1e-7 to 10, then puts the weights back as they were.
+    """Train on rising rates from 1e-7 to 10, then put the weights back as they were.
 
     Args:
-        stopped: asked after every step; the search ends once it says so.
+        observer: told of progress.
+        stop: the search ends after the step in which it is set.
     """
     torch.manual_seed(mix_seed(recipe.seed, _SEARCH_PHASE))
     loader = learner.dls.train
     loader.phase, loader.epoch = _SEARCH_PHASE, 0
     draws = loader.draws.copy()
-    guard = _EndOfSearch(n_rates, progress, stopped)
+    guard = _EndOfSearch(n_rates, observer or Observer(), stop or threading.Event())
     path = learner.path
     with tempfile.TemporaryDirectory() as folder, learner.no_logging(), precision_callbacks(recipe) as precision:
         learner.path = Path(folder)
@@ -133,15 +135,16 @@ def phases(recipe: Recipe) -> tuple[int, ...]:
 
 
 class Fit:
-    """A training run on a learner, with a way to ask it to stop after the current batch.
+    """A training run on a learner.
 
     Args:
         learner: see `signsclf.training.learner.build_learner`.
         model: the whole network that it trains.
         recipe: resolved.
         folder: where checkpoint.pt goes; None writes none.
-        listener: told of progress.
-        checkpoint: of the run to go on with, see `signsclf.training.callbacks.read_checkpoint`.
+        observer: told of progress.
+        stop: once it is set, the run writes a checkpoint after the current batch and returns.
+        checkpoint: of the run to resume, see `signsclf.training.callbacks.read_checkpoint`.
         pace: what the steps are estimated to take; None learns it from the first ones.
     """
 
@@ -151,11 +154,14 @@ class Fit:
         model: nn.Module,
         recipe: Recipe,
         folder: Path | None = None,
-        listener: Listener | None = None,
+        *,
+        observer: Observer | None = None,
+        stop: threading.Event | None = None,
         checkpoint: dict[str, Any] | None = None,
         pace: Pace | None = None,
     ) -> None:
         self.learner, self.recipe, self.checkpoint = learner, recipe, checkpoint
+        self.observer, self.stop = observer or Observer(), stop or threading.Event()
         epochs = phases(recipe)
         self.frozen = len(epochs) == 2
         self.average = EMA(recipe.ema_decay) if recipe.ema_decay else None
@@ -166,7 +172,8 @@ class Fit:
             average=self.average,
             folder=folder,
             patience=recipe.patience,
-            listener=listener,
+            observer=self.observer,
+            stop=self.stop,
             pace=pace,
         )
         if checkpoint is not None:
@@ -182,30 +189,35 @@ class Fit:
         searches = course.lr is None and self.recipe.lr == AUTO_LR
         return left + (SEARCH_STEPS * course.pace.steps[-1] if searches else 0.0)
 
-    def stop(self) -> None:
-        """Asks the run to write a checkpoint after the current batch and return."""
-        self.course.stop_requested = True
+    def search(self) -> LrSearch | None:
+        """Search the learning rate that `run` will use, where the recipe asks for it and no checkpoint has it.
 
-    def run(
-        self,
-        on_search: Callable[[LrSearch], None] | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> FitResult:
-        """Trains to the end, or until `stop`.
+        Returns:
+            The search; None where there was none, or where it was stopped: then `run` returns at once, and makes it
+            anew when the run is resumed.
+        """
+        course = self.course
+        if course.lr is not None or self.stop.is_set():
+            return None
+        if self.recipe.lr != AUTO_LR:
+            course.lr = float(self.recipe.lr)
+            return None
+        search = find_lr(self.learner, self.recipe, observer=self.observer, stop=self.stop)
+        if self.stop.is_set():
+            return None
+        course.lr = search.suggestions["valley"] or search.suggestions["minimum"] or 1e-3
+        return search
 
-        Args:
-            on_search: given the learning-rate search, where the recipe asks for one.
-            progress: told of that search: rates tried, rates in all.
+    def run(self) -> FitResult:
+        """Train to the end, or until `stop` is set; without a rate, `search` comes first.
 
         Raises:
             ModelError: a checkpoint could not be written.
             DivergedError: the loss left all bounds.
         """
         course, learner = self.course, self.learner
-        if course.lr is None:
-            lr = self._search(on_search, progress) if self.recipe.lr == AUTO_LR else float(self.recipe.lr)
-            # A search that was cut short is made anew when the run is resumed.
-            course.lr, course.stopped = (None, True) if course.stop_requested else (lr, False)
+        self.search()
+        course.stopped = course.lr is None
         with (
             precision_callbacks(self.recipe) as precision,
             flushed_denormals(),
@@ -257,27 +269,18 @@ class Fit:
             cbs=callbacks,
         )
 
-    def _search(
-        self, on_search: Callable[[LrSearch], None] | None, progress: Callable[[int, int], None] | None
-    ) -> float:
-        search = find_lr(self.learner, self.recipe, progress=progress, stopped=lambda: self.course.stop_requested)
-        if on_search is not None and not self.course.stop_requested:
-            on_search(search)
-        return search.suggestions["valley"] or search.suggestions["minimum"] or 1e-3
-
 
 class _EndOfSearch(Callback):
     """Ends the search on request, and when the loss is NaN: fastai compares losses, which is never true of NaN."""
 
     order = 61
 
-    def __init__(self, n_rates: int, progress: Callable[[int, int], None] | None, stopped: Callable[[], bool]) -> None:
-        self.n_rates, self.progress, self.stopped = n_rates, progress, stopped
+    def __init__(self, n_rates: int, observer: Observer, stop: threading.Event) -> None:
+        self.n_rates, self.observer, self.stop = n_rates, observer, stop
 
     def after_batch(self) -> None:
         if not self.training:
             return
-        if self.progress is not None:
-            self.progress(min(self.train_iter, self.n_rates), self.n_rates)
-        if self.stopped() or not torch.isfinite(self.loss):
+        self.observer.progress("rates", min(self.train_iter, self.n_rates), self.n_rates)
+        if self.stop.is_set() or not torch.isfinite(self.loss):
             raise CancelFitException()

@@ -60,6 +60,13 @@ def choose_device(wanted: Device | None) -> Device:
     return Device.CUDA if there[Device.CUDA] else Device.CPU
 
 
+def describe_device(device: Device) -> str:
+    """Name the device for a person: the GPU's name, or the CPU and torch's threads."""
+    if device is Device.CUDA:
+        return torch.cuda.get_device_name()
+    return f"{device.value}, {torch.get_num_threads()} threads"
+
+
 def has_bf16(device: Device) -> bool:
     """Whether the device multiplies bf16 matrices in hardware: there it is several times fp32's speed."""
     if device is Device.CUDA:

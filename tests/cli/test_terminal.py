@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import json
@@ -14,6 +15,7 @@ from tinysource import environment
 
 from signsclf.cli import terminal
 from signsclf.cli.terminal import Bar, Stopped, echo, echo_json, eprint, machine_output, quiet_pipe
+from signsclf.observer import PlanSummary
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="terminals and signals as on POSIX")
 HIDE, SHOW = b"\x1b[?25l", b"\x1b[?25h"
@@ -195,27 +197,68 @@ def test_platforms_without_hanging_up(monkeypatch):
 
 
 @POSIX
-def test_the_observer_stops_a_training_at_the_first_signal_and_at_once_at_the_second(capsys):
+def test_the_first_signal_of_a_training_asks_it_to_stop_and_any_other_ends_the_process(capsys):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    asked = []
-
-    class Fit:
-        def stop(self):
-            asked.append(True)
-
     try:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        terminal.stop_on_signals()
         observer = terminal.TerminalObserver()
-        observer.fitting(Fit())
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGHUP)
+        observer.training_began()
+        assert not observer.stop.event.is_set()
         os.kill(os.getpid(), signal.SIGHUP)
-        assert asked == [True]
-        assert observer.signal == signal.SIGHUP
+        assert observer.stop.event.is_set()
+        assert observer.stop.signal == signal.SIGHUP
         assert "stopping after this batch" in capsys.readouterr().err
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGTERM)
+        other = terminal.TerminalObserver()
+        other.training_began()
+        other.training_ended()
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert not other.stop.event.is_set()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+PLAN = PlanSummary(
+    arch="signnet",
+    size=32,
+    device="cpu, 2 threads",
+    precision="fp32",
+    freeze_epochs=0,
+    epochs=10,
+    n_train=9,
+    epoch_images=0,
+    samples=None,
+    n_synthetic=0,
+    chosen=(("batch_size", 16, "for 9 images"),),
+    seconds=42.4,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, ["plan: signnet at 32 px, 10 epochs of 9 images", "estimated time: 42 s"]),
+        ({"seconds": None}, ["plan: signnet at 32 px, 10 epochs of 9 images"]),
+        (
+            {"freeze_epochs": 1, "epochs": 9, "epoch_images": 4, "samples": 400, "n_synthetic": 6, "seconds": 7200.0},
+            [
+                "plan: signnet at 32 px, 1 epochs of the head, then 9 epochs of 4 images out of 9 and 6 synthetic signs",
+                "estimated time: 2 h 0 min",
+                "  that is long: --recipe fast trains a small network in minutes, --samples 200 halves it",
+            ],
+        ),
+    ],
+)
+def test_a_plan_is_told_with_its_reasons(capsys, changes, lines):
+    terminal.TerminalObserver().planned(dataclasses.replace(PLAN, **changes))
+    head = ["device: cpu, 2 threads, fp32", "  batch-size 16: for 9 images"]
+    assert capsys.readouterr().err.splitlines() == [*head, *lines]
 
 
 @POSIX
@@ -224,8 +267,8 @@ def test_a_signal_during_a_bar_gives_the_cursor_back(source, number):
     script = f"""
 import os, sys
 from signsclf.data import check
-def slow(found, progress):
-    progress(1, 10)
+def slow(found, observer):
+    observer.progress("checking", 1, 10)
     os.kill(os.getpid(), {int(number)})
     raise SystemExit("the signal was not heard")
 check.check = slow
@@ -244,8 +287,8 @@ def test_an_unexpected_error_during_a_bar_gives_the_cursor_back(source):
     script = f"""
 import sys
 from signsclf.data import check
-def failing(found, progress):
-    progress(1, 10)
+def failing(found, observer):
+    observer.progress("checking", 1, 10)
     raise KeyError("odd")
 check.check = failing
 sys.argv = ["signsclf", "data", "check", {str(source)!r}]

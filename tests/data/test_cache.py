@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from tinysource import Watched
 
 from signsclf import images
 from signsclf.data import cache
@@ -180,13 +181,13 @@ def test_a_damaged_entry_is_told_and_made_anew(source, folder, harm):
         pixels.unlink()
     else:
         index.write_text('{"digests": [], "inputs": [], "unreadable": {}}')
-    told = []
-    assert same(decode_all(source, 12, folder, say=told.append), whole)
-    assert len(told) == 1
-    assert "damaged" in told[0]
-    told.clear()
-    assert same(decode_all(source, 12, folder, say=told.append), whole)
-    assert told == []
+    watched = Watched()
+    assert same(decode_all(source, 12, folder, observer=watched), whole)
+    assert len(watched.lines) == 1
+    assert "damaged" in watched.lines[0]
+    watched.lines.clear()
+    assert same(decode_all(source, 12, folder, observer=watched), whole)
+    assert watched.lines == []
 
 
 def test_two_at_once_both_read_the_same(source, folder):
@@ -232,19 +233,19 @@ def test_a_full_disk_is_told_and_the_run_goes_on_without(source, folder, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
-    told = []
-    assert same(decode_all(source, 12, folder, say=told.append), decode_all(source, 12))
-    assert len(told) == 1
-    assert "No space left on device" in told[0]
+    watched = Watched()
+    assert same(decode_all(source, 12, folder, observer=watched), decode_all(source, 12))
+    assert len(watched.lines) == 1
+    assert "No space left on device" in watched.lines[0]
     assert entries(folder) == []
 
 
 def test_a_folder_that_cannot_be_made_is_told(source, tmp_path):
     (tmp_path / "file").write_text("")
-    told = []
-    decode_all(source, 12, tmp_path / "file" / "cache", say=told.append)
-    assert len(told) == 1
-    assert "cannot be written" in told[0]
+    watched = Watched()
+    decode_all(source, 12, tmp_path / "file" / "cache", observer=watched)
+    assert len(watched.lines) == 1
+    assert "cannot be written" in watched.lines[0]
 
 
 def test_the_entries_used_last_are_kept(source, folder, monkeypatch):
@@ -270,10 +271,10 @@ def test_a_cache_that_may_only_be_read_is_read(source, folder, monkeypatch):
 
     for call in ("utime", "rename", "mkdir"):
         monkeypatch.setattr(os, call, refuse)
-    told = []
+    watched = Watched()
     monkeypatch.setattr(images, "decode", None)
-    assert same(decode_all(source, 12, folder, say=told.append), first)
-    assert told == []
+    assert same(decode_all(source, 12, folder, observer=watched), first)
+    assert watched.lines == []
     monkeypatch.undo()
     assert len(entries(folder)) == 1
 
@@ -289,20 +290,20 @@ def test_a_disk_that_is_full_at_the_end_does_not_cost_the_decoding(source, folde
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(*((np.memmap, "flush") if call == "flush" else (os, "fsync")), full)
-    told = []
-    found = decode_all(source, 12, folder, say=told.append)
+    watched = Watched()
+    found = decode_all(source, 12, folder, observer=watched)
     assert same(found, whole)
     assert found.entry is None
     assert len(decoded) == 6  # once each of those that can be read as files
-    assert [line for line in told if "No space left on device" in line] == told != []
+    assert [line for line in watched.lines if "No space left on device" in line] == watched.lines != []
     assert entries(folder) == []
 
 
 def test_space_that_the_run_needs_is_left_free(source, folder):
-    told = []
-    assert decode_all(source, 12, folder, say=told.append, leave=10**18).entry is None
-    assert len(told) == 1
-    assert "the run itself needs the space" in told[0]
+    watched = Watched()
+    assert decode_all(source, 12, folder, observer=watched, leave=10**18).entry is None
+    assert len(watched.lines) == 1
+    assert "the run itself needs the space" in watched.lines[0]
     assert decode_all(source, 12, folder, leave=1).entry in entries(folder)
 
 
@@ -408,16 +409,18 @@ def test_without_a_home_there_is_no_cache_and_that_is_said(monkeypatch, home):
         result = nobody if home == "none" else lambda *args: "~/.cache/signsclf"
         monkeypatch.setattr(cache.platformdirs, "user_cache_dir", result)
         monkeypatch.setattr(Path, "expanduser", nobody if home == "none" else lambda path: path)
-    told = []
-    assert cache_folder("auto", told.append) is None
-    assert told == ["cache: this user has no home folder, so decoded images are not kept; --cache DIR keeps them"]
+    watched = Watched()
+    assert cache_folder("auto", watched) is None
+    assert watched.lines == [
+        "cache: this user has no home folder, so decoded images are not kept; --cache DIR keeps them"
+    ]
 
 
 def test_progress_ends_at_all(source):
-    seen = []
-    decode_all(source, 8, progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (7, 7)
-    assert seen == sorted(seen)
+    watched = Watched()
+    decode_all(source, 8, observer=watched)
+    assert watched.progressed[-1] == ("decoding", 7, 7)
+    assert watched.progressed == sorted(watched.progressed)
 
 
 def test_fingerprint_is_of_the_data_not_of_its_order():

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tinysource import Watched
 
 from signsclf import images
 from signsclf.data import check as check_module
 from signsclf.data.check import DuplicateKind, bars, check, write_counts
 from signsclf.data.table import read_source
 from signsclf.errors import SignsclfError
+from signsclf.observer import Observer
 
 
 def picture(seed: int, width: int = 20, height: int = 16) -> Image.Image:
@@ -208,14 +210,14 @@ def test_slow_images_are_decoded_in_several_threads(archive: Path, monkeypatch: 
 
 
 def test_progress_rises_to_all_images(archive: Path) -> None:
-    calls = []
-    check(read_source(archive), progress=lambda done, total: calls.append((done, total)))
-    assert calls == sorted(calls)
-    assert len(calls) > 3
-    assert calls[-1] == (300, 300)
+    watched = Watched()
+    check(read_source(archive), observer=watched)
+    assert watched.progressed == sorted(watched.progressed)
+    assert len(watched.progressed) > 3
+    assert watched.progressed[-1] == ("checking", 300, 300)
 
 
-def test_stopping_from_the_progress_callback_stops_the_work(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_observer_that_raises_stops_the_work(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_module, "_WORTH_A_THREAD", 0)
     monkeypatch.setattr(check_module, "_CHUNK", 8)
     started: list[str] = []
@@ -226,13 +228,14 @@ def test_stopping_from_the_progress_callback_stops_the_work(archive: Path, monke
         threading.Event().wait(0.005)
         return read(path)
 
-    def stop(done: int, total: int) -> None:
-        if done > 20:
-            raise KeyboardInterrupt
+    class Stops(Observer):
+        def progress(self, task: str, done: int, total: int) -> None:
+            if done > 20:
+                raise KeyboardInterrupt
 
     monkeypatch.setattr(images, "read", slow)
     with pytest.raises(KeyboardInterrupt):
-        check(read_source(archive), workers=2, progress=stop)
+        check(read_source(archive), workers=2, observer=Stops())
     read_by_then = len(started)
     threading.Event().wait(0.1)
     assert len(started) == read_by_then < 100
@@ -250,7 +253,12 @@ def test_only_a_few_images_are_looked_at_ahead(archive: Path, monkeypatch: pytes
 
     monkeypatch.setattr(images, "read", counted)
     ahead = []
-    check(read_source(archive), workers=2, progress=lambda done, total: ahead.append(len(started) - done))
+
+    class Counts(Observer):
+        def progress(self, task: str, done: int, total: int) -> None:
+            ahead.append(len(started) - done)
+
+    check(read_source(archive), workers=2, observer=Counts())
     assert max(ahead) <= 4 * (2 * 2 + 2)
 
 

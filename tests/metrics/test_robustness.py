@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tinysource import Watched
 
 from signsclf.metrics import robustness
 from signsclf.metrics.robustness import CORRUPTIONS, STRENGTHS, corrupt, measure, sample
@@ -109,10 +110,10 @@ class TestMeasure:
 
     def test_is_the_same_for_the_same_seed_and_tells_how_far_it_is(self):
         pixels, targets = self.images()
-        told = []
-        first = measure(pixels, targets, np.arange(40), self.brightness, 5, lambda done, n: told.append((done, n)))
+        watched = Watched()
+        first = measure(pixels, targets, np.arange(40), self.brightness, 5, watched)
         assert first == measure(pixels, targets, np.arange(40), self.brightness, 5)
-        assert told[-1] == (55 * 40, 55 * 40)
+        assert watched.progressed[-1] == ("corrupting", 55 * 40, 55 * 40)
         assert set(first.to_dict()["accuracy"]) == set(CORRUPTIONS)
 
 

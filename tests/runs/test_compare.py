@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tinysource import draw_source, one_thread
+from tinysource import Watched, draw_source, one_thread
 
 import signsclf
 from signsclf.data import synthetic
 from signsclf.data.table import read_source
 from signsclf.errors import SignsclfError, SourceError
 from signsclf.model.folder import read_config, verify_sums
-from signsclf.observer import Observer
 from signsclf.recipe import LADDER, Recipe
 from signsclf.runs.compare import compare, suitable
 from signsclf.runs.train import resume, search_lr, train
@@ -23,27 +22,6 @@ from signsclf.runs.train import resume, search_lr, train
 RUNGS = ("numpy-mlp", "linear-regression", "signnet")
 RECIPE = Recipe(size=16, epochs=2, batch_size=16, augment="none", device="cpu")
 FLAGS = ("--size", 16, "--epochs", 2, "--batch-size", 16, "--augment", "none", "--device", "cpu")
-
-
-class Counting(Observer):
-    """Hears how often images are decoded, and what is said."""
-
-    def __init__(self) -> None:
-        self.decoded: list[int] = []
-        self.lines: list[str] = []
-
-    def progress(self, task, done, total):
-        if task == "decoding" and done == total:
-            self.decoded.append(total)
-
-    def say(self, line):
-        self.lines.append(line)
-
-
-class StopAtOnce(Observer):
-    def fitting(self, fit):
-        if fit is not None:
-            fit.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +32,7 @@ def thread():
 
 @pytest.fixture(scope="module")
 def climbed(source, tmp_path_factory):
-    out, observer = tmp_path_factory.mktemp("ladder"), Counting()
+    out, observer = tmp_path_factory.mktemp("ladder"), Watched()
     with one_thread():
         cache = tmp_path_factory.mktemp("decoded")
         return compare(source, out, RUNGS, RECIPE, cache=cache, observer=observer), out, observer
@@ -69,7 +47,7 @@ def test_every_rung_is_a_whole_model_folder_judged_on_the_same_images(climbed):
     done, out, observer = climbed
     assert not done.stopped
     assert [rung.name for rung in done.ladder.results] == list(RUNGS)
-    assert observer.decoded == [120]
+    assert [total for task, done, total in observer.progressed if task == "decoding" and done == total] == [120]
     splits = [sides(out / name) for name in RUNGS]
     assert splits[0] == splits[1] == splits[2]
     for rung in done.ladder.results:
@@ -115,7 +93,7 @@ def test_no_rung_learns_from_drawn_signs_that_the_others_have_not(tmp_path):
 
 def test_rungs_that_are_there_are_kept_and_others_refused(climbed, source):
     done, out, _ = climbed
-    observer = Counting()
+    observer = Watched()
     again = compare(source, out, ["signnet", "linear-regression"], RECIPE, observer=observer)
     assert [rung.kept for rung in again.ladder.results] == [True, True]
     before = {rung.name: rung.accuracy for rung in done.ladder.results}
@@ -172,7 +150,8 @@ def test_nothing_held_out_is_nothing_to_compare_on(source, tmp_path):
 
 
 def test_a_stop_keeps_what_is_finished(source, tmp_path):
-    done = compare(source, tmp_path, ["linear-regression"], RECIPE, observer=StopAtOnce())
+    watched = Watched(stop_after=0)
+    done = compare(source, tmp_path, RUNGS[1:], RECIPE, observer=watched, stop=watched.stop)
     assert done.stopped
     assert done.ladder.results == ()
     # The interrupted rung is in nobody's way.
@@ -194,7 +173,8 @@ def test_networks_on_pixels_are_for_small_images(tmp_path):
 def test_a_stopped_run_starts_again_and_ends_the_same(source, tmp_path, name):
     recipe = RECIPE.replace(arch=name)
     whole = train(source, tmp_path / "whole", recipe).folder
-    assert train(source, tmp_path / "m", recipe, observer=StopAtOnce()).stopped
+    watched = Watched(stop_after=0)
+    assert train(source, tmp_path / "m", recipe, observer=watched, stop=watched.stop).stopped
     assert resume(tmp_path / "m").folder == tmp_path / "m"
     assert (whole / "model.safetensors").read_bytes() == (tmp_path / "m" / "model.safetensors").read_bytes()
 
@@ -213,7 +193,7 @@ def test_a_resnet_starts_from_a_weights_file(source, tmp_path):
 
     torch.manual_seed(0)
     torch.save(create(find("resnet18"), 1000).state_dict(), tmp_path / "resnet18.pth")
-    observer = Counting()
+    observer = Watched()
     recipe = RECIPE.replace(arch="resnet18", weights=str(tmp_path / "resnet18.pth"), size=32, epochs=1)
     outcome = train(source, tmp_path / "m", recipe, observer=observer)
     assert outcome.metrics["n"] == 30

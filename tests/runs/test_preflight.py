@@ -35,7 +35,7 @@ class Watched(Observer):
     def say(self, line: str) -> None:
         self.lines.append(line)
 
-    def fitting(self, fit) -> None:
+    def training_began(self) -> None:
         self.began = True
 
     def progress(self, task: str, done: int, total: int) -> None:

@@ -9,13 +9,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from tinysource import TINY, flags, one_thread
+from tinysource import TINY, Watched, flags, one_thread
 
 from signsclf.data.cache import clear
 from signsclf.errors import ModelError, RunError, SourceError
 from signsclf.files import csv_bytes
 from signsclf.model.folder import read_config, verify_sums
-from signsclf.observer import Observer
 from signsclf.recipe import Recipe
 from signsclf.runs.export import export_run
 from signsclf.runs.train import resume, train
@@ -23,25 +22,12 @@ from signsclf.runs.train import resume, train
 RECIPE = Recipe(**TINY)
 
 
-class Watched(Observer):
-    """Keeps what is said, and does something as the training begins or when an epoch is done."""
-
-    def __init__(self, before=None, stop_after=None) -> None:
-        self.lines: list[str] = []
-        self.before, self.stop_after = before, stop_after
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def fitting(self, fit) -> None:
-        if fit is not None:
-            self.fit = fit
-            if self.before is not None:
-                self.before()
-
-    def progressed(self, event) -> None:
-        if getattr(event, "row", None) and event.row["epoch"] == self.stop_after:
-            self.fit.stop()
+def stop_after_one_epoch(source, out, recipe=RECIPE, **options):
+    """Train, and stop after the first epoch."""
+    watched = Watched(stop_after=1)
+    outcome = train(source, out, recipe, observer=watched, stop=watched.stop, **options)
+    assert outcome.stopped
+    return outcome
 
 
 def weights(folder: Path) -> str:
@@ -65,7 +51,7 @@ def stopped_once(source, tmp_path_factory):
     place = tmp_path_factory.mktemp("stopped")
     shutil.copytree(source, place / "own")
     with one_thread():
-        assert train(place / "own", place / "m", RECIPE, cache=place / "cache", observer=Watched(stop_after=1)).stopped
+        stop_after_one_epoch(place / "own", place / "m", cache=place / "cache")
     return place
 
 
@@ -191,7 +177,7 @@ def test_run_json_names_absolute_places(model, source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(model, tmp_path / "start")
     recipe = RECIPE.replace(arch=None, weights="start")
-    assert train(source, "m", recipe, observer=Watched(stop_after=1)).stopped
+    stop_after_one_epoch(source, "m", recipe)
     record = json.loads((tmp_path / "m.partial" / "run.json").read_text())
     assert record["recipe"]["weights"] == str(tmp_path / "start")
     assert record["source"] == source.as_posix()

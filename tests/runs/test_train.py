@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from tinymodel import config
-from tinysource import CLASSES, TINY, Ran, command, draw_source, environment, flags, one_thread
+from tinysource import CLASSES, TINY, Ran, Watched, command, draw_source, environment, flags, one_thread
 
 import signsclf
 from signsclf.data import synthetic
@@ -43,14 +43,6 @@ FILES = {
     *(f"run/plots/{name}.png" for name in ("batch", "confusion", "curves", "mistakes")),
     *(f"run/replay/{number:03}.png" for number in range(8)),
 }
-
-
-class Told(Observer):
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
 
 
 def files(folder: Path) -> set[str]:
@@ -236,18 +228,18 @@ def test_the_sources_own_parts_are_kept_to(tmp_path):
 
 def test_weights_of_a_model_folder_drop_the_head_where_classes_differ(model, source, tmp_path):
     other = draw_source(tmp_path / "others", classes=("a", "b", "c"))
-    told = Told()
+    watched = Watched()
     recipe = RECIPE.replace(epochs=1, arch=None, weights=str(model))
-    folder = train(other, tmp_path / "m", recipe, observer=told).folder
-    assert any("head dropped" in line for line in told.lines), told.lines
+    folder = train(other, tmp_path / "m", recipe, observer=watched).folder
+    assert any("head dropped" in line for line in watched.lines), watched.lines
     config = read_config(folder)
     assert config.recipe["weights"] == model.name
     assert config.initial_weights == f"local {model.name}"
     assert f"from other weights (local {model.name}), whose licence applies" in config.licence
     assert read_config(model).initial_weights == ""
-    told = Told()
-    train(source, tmp_path / "n", recipe, observer=told)
-    assert any("weights of tiny" in line and "dropped" not in line for line in told.lines)
+    watched = Watched()
+    train(source, tmp_path / "n", recipe, observer=watched)
+    assert any("weights of tiny" in line and "dropped" not in line for line in watched.lines)
 
 
 def test_imagenet_weights_are_recorded_by_the_name_that_releases_give_them():
@@ -523,24 +515,16 @@ def test_a_resumed_run_ends_in_the_weights_of_the_unbroken_one(broken, unbroken,
         resume(tmp_path / "m")
 
 
-class StopAt(Observer):
-    """Asks the run to stop once an epoch is done, as a signal does."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def fitting(self, fit) -> None:
-        self.fit = fit
-
-    def progressed(self, event) -> None:
-        if getattr(event, "row", None) and event.row["epoch"] == self.epoch:
-            self.fit.stop()
+def stop_after_one_epoch(source, out, recipe=RECIPE, **options):
+    """Train, and stop after the first epoch, as a signal does."""
+    watched = Watched(stop_after=1)
+    return train(source, out, recipe, observer=watched, stop=watched.stop, **options)
 
 
 @pytest.fixture
 def stopped(source, tmp_path):
     own = shutil.copytree(source, tmp_path / "own source")
-    outcome = train(own, tmp_path / "m", RECIPE, observer=StopAt(1))
+    outcome = stop_after_one_epoch(own, tmp_path / "m")
     assert outcome.stopped
     assert outcome.folder == tmp_path / "m.partial"
     return own, tmp_path / "m"
@@ -567,7 +551,7 @@ def test_a_damaged_run_is_refused(stopped):
 def test_a_run_that_was_to_overwrite_still_does_when_resumed(model, source, tmp_path):
     mine = tmp_path / "mine"
     shutil.copytree(model, mine)
-    assert train(source, mine, RECIPE.replace(seed=2), overwrite=True, observer=StopAt(1)).stopped
+    assert stop_after_one_epoch(source, mine, RECIPE.replace(seed=2), overwrite=True).stopped
     assert weights(mine) == weights(model)
     assert resume(mine).folder == mine
     assert weights(mine) != weights(model)
@@ -609,7 +593,7 @@ class ChangeFolder(Observer):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def fitting(self, fit) -> None:
+    def training_began(self) -> None:
         os.chdir(self.folder)
 
 
@@ -619,7 +603,7 @@ class Twice(Observer):
     def __init__(self, *places: Path) -> None:
         self.places, self.refused = places, []
 
-    def fitting(self, fit) -> None:
+    def training_began(self) -> None:
         source, out, model = self.places
         for call in (
             lambda: train(source, out, RECIPE, overwrite=True),
@@ -635,7 +619,7 @@ def test_a_second_run_with_the_same_out_is_refused_while_the_first_one_runs(mode
     twice = Twice(source, tmp_path / "m", model)
     outcome = train(source, tmp_path / "m", RECIPE, observer=twice)
     assert weights(outcome.folder) == weights(model)
-    assert len(twice.refused) == 2 * 3
+    assert len(twice.refused) == 3
     assert all("is being written by another signsclf (process" in line for line in twice.refused)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
@@ -717,9 +701,9 @@ def test_photographs_never_meet_the_renderer(source, tmp_path, monkeypatch):
 
 
 def test_a_model_that_has_learned_nothing_is_told_of(source, tmp_path):
-    told = Told()
-    train(source, tmp_path / "model", RECIPE.replace(epochs=1, lr=1e-8, seed=2), observer=told)
-    assert any(line.startswith("warning:") and "no better than always answering" in line for line in told.lines)
+    watched = Watched()
+    train(source, tmp_path / "model", RECIPE.replace(epochs=1, lr=1e-8, seed=2), observer=watched)
+    assert any(line.startswith("warning:") and "no better than always answering" in line for line in watched.lines)
 
 
 def test_a_resumed_run_computes_on_as_many_threads_as_its_checkpoint(source, tmp_path, monkeypatch):
@@ -728,15 +712,8 @@ def test_a_resumed_run_computes_on_as_many_threads_as_its_checkpoint(source, tmp
 
     from signsclf.training import fit
 
-    class Stopping(Observer):
-        def fitting(self, running):
-            self.running = running
-
-        def progressed(self, event):
-            self.running.stop()
-
     out = tmp_path / "model"
-    assert train(source, out, RECIPE, observer=Stopping()).stopped
+    assert stop_after_one_epoch(source, out).stopped
     checkpoint = out.with_name("model.partial") / "checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True)
     torch.save({**state, "threads": 3}, checkpoint)

@@ -5,9 +5,10 @@ import pytest
 import torch
 from drawnshapes import CLASSES, SIZE, loaders, recipe
 from sklearn.linear_model import Ridge
+from tinysource import Watched
 
 from signsclf.errors import DivergedError
-from signsclf.training.callbacks import BatchDone, EpochDone
+from signsclf.observer import BatchDone, EpochDone
 from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
 from signsclf.training.networks import linear, perceptron
 
@@ -20,10 +21,10 @@ def solve(n_train: int = 80, **changes) -> LeastSquares:
     return LeastSquares(loaders(of, n_train), linear(len(CLASSES), SIZE), of)
 
 
-def train(listener=None, **changes) -> NumpyFit:
+def train(observer=None, **changes) -> NumpyFit:
     torch.manual_seed(0)
     of = recipe(**{**PLAIN, "arch": "numpy-mlp", "lr": 0.02, "epochs": 6, **changes})
-    return NumpyFit(loaders(of), perceptron(len(CLASSES), SIZE, hidden=32), of, listener)
+    return NumpyFit(loaders(of), perceptron(len(CLASSES), SIZE, hidden=32), of, observer=observer)
 
 
 @pytest.mark.parametrize("ridge", [0.01, 1.0])
@@ -51,8 +52,8 @@ def test_least_squares_counts_what_the_loader_draws():
 
 
 def test_the_network_in_numpy_learns():
-    told: list = []
-    fit = train(told.append, epochs=30)
+    watched = Watched()
+    fit = train(watched, epochs=30)
     result = fit.run()
     assert len(result.history) == 30
     assert result.history[-1]["train_loss"] < 0.3 * result.history[0]["train_loss"]
@@ -60,8 +61,8 @@ def test_the_network_in_numpy_learns():
     assert max(scores)[0] > 0.8
     assert result.best_epoch == 1 + scores.index(max(scores))
     assert result.lr == 0.02
-    assert [event.row["epoch"] for event in told if isinstance(event, EpochDone)] == list(range(1, 31))
-    assert any(isinstance(event, BatchDone) for event in told)
+    assert [event.row["epoch"] for event in watched.events if isinstance(event, EpochDone)] == list(range(1, 31))
+    assert any(isinstance(event, BatchDone) for event in watched.events)
 
 
 def test_the_best_weights_are_kept_apart_from_those_that_train_on():
@@ -95,7 +96,7 @@ def test_patience_ends_it():
 @pytest.mark.parametrize("make", [solve, train])
 def test_it_stops_when_asked(make):
     fit: DirectFit = make()
-    fit.stop()
+    fit.stop.set()
     result = fit.run()
     assert result.stopped
     assert result.history == []

@@ -11,20 +11,22 @@ import numpy as np
 import pytest
 import torch
 from drawnshapes import learner, network, recipe
+from tinysource import Watched
 from torch import nn
 
 from signsclf.errors import DivergedError, ModelError
+from signsclf.observer import BatchDone, EpochDone, Observer
 from signsclf.training import callbacks
-from signsclf.training.callbacks import BatchDone, EpochDone, read_checkpoint, write_checkpoint
+from signsclf.training.callbacks import read_checkpoint, write_checkpoint
 from signsclf.training.fit import Fit, FitResult, find_lr, suggest
 
 TIMES = {"seconds"}
 
 
-def begin(of, folder=None, *, n_valid=40, dropout=False, checkpoint=None, listener=None, seed=0) -> Fit:
+def begin(of, folder=None, *, n_valid=40, dropout=False, checkpoint=None, observer=None, seed=0) -> Fit:
     # On resuming the network starts from other weights: all that counts must come from the checkpoint.
     model = network(seed, dropout)
-    return Fit(learner(of, model, n_valid=n_valid), model, of, folder, listener, checkpoint)
+    return Fit(learner(of, model, n_valid=n_valid), model, of, folder, observer=observer, checkpoint=checkpoint)
 
 
 def resume(of, folder: Path, **more) -> FitResult:
@@ -42,7 +44,7 @@ def break_after(of, folder: Path, batches: int, **more) -> FitResult:
         step()
         count += 1
         if count == batches:
-            fit.stop()
+            fit.stop.set()
 
     fit.learner._step = counted
     return fit.run()
@@ -67,9 +69,9 @@ def untimed(row: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[FitResult, list]:
-    told: list = []
+    watched = Watched()
     of = recipe(epochs=8, lr=0.1, balance="full")
-    return begin(of, listener=told.append).run(), told
+    return begin(of, observer=watched).run(), watched.events
 
 
 def test_it_learns(trained):
@@ -89,7 +91,7 @@ def test_the_best_epoch_by_macro_f1_is_kept_under_the_networks_own_names(trained
     assert result.state.keys() == network().state_dict().keys()
 
 
-def test_history_and_listener_tell_the_same_story(trained):
+def test_history_and_observer_tell_the_same_story(trained):
     result, told = trained
     epochs = [event for event in told if isinstance(event, EpochDone)]
     assert [event.row for event in epochs] == result.history
@@ -148,11 +150,12 @@ def test_head_first_then_all():
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     after_head: dict[str, torch.Tensor] = {}
 
-    def listen(event) -> None:
-        if isinstance(event, EpochDone) and not after_head:
-            after_head.update({name: p.detach().clone() for name, p in model.named_parameters()})
+    class Looks(Observer):
+        def epoch_done(self, event: EpochDone) -> None:
+            if not after_head:
+                after_head.update({name: p.detach().clone() for name, p in model.named_parameters()})
 
-    result = Fit(learner(of, model), model, of, listener=listen).run()
+    result = Fit(learner(of, model), model, of, observer=Looks()).run()
     assert [row["phase"] for row in result.history] == ["head", "all"]
     assert {n for n in before if not torch.equal(before[n], after_head[n])} == {"fc.weight", "fc.bias"}
     assert all(not torch.equal(p, after_head[n]) for n, p in model.named_parameters())
@@ -162,12 +165,12 @@ def test_patience_ends_it_early(tmp_path, monkeypatch):
     scores = iter([[0.5, -1.0], [0.6, -1.0], [0.6, -1.1], [0.5, -0.9], [0.7, -1.0]])
     monkeypatch.setattr("signsclf.training.callbacks.epoch_score", lambda row: next(scores))
     of = recipe(epochs=9, patience=2)
-    told: list = []
-    result = begin(of, tmp_path, listener=told.append).run()
+    watched = Watched()
+    result = begin(of, tmp_path, observer=watched).run()
     assert result.best_epoch == 2
     assert result.history[-1]["epoch"] == 4
     assert not result.stopped
-    assert [e for e in told if isinstance(e, EpochDone)][-1].seconds_left == 0
+    assert [e for e in watched.events if isinstance(e, EpochDone)][-1].seconds_left == 0
     assert_same(result, resume(of, tmp_path))
 
 
@@ -204,18 +207,20 @@ def test_a_loss_that_is_no_number_stops_within_its_epoch():
 def test_a_search_stops_on_request_and_the_run_can_be_resumed(tmp_path: Path):
     of = recipe(lr="auto")
     model = network()
-    fit = Fit(learner(of, model), model, of, tmp_path)
     told = []
 
-    def progress(done: int, total: int) -> None:
-        told.append((done, total))
-        if done == 7:
-            fit.stop()
+    class Stops(Observer):
+        def progress(self, task: str, done: int, total: int) -> None:
+            told.append((task, done, total))
+            if done == 7:
+                fit.stop.set()
 
-    result = fit.run(progress=progress)
+    fit = Fit(learner(of, model), model, of, tmp_path, observer=Stops())
+    assert fit.search() is None
+    result = fit.run()
     assert result.stopped
     assert result.lr is None
-    assert told[-1] == (7, 100)
+    assert told[-1] == ("rates", 7, 100)
     assert result.history == []
     assert not (tmp_path / "checkpoint.pt").exists()
 
@@ -300,12 +305,13 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, unbroken, monke
     class Killed(BaseException):
         pass
 
-    def killed(event) -> None:
-        if isinstance(event, BatchDone) and (event.epoch, event.batch) == (3, 5):
-            raise Killed
+    class Kills(Observer):
+        def batch_done(self, event: BatchDone) -> None:
+            if (event.epoch, event.batch) == (3, 5):
+                raise Killed
 
     with pytest.raises(Killed):
-        begin(of, tmp_path, dropout=True, listener=killed).run()
+        begin(of, tmp_path, dropout=True, observer=Kills()).run()
     assert read_checkpoint(tmp_path)["position"] == [1, 1, 0]
     assert_same(unbroken(EVERYTHING), resume(of, tmp_path, dropout=True))
 
@@ -338,14 +344,15 @@ def test_a_broken_run_without_validation_keeps_the_last_epoch(tmp_path):
 
 def test_a_search_is_not_repeated_on_resuming(tmp_path):
     of = recipe(epochs=1, lr="auto")
-    searches: list = []
     fit = begin(of, tmp_path)
-    fit.learner._step, step = lambda: (step(), searches and fit.stop()), fit.learner._step
-    first = fit.run(on_search=searches.append)
+    search = fit.search()
+    fit.learner._step, step = lambda: (step(), fit.stop.set()), fit.learner._step
+    first = fit.run()
     assert first.stopped
     again = begin(of, tmp_path, checkpoint=read_checkpoint(tmp_path), seed=99)
-    second = again.run(on_search=lambda _: pytest.fail("it searches anew"))
-    assert second.lr == first.lr == searches[0].suggestions["valley"]
+    assert again.search() is None
+    second = again.run()
+    assert second.lr == first.lr == search.suggestions["valley"]
     assert_same(begin(of).run(), second)
 
 
@@ -440,8 +447,8 @@ def test_the_search_rises_suggests_and_puts_everything_back(tmp_path, monkeypatc
     model = network()
     built = learner(of, model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    seen: list[tuple[int, int]] = []
-    search = find_lr(built, of, 40, lambda done, total: seen.append((done, total)))
+    watched = Watched()
+    search = find_lr(built, of, 40, watched)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert built.dls.train.draws.sum() == 0
     assert search.lrs == sorted(search.lrs)
@@ -449,8 +456,8 @@ def test_the_search_rises_suggests_and_puts_everything_back(tmp_path, monkeypatc
     assert search.lrs[0] == pytest.approx(1e-7)
     assert set(search.suggestions) == {"valley", "slide", "minimum", "steep"}
     assert 1e-7 < search.suggestions["valley"] < 10
-    assert seen == sorted(seen)
-    assert seen[-1][1] == 40
+    assert watched.progressed == sorted(watched.progressed)
+    assert watched.progressed[-1][::2] == ("rates", 40)
     assert list(tmp_path.iterdir()) == []
     # A run after it is the run without it.
     assert_same(Fit(built, model, of).run(), begin(of).run())
