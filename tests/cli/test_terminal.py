@@ -225,7 +225,7 @@ def test_the_first_signal_of_a_training_asks_it_to_stop_and_any_other_ends_the_p
 
 
 PLAN = PlanSummary(
-    arch="signnet",
+    arch="mlp",
     size=32,
     device="cpu, 2 threads",
     precision="fp32",
@@ -243,12 +243,12 @@ PLAN = PlanSummary(
 @pytest.mark.parametrize(
     ("changes", "lines"),
     [
-        ({}, ["plan: signnet at 32 px, 10 epochs of 9 images", "estimated time: 42 s"]),
-        ({"seconds": None}, ["plan: signnet at 32 px, 10 epochs of 9 images"]),
+        ({}, ["plan: mlp at 32 px, 10 epochs of 9 images", "estimated time: 42 s"]),
+        ({"seconds": None}, ["plan: mlp at 32 px, 10 epochs of 9 images"]),
         (
             {"freeze_epochs": 1, "epochs": 9, "epoch_images": 4, "samples": 400, "n_synthetic": 6, "seconds": 7200.0},
             [
-                "plan: signnet at 32 px, 1 epochs of the head, then 9 epochs of 4 images out of 9 and 6 synthetic signs",
+                "plan: mlp at 32 px, 1 epochs of the head, then 9 epochs of 4 images out of 9 and 6 synthetic signs",
                 "estimated time: 2 h 0 min",
                 "  that is long: --recipe fast trains a small network in minutes, --samples 200 halves it",
             ],
