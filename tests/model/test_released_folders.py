@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import signsclf
-from signsclf.export.verify import reload
+from signsclf.export.verify import verify
 from signsclf.inference.classifier import ready_made
 from signsclf.model.folder import FORMAT_VERSION, read_config, verify_sums
 
@@ -37,7 +37,7 @@ def test_it_opens_and_answers_as_it_did(folder: Path):
     np.testing.assert_allclose(found, RECORDED[folder.name], atol=1e-5)
     assert classifier.labels == ("blue disc", "green square", "red bar")
     assert classifier.config.initial_weights == ""
-    assert reload(folder).difference < 1e-5
+    assert verify(folder).difference < 1e-5
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
