@@ -6,6 +6,7 @@ NumPy and Pillow only, so that a program which merely predicts loads nothing els
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -15,7 +16,7 @@ import weakref
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -45,8 +46,8 @@ BOUNDED_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 """Methods of zip archives that are read. Python unpacks the others (bzip2, LZMA) without a bound: 4 KB of bzip2 can
 become gigabytes in one step."""
 
-READERS: dict[str, Callable[[str], bytes]] = {}
-"""Scheme (the text before ``:``) to a function that gives such a path's encoded bytes: for synthetic signs."""
+SCHEMES = {"parquet": "signsclf.data.parquetimages", "synthetic": "signsclf.data.synthetic"}
+"""Scheme (the text before ``:``) to the module whose ``read`` gives such a path's bytes; imported when needed."""
 
 _CRLF_HEADER = re.compile(rb"P([56])\s+([0-9]{1,9})\s+([0-9]{1,9})\s+255\r\n")
 _GAP = rb"(?:\s+|#[^\n]*\n)+"
@@ -134,9 +135,9 @@ def pixel_path() -> str:
 
 
 def has_scheme(path: str) -> bool:
-    """Whether a path is one of `READERS`' and not a file's."""
+    """Whether a path has one of `SCHEMES` and is not a file's."""
     scheme, _, rest = path.partition(":")
-    return bool(rest) and scheme in READERS
+    return bool(rest) and scheme in SCHEMES
 
 
 def split_archive(path: str) -> tuple[str, str] | None:
@@ -507,7 +508,7 @@ def thumbnail(path: str | Path, side: int = 256) -> np.ndarray:
 def _open(path: str) -> tuple[IO[bytes], int]:
     """The encoded bytes of a path as a file, and how many to read at most: one more than it says it has."""
     if has_scheme(path):
-        data = READERS[path.partition(":")[0]](path)
+        data = importlib.import_module(SCHEMES[path.partition(":")[0]]).read(path)
         return io.BytesIO(data), len(data)
     if inside := split_archive(path):
         archive, member = inside

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -719,9 +720,24 @@ def test_of_a_pipe_as_many_bytes_are_read_as_of_a_file(tmp_path: Path, monkeypat
     writer.join()
 
 
-def test_a_registered_scheme_gives_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(images.READERS, "drawn", lambda path: path.encode())
-    assert images.read("drawn:3/7") == b"drawn:3/7"
+def test_the_module_of_a_scheme_gives_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(read=lambda path: path.encode())
+    monkeypatch.setitem(sys.modules, "own_reader", module)
+    monkeypatch.setitem(images.SCHEMES, "own", "own_reader")
+    assert images.read("own:3/7") == b"own:3/7"
+
+
+@pytest.mark.parametrize("path", ["synthetic:0/00014/00000_00000.ppm", "parquet:/none.parquet/image/000001"])
+def test_the_module_of_a_scheme_is_imported_when_it_is_needed(path: str) -> None:
+    code = (
+        "import sys; from signsclf import images; from signsclf.errors import BadImageError\n"
+        "before = {module in sys.modules for module in images.SCHEMES.values()}\n"
+        "try: data = images.read(sys.argv[1])\n"
+        "except BadImageError as error: data = str(error).encode()\n"
+        "print(before, data[:3])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() in ("{False} b'P6\\n'", "{False} b'par'")
 
 
 # Archives

@@ -91,7 +91,7 @@ def ask_the_renderer_in_every_training(patch: Patch) -> None:
     real = signsclf.runs.train.dataloaders
 
     def dataloaders(*given, **more):
-        from signsclf.training.drawn import render_batch
+        from signsclf.training.synthetic import render_batch
 
         return real(*given, **{**more, "render": render_batch})
 

@@ -10,7 +10,6 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-from signsclf import images
 from signsclf.data.columns import open_parquet
 from signsclf.errors import BadImageError, SourceError
 
@@ -111,6 +110,3 @@ def _opened(file: str) -> tuple[tuple[int, ...], Any, list[int]]:
             _files.popitem(last=False)[1][1].close()
     _files.move_to_end(file)
     return _files[file]
-
-
-images.READERS[SCHEME] = read

@@ -389,7 +389,7 @@ def build_loaders(prepared: Prepared) -> DataLoaders:
     render = None
     if drawn is not None:
         # Photographs never meet the renderer, not even its import.
-        from signsclf.training.drawn import render_batch as render
+        from signsclf.training.synthetic import render_batch as render
     return dataloaders(
         prepared.decoded.pixels,
         labels,

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from signsclf.data.optics import Exposures, Optics
 from signsclf.recipe import Augment, Flip
-from signsclf.training.camera import Optics, each, expose
+from signsclf.training.camera import expose, per_image
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,17 @@ STRENGTHS = {
         cutout=0.25,
         optics=Optics(
             exposure=0.4,
-            cast=(0.06, 0.03, 0.07),
+            color_cast=(0.06, 0.03, 0.07),
             shadow=0.15,
             haze=0.12,
             glare=0.2,
-            focus=0.004,
-            focus_spread=0.8,
+            blur=0.004,
+            blur_spread=0.8,
             motion=0.18,
             motion_length=0.12,
             noise=0.02,
-            coarse=0.2,
-            encoded=0.08,
+            downscale=0.2,
+            jpeg=0.08,
         ),
     ),
 }
@@ -88,8 +89,8 @@ STRENGTHS[Augment.HARSH] = replace(
         motion=0.25,
         motion_length=0.2,
         grain=0.3,
-        encoded=0.25,
-        quality=10,
+        jpeg=0.25,
+        jpeg_quality=10,
     ),
 )
 
@@ -132,7 +133,7 @@ class BatchAugment:
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             x = x + s.noise * torch.randn(x.shape, generator=generator).to(x)
         if s.optics is not None:
-            x = expose(x.clamp_min_(0), s.optics, rng)
+            x = expose(x.clamp_min_(0), Exposures.sample(n, s.optics, rng))
         if s.cutout:
             x = _cut_out(x, s.cutout, rng)
         if s.cover:
@@ -216,14 +217,14 @@ def _covered(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.T
     """As `_cut_out`, but with squares from half of that side up, and half of them in any colour."""
     hole = _squares(x, rng.uniform(share / 2, share, len(x)), rng)
     coloured = torch.from_numpy(rng.random(len(x)) < 0.5).to(x.device).view(-1, 1, 1, 1)
-    colour = each(rng.random((len(x), 3)), x)
+    colour = per_image(rng.random((len(x), 3)), x)
     return torch.where(hole, torch.where(coloured, colour, x.mean((1, 2, 3), keepdim=True)), x)
 
 
 def _squares(x: torch.Tensor, side: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
     """In half of the images a square with its middle anywhere, its side a share of theirs; bool (N, 1, H, W)."""
     n, _, h, w = x.shape
-    half = each(side / 2, x)[..., 0, 0]
+    half = per_image(side / 2, x)[..., 0, 0]
     centre = torch.from_numpy(rng.uniform(0, 1, (2, n, 1)).astype(np.float32)).to(x.device)
     used = torch.from_numpy(rng.random(n) < 0.5).to(x.device)
     rows = ((torch.arange(h, device=x.device) + 0.5) / h - centre[0]).abs() < half

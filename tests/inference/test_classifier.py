@@ -30,7 +30,7 @@ from tinymodel import CLASSES, WEIGHT, config, network, write_folder
 import signsclf
 from signsclf import images
 from signsclf.data import synthetic
-from signsclf.data.synthetic.camera import render_frame
+from signsclf.data.synthetic.frame import render_frame
 from signsclf.errors import BadImageError, ModelError, SignsclfError
 from signsclf.export.verify import reload
 from signsclf.inference import classifier as predict

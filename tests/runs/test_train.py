@@ -695,7 +695,7 @@ def test_signs_are_added_to_those_of_gtsrb_only(source, tmp_path):
 
 def test_photographs_never_meet_the_renderer(source, tmp_path, monkeypatch):
     # Its import fails, as all that it does would.
-    monkeypatch.setitem(sys.modules, "signsclf.training.drawn", None)
+    monkeypatch.setitem(sys.modules, "signsclf.training.synthetic", None)
     outcome = train(source, tmp_path / "photos", RECIPE.replace(epochs=1))
     assert outcome.metrics["n"] > 0
 

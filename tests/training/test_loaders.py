@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from signsclf.recipe import Augment, Balance, Flip
 from signsclf.training import loaders as training_loaders
 from signsclf.training.augment import STRENGTHS, BatchAugment
-from signsclf.training.drawn import render_batch
 from signsclf.training.loaders import class_weights, dataloaders, mix_seed, planned_samples, sample_epoch
+from signsclf.training.synthetic import render_batch
 
 COUNTS = {"a": 60, "b": 15, "c": 5}
 CLASSES = tuple(COUNTS)

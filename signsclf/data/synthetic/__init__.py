@@ -1,7 +1,7 @@
-"""The 43 classes of GTSRB drawn by the package itself, from shapes and a seed: no pictures, no fonts.
+"""The 43 classes of GTSRB rendered by the package itself, from shapes and a seed: no pictures, no fonts.
 
-A drawn image has a path, ``synthetic:SEED/CCCCC/TTTTT_FFFFF.ppm``, which `signsclf.images` reads like any
-file once this module is imported; nothing lies on the disk.
+A synthetic image has a path, ``synthetic:SEED/CCCCC/TTTTT_FFFFF.ppm``, which `signsclf.images` reads like any file's;
+nothing lies on the disk.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from signsclf import images
 from signsclf.data.gtsrb import CLASS_NAMES
-from signsclf.data.synthetic.camera import SIZES, render_frame
+from signsclf.data.synthetic.frame import SIZES, render_frame
 from signsclf.data.synthetic.signs import render_sign, variants
 from signsclf.errors import BadImageError, SourceError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = [
     "FRAMES",
     "KEYWORD",
     "SIZES",
     "contact_sheet",
-    "draw_frame",
     "read",
+    "render_frame",
     "render_sign",
     "table",
     "variants",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 KEYWORD = "synthetic"
-"""What a user writes as the source, and how the path of a drawn image begins."""
+"""What a user writes as the source, and how the path of a synthetic image begins."""
 FRAMES = 6
 """Images of one physical sign, unless told otherwise."""
 
@@ -44,15 +46,15 @@ _NUMBERS = 100_000
 
 
 def read(path: str) -> bytes:
-    """The drawn image of a path ``synthetic:SEED/CCCCC/TTTTT_FFFFF.ppm``, as a binary PPM file.
+    """Render the image of a path ``synthetic:SEED/CCCCC/TTTTT_FFFFF.ppm``, as a binary PPM file.
 
     Raises:
-        BadImageError: the path is of another form, or names a class that there is not.
+        BadImageError: the path is of another form, or its class does not exist.
     """
     parts = _PATH.fullmatch(path)
     if parts is None or int(parts[2]) >= len(CLASS_NAMES):
         raise BadImageError(
-            f"{path}: no drawn sign; such a path reads {KEYWORD}:SEED/CCCCC/TTTTT_FFFFF.ppm, "
+            f"{path}: no synthetic sign; such a path reads {KEYWORD}:SEED/CCCCC/TTTTT_FFFFF.ppm, "
             "with a class from 00000 to 00042"
         )
     seed, class_id, track, frame = (int(part) for part in parts.groups())
@@ -61,11 +63,8 @@ def read(path: str) -> bytes:
     return b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes()
 
 
-images.READERS[KEYWORD] = read
-
-
 def table(per_class: int = 240, frames: int = FRAMES, seed: int = 0) -> pd.DataFrame:
-    """A table of drawn images, classes in the order of ClassId: path, label, group; split and roi are None.
+    """List synthetic images as a table, classes in the order of ClassId: path, label, group; split and roi are None.
 
     Args:
         per_class: images of each class.
@@ -75,6 +74,8 @@ def table(per_class: int = 240, frames: int = FRAMES, seed: int = 0) -> pd.DataF
     Raises:
         SourceError: a number that is out of its range.
     """
+    import pandas as pd
+
     rows = [
         (f"{KEYWORD}:{seed}/{class_id:05d}/{track:05d}_{frame:05d}.ppm", name, f"{class_id:05d}/{track:05d}")
         for class_id, name in enumerate(CLASS_NAMES)
@@ -91,10 +92,10 @@ def write(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Writes drawn images as PNG files ``CCCCC/TTTTT_FFFFF.png``: all of them, or none.
+    """Write synthetic images as PNG files ``CCCCC/TTTTT_FFFFF.png``: all of them, or none.
 
     Args:
-        folder: where to; it is made, or is empty.
+        folder: to write to; new or empty.
         per_class: images of each class, `FRAMES` of each physical sign.
         sizes: least and most pixels of an image's longer side, 8 to 512.
         seed: another seed gives other signs.
@@ -104,35 +105,35 @@ def write(
         How many images were written.
 
     Raises:
-        SourceError: the folder holds something, cannot be written, or a number is out of its range.
+        SourceError: the folder is not empty or cannot be written, or a number is out of its range.
     """
     folder = Path(folder).resolve()
     numbering = _numbering(per_class, FRAMES, seed)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise SourceError(f"{folder}: is there and not empty; give a new or an empty folder for the drawn signs")
+            raise SourceError(f"{folder}: exists and is not empty; give a new or an empty folder for the signs")
         folder.parent.mkdir(parents=True, exist_ok=True)
         # The temporary directory is private; the one inside it has the permissions of any new directory.
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            whole = Path(temporary) / "signs"
+            complete = Path(temporary) / "signs"
             for class_id in range(len(CLASS_NAMES)):
-                inside = whole / f"{class_id:05d}"
-                inside.mkdir(parents=True)
+                of_class = complete / f"{class_id:05d}"
+                of_class.mkdir(parents=True)
                 for track, frame in numbering:
                     pixels = render_frame(class_id, track, frame, seed, sizes)
-                    Image.fromarray(pixels).save(inside / f"{track:05d}_{frame:05d}.png")
+                    Image.fromarray(pixels).save(of_class / f"{track:05d}_{frame:05d}.png")
                 if progress:
                     progress((class_id + 1) * per_class, len(CLASS_NAMES) * per_class)
             if folder.exists():
                 folder.rmdir()
-            whole.replace(folder)
+            complete.replace(folder)
     except OSError as error:
-        raise SourceError(f"{folder}: the drawn signs cannot be written ({error.strerror or error})") from error
+        raise SourceError(f"{folder}: the signs cannot be written ({error.strerror or error})") from error
     return len(CLASS_NAMES) * per_class
 
 
 def contact_sheet(names: bool = True) -> Image.Image:
-    """Every class on one RGB picture: the sign at 200 px, four training images beside it, its name below."""
+    """Show every class on one RGB picture: the sign at 200 px, four images of it on its right, its name below."""
     sign, crop, line, columns = 200, 98, 22, 6
     width, height = sign + 2 * crop + 16, sign + 8 + (line if names else 0)
     rows = -(-len(CLASS_NAMES) // columns)
@@ -155,8 +156,8 @@ def _numbering(per_class: int, frames: int, seed: int) -> list[tuple[int, int]]:
     """(track, frame) of each image of a class."""
     if not (1 <= frames <= _NUMBERS and 1 <= per_class <= frames * _NUMBERS):
         raise SourceError(
-            f"{per_class} drawn images a class, {frames} of each sign, cannot be had: give at least 1 of each"
+            f"{per_class} images a class, {frames} of each sign, cannot be rendered: give at least 1 of each"
         )
     if not 0 <= seed < 10**18:
-        raise SourceError(f"the seed {seed} cannot be used for drawn signs: give 0 or more, at most 18 digits")
+        raise SourceError(f"the seed {seed} cannot be used for synthetic signs: give 0 or more, at most 18 digits")
     return [divmod(i, frames) for i in range(per_class)]
