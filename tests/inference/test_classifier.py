@@ -32,7 +32,7 @@ from signsclf import images
 from signsclf.data import synthetic
 from signsclf.data.synthetic.frame import render_frame
 from signsclf.errors import BadImageError, ModelError, SignsclfError
-from signsclf.export.verify import reload
+from signsclf.export.verify import verify
 from signsclf.inference import classifier as predict
 from signsclf.inference.classifier import Classifier, Prediction, find_model, ready_made, stream
 from signsclf.model.folder import write_config, write_sums
@@ -667,7 +667,7 @@ class TestReadyMade:
         files = [path for path in ready_made().rglob("*") if path.is_file()]
         assert sum(path.stat().st_size for path in files) < 20e6
         assert not [path.name for path in files if path.suffix in (".pkl", ".pt", ".ppm")]
-        assert reload(ready_made()).difference < 1e-3
+        assert verify(ready_made()).difference < 1e-3
 
     def test_its_figures_are_those_of_hold_outs_and_state_distinct_images(self):
         config = signsclf.load(ready_made()).config

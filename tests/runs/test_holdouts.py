@@ -12,7 +12,7 @@ from signsclf.choices import SplitName
 from signsclf.data.table import read_source
 from signsclf.errors import ModelError
 from signsclf.evaluation.evaluate import evaluate
-from signsclf.export.verify import reload
+from signsclf.export.verify import verify
 from signsclf.metrics.calibrate import fit_temperature, softmax
 from signsclf.model.folder import read_config, verify_sums
 from signsclf.observer import Observer
@@ -73,7 +73,7 @@ def test_holdouts_give_a_model_of_everything_its_calibration_and_figures(source,
     assert np.abs(after.probabilities(pixels) - expected).max() < 1e-3
     assert after.predict(image).accepted is not None
     assert "the recipe's and not this file's" in after.card
-    assert reload(out).difference < 1e-5
+    assert verify(out).difference < 1e-5
 
 
 def test_an_image_held_out_twice_counts_once_with_the_mean_of_its_logits(source, whole, model, other):
@@ -140,7 +140,7 @@ def test_bare_leaves_out_the_pickle_and_the_pictures(source, whole, model, tmp_p
     assert "learner.pkl" not in text
     assert not any(path.stem in text for path in source.rglob("*.png"))
     assert "fastai" not in read_config(out).readers
-    assert reload(out).difference < 1e-5
+    assert verify(out).difference < 1e-5
     assert signsclf.load(out).predict(next(source.rglob("*.png"))).label in signsclf.load(whole).labels
 
 
