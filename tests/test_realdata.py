@@ -46,9 +46,9 @@ def test_the_training_archive_is_read_as_it_lies(small):
     assert small.is_gtsrb
     assert len(small.table) == 39_209
     assert len(small.classes) == 43
-    assert small.table["group"].nunique() == 1_307
-    counts = small.table["label"].value_counts()
-    assert [int(counts[name]) for name in small.classes] == [int(n) for n in COUNTS.split()]
+    assert len(set(small.table["group"])) == 1_307
+    counts = Counter(small.table["label"])
+    assert [counts[name] for name in small.classes] == [int(n) for n in COUNTS.split()]
     lines = "\n".join(describe(small))
     assert "1,307" in lines
     assert "10.7 to 1" in lines
@@ -138,8 +138,8 @@ def test_evaluate_export_reload_and_predict_from_another_folder(signs, tmp_path)
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["learner_difference"] < 1e-3
     labels = {}
-    for path in read_source(ORIGINAL).table.itertuples():
-        labels.setdefault(path.label, path.path)
+    for row in read_source(ORIGINAL).table:
+        labels.setdefault(row["label"], row["path"])
     ran = run_command("predict", *labels.values(), "--model", "anew", "--json", cwd=tmp_path)
     assert ran.code == 0, ran.err
     right = Counter(row["label"] == label for row, label in zip(json.loads(ran.out), labels, strict=True))

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import pandas as pd
 import platformdirs
 from PIL import Image
 
@@ -90,7 +89,7 @@ class Decoded:
 
 
 def decode_all(
-    table: pd.DataFrame,
+    table: np.ndarray,
     size: int,
     cache: Path | None = None,
     observer: Observer | None = None,
@@ -229,7 +228,7 @@ def _resize(image: Image.Image, size: int, roi: tuple[int, int, int, int] | None
         raise BadImageError(f"{path}: {error}") from error
 
 
-def _decode(table: pd.DataFrame, size: int, pixels: np.ndarray, observer: Observer) -> Decoded:
+def _decode(table: np.ndarray, size: int, pixels: np.ndarray, observer: Observer) -> Decoded:
     """Fills ``pixels``."""
     n = len(table)
     digests, inputs = [""] * n, [""] * n
@@ -259,7 +258,7 @@ def _decode(table: pd.DataFrame, size: int, pixels: np.ndarray, observer: Observ
     return Decoded(pixels, digests, inputs, dict(sorted(unreadable.items())))
 
 
-def _key(table: pd.DataFrame, size: int) -> str | None:
+def _key(table: np.ndarray, size: int) -> str | None:
     """Names what decides the pixels: the files as they are now, their boxes, the size and how images are read.
 
     None where that cannot be told: a drawn sign comes from this package's code.
@@ -319,9 +318,7 @@ def _rows_intact(pixels: np.ndarray, inputs: list[str], unreadable: dict[int, st
         return list(pool.map(work, range(0, len(inputs), _CHUNK)))
 
 
-def _make_entry(
-    cache: Path, key: str, table: pd.DataFrame, size: int, observer: Observer, leave: int
-) -> Decoded | None:
+def _make_entry(cache: Path, key: str, table: np.ndarray, size: int, observer: Observer, leave: int) -> Decoded | None:
     """Decodes into a new entry; None where there is no room for one, which is said."""
     shape = (len(table), size, size, 3)
     making = cache / f"{key}.{secrets.token_hex(4)}.tmp"

@@ -12,8 +12,6 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
 from signsclf.files import csv_bytes, write_atomic
@@ -151,7 +149,7 @@ def check(source: Source, workers: int | None = None, observer: Observer | None 
     n = len(table)
     paths = table["path"].tolist()
     labels = table["label"].tolist()
-    splits = [UNASSIGNED if pd.isna(split) else str(split) for split in table["split"]]
+    splits = [UNASSIGNED if split is None else split for split in table["split"]]
 
     unreadable, tiny = [], []
     # By hash, the rows that have it: most hashes have one row, for which a list would be a waste.

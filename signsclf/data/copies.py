@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from signsclf import images
+from signsclf.data.rows import is_missing, with_columns
 from signsclf.errors import BadImageError
 
 
@@ -110,33 +111,33 @@ def _numbered_copies(files: list[tuple[int, str, _Sign]]) -> list[tuple[int, str
     return result
 
 
-def group_named_copies(table: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, int, int]:
+def group_named_copies(table: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, int, int]:
     """The table with `copies_by_name` made groups, where rows have none; how many images, and of how many photos.
 
     Args:
         names: relative path of each row.
     """
-    alone = np.flatnonzero(table["group"].isna().to_numpy())
+    alone = np.flatnonzero(is_missing(table["group"]))
     copies = copies_by_name([names[row] for row in alone])
     if not copies:
         return table, 0, 0
-    groups = table["group"].to_numpy(dtype=object).copy()
+    groups = table["group"].copy()
     for place, photo in copies.items():
         groups[alone[place]] = f"copies of {photo}"
-    return table.assign(group=groups), len(copies), len(set(copies.values()))
+    return with_columns(table, group=groups), len(copies), len(set(copies.values()))
 
 
-def group_repeats(table: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:
+def group_repeats(table: np.ndarray, digests: Sequence[str]) -> np.ndarray:
     """The table with identical images in one group, so that a split keeps them on one side; their groups become one.
 
     Args:
         digests: of each row's pixels; empty where they cannot be read.
     """
-    digest = pd.Series(list(digests), index=table.index)
-    repeated = (digest.duplicated(keep=False) & (digest != "")).to_numpy()
-    if not repeated.any():
+    times = Counter(digests)
+    repeated = [row for row, digest in enumerate(digests) if digest and times[digest] > 1]
+    if not repeated:
         return table
-    groups = table["group"].to_numpy(dtype=object).copy()
+    groups = table["group"].copy()
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
@@ -145,17 +146,17 @@ def group_repeats(table: pd.DataFrame, digests: Sequence[str]) -> pd.DataFrame:
             name = above
         return name
 
-    for row in np.flatnonzero(repeated):
-        same = root(f"same image {digest.iloc[row]}")
-        if pd.isna(groups[row]):
+    for row in repeated:
+        same = root(f"same image {digests[row]}")
+        if groups[row] is None:
             groups[row] = same
         else:
             # A group of the source keeps its name, the first of several.
-            own = root(str(groups[row]))
+            own = root(groups[row])
             first, second = sorted((own, same), key=lambda name: (name.startswith("same image "), name))
             parent[second] = first
-    merged = [group if pd.isna(group) else root(str(group)) for group in groups] if parent else groups
-    return table.assign(group=pd.Series(merged, index=table.index, dtype=object))
+    merged = [group if group is None else root(group) for group in groups] if parent else groups
+    return with_columns(table, group=merged)
 
 
 def contradictions(labels: Sequence[str], splits: Sequence[str], digests: Sequence[str]) -> tuple[int, int]:
@@ -164,11 +165,17 @@ def contradictions(labels: Sequence[str], splits: Sequence[str], digests: Sequen
     Args:
         labels, splits, digests: of each image; an empty digest is like no other.
     """
-    frame = pd.DataFrame({"label": labels, "split": splits, "digest": digests}).astype(str)
-    frame = frame[frame["digest"] != ""]
-    kinds = frame.groupby("digest")[["label", "split"]].transform("nunique")
-    in_classes = kinds["label"] > 1
-    return int(in_classes.sum()), int(((kinds["split"] > 1) & ~in_classes).sum())
+    found: dict[str, list[tuple[str, str]]] = {}
+    for label, split, digest in zip(labels, splits, digests, strict=True):
+        if digest:
+            found.setdefault(digest, []).append((label, split))
+    in_classes = in_splits = 0
+    for rows in found.values():
+        if len({label for label, _ in rows}) > 1:
+            in_classes += len(rows)
+        elif len({split for _, split in rows}) > 1:
+            in_splits += len(rows)
+    return in_classes, in_splits
 
 
 def same_files(paths: Sequence[str], others: Sequence[str]) -> int:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
+from signsclf.data.rows import is_missing, with_columns
 from signsclf.errors import SourceError
 from signsclf.recipe import SplitBy, parse_fold
 
@@ -27,7 +28,7 @@ class Split:
             0 where no fold was asked for.
     """
 
-    table: pd.DataFrame
+    table: np.ndarray
     held_out_here: bool
     not_judged: tuple[str, ...]
     groups_on_both_sides: int
@@ -35,10 +36,10 @@ class Split:
 
     def rows(self, name: str) -> np.ndarray:
         """Positions of the rows of one side, ascending, int64 (n,)."""
-        return np.flatnonzero((self.table["split"] == name).to_numpy())
+        return np.flatnonzero(self.table["split"] == name)
 
 
-def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int, fold: str | None = None) -> Split:
+def hold_out(table: np.ndarray, by: SplitBy, valid_fraction: float, seed: int, fold: str | None = None) -> Split:
     """Fills in ``split``: rows without one are training; a part of training is held out unless the source has valid.
 
     Of each class whole groups are taken, in an order drawn from the seed, as near to ``valid_fraction`` of its images
@@ -54,14 +55,13 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int,
             source has a validation split of its own, or that fold is empty.
         SignsclfError: ``fold`` is no K/N.
     """
-    table = table.copy()
-    split = table["split"].where(table["split"].notna(), "train").astype(object)
+    split = np.where(is_missing(table["split"]), "train", table["split"])
     given = bool((split == "valid").any())
-    pool = np.flatnonzero((split == "train").to_numpy())
+    pool = np.flatnonzero(split == "train")
     if len(pool) == 0:
         raise SourceError("source: it has no training images; give one with a training part or without splits")
-    groups = table["group"].to_numpy(dtype=object)
-    labels, keys = table["label"].to_numpy()[pool], _keys(groups[pool], by)
+    groups = table["group"]
+    labels, keys = table["label"][pool], _keys(groups[pool], by)
     in_no_fold = 0
     if fold is not None:
         if given:
@@ -70,21 +70,18 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int,
         number = folds(labels, keys, n, seed)
         if not (number == k).any():
             raise SourceError(f"--fold {fold}: no class has so many groups, so this fold is empty; give fewer folds")
-        split.iloc[pool[number == k]] = "valid"
+        split[pool[number == k]] = "valid"
         in_no_fold = int((number == 0).sum())
     elif not given and valid_fraction > 0:
-        split.iloc[pool[_choose(labels, keys, valid_fraction, seed)]] = "valid"
-    table["split"] = split
-    side = split.to_numpy()
-    has_valid = bool((side == "valid").any())
-    train_labels = set(table["label"][side == "train"])
-    valid_labels = set(table["label"][side == "valid"])
+        split[pool[_choose(labels, keys, valid_fraction, seed)]] = "valid"
+    table = with_columns(table, split=split)
+    has_valid = bool((split == "valid").any())
+    train_labels = set(table["label"][split == "train"])
+    valid_labels = set(table["label"][split == "valid"])
     for name, where in (("valid", "validation"), ("test", "test")):
-        if missing := sorted(set(table["label"][side == name]) - train_labels):
+        if missing := sorted(set(table["label"][split == name]) - train_labels):
             raise SourceError(f"source: class {missing[0]!r} is in {where} but not in training; move images of it over")
-    both = {g for g in groups[side == "train"] if not pd.isna(g)} & {
-        g for g in groups[side == "valid"] if not pd.isna(g)
-    }
+    both = set(groups[split == "train"]) & set(groups[split == "valid"]) - {None}
     return Split(
         table=table,
         held_out_here=has_valid and not given,
@@ -95,8 +92,7 @@ def hold_out(table: pd.DataFrame, by: SplitBy, valid_fraction: float, seed: int,
 
 
 def _keys(groups: np.ndarray, by: SplitBy) -> np.ndarray:
-    alone = np.array([by is SplitBy.RANDOM or pd.isna(group) for group in groups])
-    # Not with a NUL, at which pandas before 2.2 ends a text: all single images were one group to it.
+    alone = is_missing(groups) | (by is SplitBy.RANDOM)
     return np.where(alone, [f"\x01{i}" for i in range(len(groups))], groups)
 
 
@@ -104,20 +100,18 @@ class _Groups:
     """Groups of images, and what each holds of each class."""
 
     def __init__(self, labels: np.ndarray, keys: np.ndarray) -> None:
-        frame = pd.DataFrame({"label": labels, "key": keys})
-        sizes = frame.groupby(["key", "label"], sort=False).size().rename("n").reset_index()
-        self.totals: dict[str, int] = sizes.groupby("key", sort=False)["n"].sum().to_dict()
+        sizes = Counter(zip(keys, labels, strict=True))
+        self.totals: dict[str, int] = Counter(keys)
         """Images of each group."""
         self.spans: dict[str, dict[str, int]] = {}
         """Images of each class in each group."""
-        for key, label, n in zip(sizes["key"], sizes["label"], sizes["n"].tolist(), strict=True):
+        for (key, label), n in sizes.items():
             self.spans.setdefault(key, {})[label] = n
-        home = sizes.sort_values("n", ascending=False, kind="stable").drop_duplicates("key")
         self.own: dict[str, list[str]] = {label: [] for label in sorted(set(labels))}
         """Groups of each class, in order; a group that spans classes counts for its commonest one."""
-        for key, label in sorted(zip(home["key"], home["label"], strict=True)):
-            self.own[label].append(key)
-        self.images: dict[str, int] = frame["label"].value_counts().to_dict()
+        for key, span in sorted(self.spans.items()):
+            self.own[max(span, key=lambda label: span[label])].append(key)
+        self.images: dict[str, int] = Counter(labels)
         """Images of each class."""
 
 

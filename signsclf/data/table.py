@@ -1,14 +1,4 @@
-"""Every source of labelled images as one table, and what there is to say of it.
-
-The table has one row an image and a RangeIndex:
-
-- ``path``: str, an absolute file path with forward slashes, ``ARCHIVE.zip/member``, or ``synthetic:...``;
-- ``label``: str, Unicode NFC;
-- ``split``: "train", "valid", "test" or None. Where a source has training and no validation, some of training
-  is still to be held out;
-- ``group``: str or None, the same for all images of one physical object;
-- ``roi``: (x1, y1, x2, y2) in pixels, inclusive, or None.
-"""
+"""Every source of labelled images as one table, see `signsclf.data.rows`, and what there is to say of it."""
 
 from __future__ import annotations
 
@@ -17,13 +7,12 @@ import math
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from signsclf import images, outputs
 from signsclf.choices import Reading
@@ -33,7 +22,8 @@ from signsclf.data.formats import way_from, way_from_all
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle, lookalikes
 from signsclf.data.labels import merge_spellings, refuse_labels, spelled_alike
-from signsclf.data.layouts import Layout, ParsedSource, Row, gtsrb_tracks_fit
+from signsclf.data.layouts import Layout, ParsedSource, gtsrb_tracks_fit
+from signsclf.data.rows import COLUMNS, is_missing, make_table, with_columns
 from signsclf.data.splits import splits_of
 from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
 from signsclf.data.tree import Tree, list_folder, list_zip, own_note, quoted, relative_name, some
@@ -43,7 +33,6 @@ from signsclf.text import natural_key
 
 __all__ = ["Layout", "Source", "apply_crop", "by_class_id", "describe", "read_source"]
 
-_COLUMNS = ("path", "label", "split", "group", "roi")
 _TITLES = {
     Layout.GTSRB: "official GTSRB",
     Layout.KAGGLE: "Kaggle's copy of GTSRB",
@@ -73,7 +62,7 @@ class Source:
         reading: how `read_source` was told to read it.
         missing: which images a table names that are not there, one line without what to do; or "".
         layout: what it was recognised as.
-        table: one row an image; see the module's text.
+        table: one row an image, see `signsclf.data.rows`.
         classes: labels in the order of class indices: by ClassId for GTSRB, else in natural order.
         is_gtsrb: whether the labels are GTSRB's, so that its mirror map applies.
         notes: what the user should be told, a line each.
@@ -84,7 +73,7 @@ class Source:
 
     root: str
     layout: Layout
-    table: pd.DataFrame
+    table: np.ndarray
     classes: tuple[str, ...]
     is_gtsrb: bool
     notes: tuple[str, ...] = ()
@@ -98,7 +87,7 @@ class Source:
     @property
     def has_roi(self) -> bool:
         """Whether every image has a box around the object."""
-        return bool(self.table["roi"].notna().all())
+        return not is_missing(self.table["roi"]).any()
 
     def relative(self, path: str) -> str:
         """A path as it is called within the layout: the same for an archive and its unpacked files."""
@@ -167,8 +156,9 @@ def apply_crop(source: Source, crop: bool) -> Source:
         SourceError: there are no boxes, or they do not fit the images.
     """
     if not crop:
-        return replace(source, table=source.table.assign(roi=None), roi_sizes=(None,) * len(source.table))
-    if without := int(source.table["roi"].isna().sum()):
+        nothing = (None,) * len(source.table)
+        return replace(source, table=with_columns(source.table, roi=nothing), roi_sizes=nothing)
+    if without := int(is_missing(source.table["roi"]).sum()):
         raise SourceError(
             f"{source.root}: {without:,} of {len(source.table):,} images have no box; leave out --crop roi"
         )
@@ -191,19 +181,18 @@ def apply_crop(source: Source, crop: bool) -> Source:
 def describe(source: Source) -> list[str]:
     """Lines for a person: layout, images, classes, splits, tracks, imbalance, sizes in pixels, notes."""
     table = source.table
-    counts = table["label"].value_counts()
-    commonest, rarest = counts.index[0], counts.index[-1]
-    most, fewest = int(counts.iloc[0]), int(counts.iloc[-1])
-    splits = table["split"].value_counts()
-    unassigned = int(table["split"].isna().sum())
-    parts = [f"{name} {int(splits[name]):,}" for name in ("train", "valid", "test") if name in splits]
-    groups = table["group"].dropna()
+    counts = Counter(table["label"]).most_common()
+    (commonest, most), (rarest, fewest) = counts[0], counts[-1]
+    splits = Counter(table["split"])
+    unassigned = splits[None]
+    parts = [f"{name} {splits[name]:,}" for name in ("train", "valid", "test") if name in splits]
+    groups = [group for group in table["group"] if group is not None]
     return [
         f"layout: {_TITLES[source.layout]} ({source.layout.value})",
         f"images: {len(table):,}",
         f"classes: {len(source.classes):,} ({some(source.classes)})",
         f"splits: {', '.join(parts + [f'unassigned {unassigned:,}'] * bool(unassigned))}",
-        f"tracks: {groups.nunique():,} with {len(groups):,} images" if len(groups) else "tracks: none known",
+        f"tracks: {len(set(groups)):,} with {len(groups):,} images" if groups else "tracks: none known",
         f"imbalance: {most / fewest:.1f} to 1 ({quoted(commonest)} {most:,}, {quoted(rarest)} {fewest:,})",
         f"sizes: {_sizes(source)}",
         *(f"note: {note}" for note in source.notes),
@@ -267,13 +256,16 @@ def _synthetic(source: str | Path, layout: Layout | None) -> Source:
 def _source(tree: Tree, found: ParsedSource, origin: str, reading: Reading) -> Source:
     if reading.zip_encoding and not any(images.split_archive(row.path) for row in found.rows[:1]):
         raise SourceError(f"{tree.root}: no .zip archive, so --zip-encoding does not fit; leave it out")
-    table = _frame(found.rows)
+    table = make_table([row[: len(COLUMNS)] for row in found.rows])
     of_labels: list[str] = []
     if not found.is_gtsrb:
         merged, of_labels = merge_spellings(table["label"].tolist(), reading.merge_case)
-        table["label"] = pd.Series(merged, dtype=object)
+        table = with_columns(table, label=merged)
         refuse_labels(dict.fromkeys(merged), lambda label: tree.root, "rename the folder")
-    labels = {split: set(part["label"]) for split, part in table.groupby("split")}
+    labels: dict[str, set[str]] = {}
+    for split, label in zip(table["split"], table["label"], strict=True):
+        if split is not None:
+            labels.setdefault(split, set()).add(label)
     for split in ("valid", "test"):
         lacking = sorted(labels.get(split, set()) - labels.get("train", set()), key=natural_key)
         if lacking and "train" in labels:
@@ -287,9 +279,9 @@ def _source(tree: Tree, found: ParsedSource, origin: str, reading: Reading) -> S
     told = found.is_gtsrb or reading.layout is not None or any("GTSRB" in note for note in found.notes)
     if not told and found.layout in (Layout.FOLDERS, Layout.TABLE):
         notes += _class_id_notes(set(table["label"]), found)
-    grouped = table.dropna(subset=["group", "split"])
-    tested = set(grouped["group"][grouped["split"] == "test"])
-    if both := tested & set(grouped["group"][grouped["split"] != "test"]):
+    grouped = table[~is_missing(table["group"]) & ~is_missing(table["split"])]
+    is_test = grouped["split"] == "test"
+    if both := set(grouped["group"][is_test]) & set(grouped["group"][~is_test]):
         notes.append(f"tracks both in test and elsewhere, by their numbers ({len(both):,}): figures may flatter")
     return Source(
         root=tree.root,
@@ -316,7 +308,7 @@ def by_class_id(source: Source) -> Source | None:
     if None in ids.values() or len(set(ids.values())) < len(ids) or gtsrb_tracks_fit(source.table["path"]) is False:
         return None
     names = {label: CLASS_NAMES[number] for label, number in ids.items() if number is not None}
-    table = source.table.assign(label=source.table["label"].map(names))
+    table = with_columns(source.table, label=map(names.get, source.table["label"]))
     return replace(source, table=table, classes=_classes(table, True), is_gtsrb=True)
 
 
@@ -339,12 +331,7 @@ def _class_id_notes(labels: set[str], found: ParsedSource) -> list[str]:
     return [f"the labels may be GTSRB's ClassIds: {way}evaluate with a model of GTSRB matches them as these"]
 
 
-def _frame(rows: list[Row]) -> pd.DataFrame:
-    columns = dict(zip(_COLUMNS, zip(*(row[: len(_COLUMNS)] for row in rows), strict=True), strict=True))
-    return pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
-
-
-def _classes(table: pd.DataFrame, is_gtsrb: bool) -> tuple[str, ...]:
+def _classes(table: np.ndarray, is_gtsrb: bool) -> tuple[str, ...]:
     labels = set(table["label"])
     if is_gtsrb:
         return tuple(name for name in CLASS_NAMES if name in labels)
@@ -354,7 +341,7 @@ def _classes(table: pd.DataFrame, is_gtsrb: bool) -> tuple[str, ...]:
 def _sizes(source: Source) -> str:
     n, most = len(source.table), _MAX_SIZES_READ if source.layout is Layout.SYNTHETIC else _SIZES_READ
     rows = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
-    sizes = list(_readable_sizes(source.table["path"].iloc[rows]))
+    sizes = list(_readable_sizes(source.table["path"][rows]))
     if not sizes:
         return "unknown, since no image can be read"
     (w, h), (wide, high) = min(sizes, key=math.prod), max(sizes, key=math.prod)
@@ -363,7 +350,7 @@ def _sizes(source: Source) -> str:
     return f"{w}×{h} to {wide}×{high} pixels{looked}{bad}"
 
 
-def _readable_sizes(paths: pd.Series) -> Iterator[tuple[int, int]]:
+def _readable_sizes(paths: Iterable[str]) -> Iterator[tuple[int, int]]:
     for path in paths:
         try:
             yield images.size(path)

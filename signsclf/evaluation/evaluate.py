@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from signsclf.choices import Layout, Reading, SplitName
 from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, fingerprint
@@ -121,12 +121,11 @@ def evaluate(
     if found.missing and not skip_bad:
         raise BadImageError(f"{found.missing}; correct the table, or give --skip-bad to leave them out")
     found = _matched(found, classifier.labels, observer)
-    declared = found.roi_sizes
+    declared = dict(zip(found.table["path"], found.roi_sizes, strict=True))
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
-    found = replace(found, table=found.table.assign(declared=list(declared) or None))
     record, folder = _read_record(user_path(model, ModelError)), cache_folder(cache, observer)
 
-    def decode(table: pd.DataFrame) -> Decoded:
+    def decode(table: np.ndarray) -> Decoded:
         return decode_all(table, classifier.size[0], folder, observer)
 
     chosen, name, decoded = _choose(found, part, record, classifier, decode)
@@ -143,7 +142,7 @@ def evaluate(
     decoded = decoded or decode(chosen)
     names = [found.relative(path) for path in chosen["path"]]
     unreadable = tuple(
-        (names[i], reason.removeprefix(f"{chosen['path'].iloc[i]}: ")) for i, reason in decoded.unreadable.items()
+        (names[i], reason.removeprefix(f"{chosen['path'][i]}: ")) for i, reason in decoded.unreadable.items()
     )
     if unreadable and not skip_bad:
         first = ": ".join(unreadable[0])
@@ -155,11 +154,11 @@ def evaluate(
     if not len(kept):
         raise SourceError(f"{found.root}: no image of it can be read; nothing to judge")
     if unreadable:
-        chosen, names, decoded = chosen.iloc[kept], [names[i] for i in kept], decoded.take(kept.tolist())
+        chosen, names, decoded = chosen[kept], [names[i] for i in kept], decoded.take(kept.tolist())
     # Copies tell no more than one image does: they are resampled together.
     chosen = group_repeats(group_named_copies(chosen, names)[0], decoded.inputs)
     probabilities = infer(classifier, decoded.pixels, observer)
-    targets = chosen["label"].map(index).to_numpy(np.int64)
+    targets = np.array([index[label] for label in chosen["label"]], np.int64)
     trained_on, calibrated_on = (_side(record, side) for side in ("train", "valid"))
     twins = {name: trained_on[seen] for name, seen in zip(names, decoded.inputs, strict=True) if seen in trained_on}
     return Evaluation(
@@ -173,8 +172,8 @@ def evaluate(
         names=tuple(names),
         paths=tuple(chosen["path"]),
         rois=tuple(roi or None for roi in chosen["roi"]),
-        groups=tuple(None if group != group else group for group in chosen["group"]),
-        sizes=tuple(chosen["declared"]),
+        groups=tuple(chosen["group"]),
+        sizes=tuple(declared[path] for path in chosen["path"]),
         pixels=decoded.pixels,
         twins=twins,
         train_counts=() if record is None else _train_counts(record, classifier.labels),
@@ -210,83 +209,82 @@ def infer(classifier: Classifier, pixels: np.ndarray, observer: Observer | None 
     return found
 
 
-def _read_record(folder: Path) -> pd.DataFrame | None:
+def _read_record(folder: Path) -> list[dict[str, str]] | None:
     """run/split.csv of a model folder, or None where it ships without."""
     path = folder / modelfolder.RUN / "split.csv"
     if not path.is_file():
         return None
     modelfolder.verify_sums(folder, [f"{modelfolder.RUN}/split.csv"])
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"))))
-        return pd.DataFrame(rows, columns=["path", "label", "group", "split", "input"])
+        reader = csv.DictReader(io.StringIO(path.read_text("utf-8")))
+        if not {"path", "label", "group", "split", "input"} <= set(reader.fieldnames or ()):
+            raise ValueError("columns are missing")
+        return list(reader)
     except (OSError, ValueError, csv.Error) as error:
         raise ModelError(f"{path}: cannot be read ({error}); export the model again") from error
 
 
-def _side(record: pd.DataFrame | None, side: str) -> dict[str, tuple[str, str]]:
+def _side(record: list[dict[str, str]] | None, side: str) -> dict[str, tuple[str, str]]:
     """Digest of each image of one side, as the network saw it, to its path and label in the training's source."""
-    if record is None:
-        return {}
-    rows = record[record["split"] == side]
-    return dict(zip(rows["input"], zip(rows["path"], rows["label"], strict=True), strict=True))
+    return {row["input"]: (row["path"], row["label"]) for row in record or () if row["split"] == side}
 
 
-def _train_counts(record: pd.DataFrame, classes: tuple[str, ...]) -> tuple[int, ...]:
-    counts = record.loc[record["split"] == "train", "label"].value_counts()
-    return tuple(int(counts.get(label, 0)) for label in classes)
+def _train_counts(record: list[dict[str, str]], classes: tuple[str, ...]) -> tuple[int, ...]:
+    counts = Counter(row["label"] for row in record if row["split"] == "train")
+    return tuple(counts[label] for label in classes)
 
 
 def _choose(
     source: Source,
     part: SplitName | None,
-    record: pd.DataFrame | None,
+    record: list[dict[str, str]] | None,
     classifier: Classifier,
-    decode: Callable[[pd.DataFrame], Decoded],
-) -> tuple[pd.DataFrame, str, Decoded | None]:
+    decode: Callable[[np.ndarray], Decoded],
+) -> tuple[np.ndarray, str, Decoded | None]:
     """The rows to judge, what they are called, and their pixels where they had to be looked at for that."""
     table = source.table
     own = table["split"]
     if part is SplitName.TEST or (part is None and (own == "test").any()):
         chosen = table[own == "test"]
-        if chosen.empty:
+        if not len(chosen):
             raise SourceError(f"{source.root}: it has no test images; leave --split out, or give valid or train")
-        return chosen.reset_index(drop=True), "test", None
+        return chosen, "test", None
     wanted = part or SplitName.VALID
     held_out = None if record is None else _from_record(source, record, classifier, wanted, decode)
     if held_out is not None:
         rows, decoded = held_out
-        if rows.empty and part is not None:
+        if not len(rows) and part is not None:
             raise SourceError(f"{source.root}: training held nothing out, so there are no {wanted.value} images")
-        if not rows.empty:
+        if len(rows):
             return rows, wanted.value, decoded
     elif part is not None:
         why = "the model folder has no run/split.csv" if record is None else "its images are not those trained on"
         raise SourceError(f"{source.root}: --split {part.value} needs the training's own source, but {why}")
     if (own == "valid").any():
-        return table[own == "valid"].reset_index(drop=True), "valid", None
+        return table[own == "valid"], "valid", None
     return table, "all", None
 
 
 def _from_record(
     source: Source,
-    record: pd.DataFrame,
+    record: list[dict[str, str]],
     classifier: Classifier,
     wanted: SplitName,
-    decode: Callable[[pd.DataFrame], Decoded],
-) -> tuple[pd.DataFrame, Decoded] | None:
+    decode: Callable[[np.ndarray], Decoded],
+) -> tuple[np.ndarray, Decoded] | None:
     """The rows that training had on a side with their pixels, or None where the source is not the one trained on."""
-    table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
+    table = source.table[source.table["split"] != "test"]
     names = [source.relative(path) for path in table["path"]]
-    side = dict(zip(record["path"], record["split"], strict=True))
+    side = {row["path"]: row["split"] for row in record}
     # Paths first: they tell most other sources without decoding them.
     kept = [i for i, name in enumerate(names) if name in side]
     if len(kept) != len(side):
         return None
-    table = table.iloc[kept].reset_index(drop=True)
+    table = table[kept]
     names = [names[i] for i in kept]
     # As training decoded them, so that its cache has them; the fingerprint is over whole images, whatever the size.
     decoded = decode(table)
     if fingerprint(names, table["label"].tolist(), decoded.digests) != classifier.config.fingerprint:
         return None
     rows = [i for i, name in enumerate(names) if side[name] == wanted.value]
-    return table.iloc[rows].reset_index(drop=True), decoded.take(rows)
+    return table[rows], decoded.take(rows)

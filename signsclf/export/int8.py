@@ -23,7 +23,7 @@ CALIBRATION_IMAGES = 256
 
 
 @dataclass(frozen=True)
-class Int8Policy:
+class QuantizationResult:
     """What came of the 8-bit file, against the fp32 one on the same images and the same machine.
 
     Attributes:
@@ -62,7 +62,7 @@ class _Reader:
 
 def write_int8(
     folder: Path, calibration: np.ndarray, judged: np.ndarray, targets: np.ndarray, force: bool = False
-) -> Int8Policy:
+) -> QuantizationResult:
     """Writes model.int8.onnx beside model.onnx: static quantization, weights by channel (Jacob et al. 2018).
 
     Args:
@@ -86,7 +86,7 @@ def write_int8(
         refused = right_fp32 - right > ACCURACY_LOSS and not force
         limit = f", limit {100 * ACCURACY_LOSS:g}" if refused else f" (n = {len(judged):,})"
         batch = judged[: fp32.batch_size]
-        found = Int8Policy(
+        found = QuantizationResult(
             "refused" if refused else "written",
             f"{abs(lost):.2f} points {'lost' if lost >= 0 else 'gained'}{limit}",
             len(judged),
@@ -97,7 +97,9 @@ def write_int8(
         )
     # The quantizer raises whatever its graph passes meet.
     except Exception as error:
-        found = Int8Policy("failed", (str(error).strip() or type(error).__name__).splitlines()[0][:160], len(judged))
+        found = QuantizationResult(
+            "failed", (str(error).strip() or type(error).__name__).splitlines()[0][:160], len(judged)
+        )
     if found.result != "written":
         path.unlink(missing_ok=True)
         modelfolder.write_sums(folder)
@@ -108,7 +110,7 @@ def _quantize(source: Path, target: Path, calibration: np.ndarray) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    from signsclf import runtime  # noqa: F401  (before anything of onnxruntime)
+    from signsclf.inference import runtime  # noqa: F401  (before anything of onnxruntime)
 
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 
 from signsclf import images
 from signsclf.choices import Int8Policy, Layout, Reading
@@ -152,7 +152,7 @@ def _compare(
     return CompareResult(ladder, write_comparison(out, ladder), stop.is_set())
 
 
-def suitable(table: pd.DataFrame) -> tuple[str, ...]:
+def suitable(table: np.ndarray) -> tuple[str, ...]:
     """The rungs of `LADDER` that suit the images of a table: networks on pixels are for images that are small."""
     side = images.median_side(table["path"].tolist())
     largest = {name: architectures.find(name).largest_size for name in LADDER}

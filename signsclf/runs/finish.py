@@ -93,7 +93,7 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
     recipe, arch, classes = trained.recipe, trained.arch, trained.classes
     train_rows, valid_rows = trained.split.rows("train"), trained.split.rows("valid")
     index = {name: i for i, name in enumerate(classes)}
-    targets = trained.split.table["label"].map(index).to_numpy(np.int64)
+    targets = np.array([index[label] for label in trained.split.table["label"]], np.int64)
     run = folder / modelfolder.RUN
     _write_run(trained, run, targets[train_rows])
 
@@ -105,8 +105,8 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
         logits = _in_parts(lambda pixels: torch_logits(model, arch, pixels), trained.decoded.pixels, valid_rows)
         temperature = fit_temperature(logits, targets[valid_rows])
         threshold = reject_threshold(softmax(logits / temperature), targets[valid_rows], trained.accept_error)
-        groups = trained.split.table["group"].to_numpy(dtype=object)[valid_rows]
-        own = [f"image {i}" if g is None or g != g else str(g) for i, g in zip(valid_rows, groups, strict=True)]
+        groups = trained.split.table["group"][valid_rows]
+        own = [f"image {i}" if g is None else g for i, g in zip(valid_rows, groups, strict=True)]
         calibration = cross_fit(logits, targets[valid_rows], np.array(own), trained.accept_error, recipe.seed)
         fold_temperature(model, len(classes), temperature)
 
@@ -366,7 +366,7 @@ def _write_figures(
     def show(name: str) -> np.ndarray:
         row = places[name]
         try:
-            return images.thumbnail(trained.split.table["path"].iloc[row])
+            return images.thumbnail(trained.split.table["path"][row])
         except BadImageError:
             gone.append(name)
             return np.asarray(trained.decoded.pixels[row])

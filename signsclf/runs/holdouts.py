@@ -116,9 +116,9 @@ def sample_pixels(source: Source, size: tuple[int, int], crop: bool) -> np.ndarr
         BadImageError: one cannot be read.
     """
     table = apply_crop(source, crop).table
-    table = table[table["split"].ne("test")]
+    table = table[table["split"] != "test"]
     rows = np.linspace(0, len(table) - 1, min(PARITY_IMAGES, len(table))).astype(int)
-    return np.stack([images.load(table["path"].iloc[i], size, table["roi"].iloc[i] or None) for i in rows])
+    return np.stack([images.load(table["path"][i], size, table["roi"][i]) for i in rows])
 
 
 def _refuse_other(folder: Path, own: Config, config: Config) -> None:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from signsclf import images
 from signsclf.choices import Layout, Reading
@@ -79,12 +78,12 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         ModelError: there is no such architecture.
     """
     is_drawn = source.layout is Layout.SYNTHETIC
-    test_paths = tuple(source.table.loc[source.table["split"].eq("test"), "path"])
+    test_paths = tuple(source.table["path"][source.table["split"] == "test"])
     source = apply_crop(source, recipe.crop is Crop.ROI)
-    table = source.table[source.table["split"].ne("test")].reset_index(drop=True)
-    if table.empty:
+    table = source.table[source.table["split"] != "test"]
+    if not len(table):
         raise SourceError(f"{source.root}: it has test images only; give a source with training images")
-    if table["split"].eq("valid").all():
+    if (table["split"] == "valid").all():
         raise SourceError(f"{source.root}: it has validation images only; give a source with training images")
     if len(source.classes) < 2:
         raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
@@ -99,7 +98,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
             recipe, reasons["arch"] = recipe.replace(arch=config.architecture), "that of --weights"
     arch = architectures.find(recipe.arch)
     device = choose_device(recipe.device)
-    own = int(table["split"].eq("valid").sum())
+    own = int((table["split"] == "valid").sum())
     if own and recipe.fold:
         raise SourceError(f"--fold {recipe.fold}: {source.root} has validation images of its own; leave --fold out")
     n_train = len(table) - own if own else max(1, round(len(table) * (1 - recipe.valid_fraction)))
@@ -164,7 +163,7 @@ def prepare(
     decoded = decode_all(table, recipe.size, cache, observer, leave)
     skipped = tuple(
         (source.relative(path), reason.removeprefix(f"{path}: "))
-        for path, reason in ((table["path"].iloc[i], reason) for i, reason in decoded.unreadable.items())
+        for path, reason in ((table["path"][i], reason) for i, reason in decoded.unreadable.items())
     )
     if skipped and not skip_bad:
         shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
@@ -176,7 +175,7 @@ def prepare(
     if skipped:
         observer.say(f"left out {len(skipped):,} unreadable images: {', '.join(name for name, _ in skipped[:5])}")
         kept = [row for row in range(len(table)) if row not in decoded.unreadable]
-        table, decoded = table.iloc[kept].reset_index(drop=True), decoded.take(kept)
+        table, decoded = table[kept], decoded.take(kept)
         lost = set(source.classes) - set(table["label"])
         if lost:
             raise SourceError(f"{source.root}: no image of class {min(lost)!r} can be read; add some")
@@ -230,8 +229,9 @@ def _refuse_flip(flip: Flip, classes: tuple[str, ...]) -> None:
         )
 
 
-def _say_copies(table: pd.DataFrame, decoded: Decoded, test_paths: tuple[str, ...], observer: Observer) -> None:
-    in_classes, in_splits = contradictions(table["label"], table["split"].fillna("train"), decoded.digests)
+def _say_copies(table: np.ndarray, decoded: Decoded, test_paths: tuple[str, ...], observer: Observer) -> None:
+    splits = [split or "train" for split in table["split"]]
+    in_classes, in_splits = contradictions(table["label"], splits, decoded.digests)
     in_test = same_files(test_paths, table["path"].tolist())
     found = (
         (in_classes, "in two classes"),

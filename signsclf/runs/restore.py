@@ -6,10 +6,9 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from signsclf.choices import Layout
 from signsclf.data.cache import Decoded, fingerprint, open_entry
+from signsclf.data.rows import make_table
 from signsclf.data.split import Split
 from signsclf.data.table import Source
 from signsclf.data.tree import some
@@ -88,14 +87,9 @@ def _assemble(
     partial: Path, record: Record, held: Held, rows: list[dict[str, str]], decoded: Decoded, root: str
 ) -> Prepared:
     names = tuple(row["path"] for row in rows)
-    columns = {
-        "path": [f"{root}/{name}" for name in names],
-        "label": [row["label"] for row in rows],
-        "split": [row["split"] for row in rows],
-        "group": [row["group"] or None for row in rows],
-        "roi": [None] * len(rows),
-    }
-    table = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
+    table = make_table(
+        [(f"{root}/{row['path']}", row["label"], row["split"], row["group"] or None, None) for row in rows]
+    )
     layout = Layout(held.layout)
     source = Source(root, layout, table, held.classes, held.is_gtsrb, origin=root, roi_sizes=(None,) * len(rows))
     return Prepared(

@@ -429,8 +429,7 @@ def _record(partial: Path, order: RunRequest, prepared: Prepared) -> None:
     for name, label, group, split, mark in zip(
         prepared.names, table["label"], table["group"], table["split"], prepared.decoded.inputs, strict=True
     ):
-        known = "" if group is None or group != group else group
-        rows.append((name, label, known, split, mark))
+        rows.append((name, label, group or "", split, mark))
     run, recipe = partial / modelfolder.RUN, prepared.recipe
     write_atomic(run / "split.csv", csv_bytes(rows))
     if prepared.skipped:

@@ -9,7 +9,7 @@ from tinysource import Ran
 from signsclf.cli.compare import FOR_ALL
 from signsclf.cli.recipe_options import HELP, build_recipe
 from signsclf.recipe import Recipe, preset
-from signsclf.report.comparison import Ladder
+from signsclf.report.comparison import Comparison
 from signsclf.runs import compare, train
 
 CHANGED = {
@@ -91,7 +91,7 @@ def test_a_flag_of_compare_reaches_its_field_and_no_other(cli, source, tmp_path,
 
     def fake(_source, _out, _names, recipe, **_options):
         seen.append(recipe)
-        return compare.Comparison(Ladder("s", 2, 1, 1, "", "", ()), [], False)
+        return compare.Comparison(Comparison("s", 2, 1, 1, "", "", ()), [], False)
 
     monkeypatch.setattr(compare, "compare", fake)
     text, value = CHANGED[name]

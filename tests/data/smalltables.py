@@ -29,12 +29,12 @@ def text(path: Path, content: str | bytes) -> Path:
 
 def labels(source: Source) -> dict[str, str]:
     """The label of each image, by its name below the source."""
-    return {source.relative(row.path): row.label for row in source.table.itertuples()}
+    return {source.relative(row["path"]): row["label"] for row in source.table}
 
 
 def splits(source: Source) -> dict[str, str]:
     """The split of each image."""
-    return {source.relative(row.path): row.split for row in source.table.itertuples()}
+    return {source.relative(row["path"]): row["split"] for row in source.table}
 
 
 def refusal(path: Path, **reading: object) -> str:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,7 @@ class TestOthers:
         assert "unpack it, and them in it, and give the folder" in said
         (tmp_path / "nested.zip").unlink()
         source = read_source(tmp_path)
-        assert source.table["split"].value_counts().to_dict() == {"train": 2, "test": 2}
+        assert Counter(source.table["split"]) == {"train": 2, "test": 2}
         assert source.classes == ("a", "b")
         assert all(images.read(path) for path in source.table["path"])
 
@@ -207,7 +208,7 @@ class TestOthers:
         # The command that it names makes a source.
         subprocess.run(["/bin/sh", "-c", said[said.index("mkdir photos") :]], cwd=tmp_path, check=True)
         source = read_source(tmp_path / "photos" / "labels.csv")
-        assert source.table["label"].value_counts().to_dict() == {"0": 2, "1": 2}
+        assert Counter(source.table["label"]) == {"0": 2, "1": 2}
 
     def test_other_files_are_counted(self, tmp_path):
         (tmp_path / "x_train.dat").write_bytes(b"")

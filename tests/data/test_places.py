@@ -100,7 +100,7 @@ def test_images_of_the_same_name_elsewhere_do_not_stand_for_lost_ones(given):
     assert "line 4 'Images/2.png'" in source.missing
     assert "'Images/2.png' would be 'thumbs/2.png'" in source.missing
     with pytest.raises(BadImageError):
-        pixels.read(source.table["path"].iloc[2])
+        pixels.read(source.table["path"][2])
 
 
 def test_a_rule_in_the_same_folder_holds_for_some_too(given):
@@ -133,7 +133,7 @@ def test_images_that_are_not_there_stay_as_rows(given):
     assert source.missing.startswith("1 of 3 images that ")
     assert "line 3 'Images/gone.png'" in source.missing
     assert "--skip-bad" in noted(source, "not there")
-    assert source.relative(source.table["path"].iloc[1]) == "Images/gone.png"
+    assert source.relative(source.table["path"][1]) == "Images/gone.png"
 
 
 def test_hidden_characters_and_nul(given):

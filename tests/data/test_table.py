@@ -6,6 +6,7 @@ import os
 import sys
 import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def relative(source: Source) -> list[str]:
 
 def rows(source: Source) -> dict[str, tuple[str, str | None]]:
     table = source.table
-    return {source.relative(row.path): (row.label, row.split) for row in table.itertuples()}
+    return {source.relative(row["path"]): (row["label"], row["split"]) for row in table}
 
 
 def refusal(source: str | Path, layout: Layout | None = None) -> str:
@@ -110,19 +111,18 @@ class TestGtsrb:
         assert source.is_gtsrb
         assert source.classes == (CLASS_NAMES[1], "Stop")
         table = source.table
-        assert list(table.columns) == ["path", "label", "split", "group", "roi"]
-        assert isinstance(table.index, pd.RangeIndex)
+        assert list(table.dtype.names) == ["path", "label", "split", "group", "roi"]
         assert rows(source)["Final_Training/Images/00014/00001_00000.ppm"] == ("Stop", "train")
         assert rows(source)["Final_Test/Images/00000.ppm"] == ("Stop", "test")
-        assert table["group"][table["split"] == "train"].nunique() == 4
-        assert table["group"][table["split"] == "test"].isna().all()
+        assert len(set(table["group"][table["split"] == "train"])) == 4
+        assert set(table["group"][table["split"] == "test"]) == {None}
         assert set(table["roi"]) == {(2, 3, 17, 12)}
         assert all(images.load(path, (8, 8)).shape == (8, 8, 3) for path in table["path"])
 
     def test_tracks_restart_in_each_class(self, root):
         official_training(root)
         groups = read_source(root).table["group"]
-        assert set(groups.dropna()) == {f"{CLASS_NAMES[c]}/0000{t}" for c in (1, 14) for t in (0, 1)}
+        assert set(groups) - {None} == {f"{CLASS_NAMES[c]}/0000{t}" for c in (1, 14) for t in (0, 1)}
 
     @pytest.mark.parametrize("given", ["", "GTSRB", "GTSRB/Final_Training", "GTSRB/Final_Training/Images"])
     def test_training_is_the_same_from_root_parent_and_images(self, root, given):
@@ -157,9 +157,9 @@ class TestGtsrb:
         zipped(test, root / "GTSRB_Final_Test_Images.zip")
         zipped(truth, root / "GTSRB_Final_Test_GT.zip")
         source = read_source(root)
-        assert source.table["split"].value_counts().to_dict() == {"train": 8, "test": 2}
+        assert Counter(source.table["split"]) == {"train": 8, "test": 2}
         assert rows(source)["Final_Test/Images/00000.ppm"] == ("Stop", "test")
-        assert images.read(source.table["path"].iloc[-1])
+        assert images.read(source.table["path"][-1])
         only_test = read_source(root / "GTSRB_Final_Test_Images.zip")
         assert set(only_test.table["split"]) == {"test"}
         # What is unpacked already is not read twice.
@@ -207,7 +207,7 @@ class TestGtsrb:
             numbered_training(root / f"Signs_{part}" / part, (0, 7, 13), 1153)
         source = read_source(root)
         assert source.classes == ("00000", "00007", "00013")
-        assert source.table["split"].value_counts().to_dict() == {"train": 3, "test": 3}
+        assert Counter(source.table["split"]) == {"train": 3, "test": 3}
 
     def test_the_whole_set_wherever_it_lies(self, root, packed):
         numbered_training(root / "signs", range(43), 0)
@@ -248,13 +248,13 @@ class TestGtsrb:
         source = read_source(packed(root))
         assert source.layout is Layout.KAGGLE
         assert source.classes == (CLASS_NAMES[2], CLASS_NAMES[10])
-        assert source.table["split"].value_counts().to_dict() == {"train": 4, "test": 1}
-        assert source.table["group"].dropna().nunique() == 4
+        assert Counter(source.table["split"]) == {"train": 4, "test": 1}
+        assert len(set(source.table["group"]) - {None}) == 4
         assert source.has_roi
         assert source.notes == ()
         (root / "Train.csv").unlink()
         without = read_source(root)
-        assert without.table["split"].value_counts().to_dict() == {"train": 4, "test": 1}
+        assert Counter(without.table["split"]) == {"train": 4, "test": 1}
         assert not without.has_roi
 
     @pytest.mark.parametrize("digits", [1, 5])
@@ -264,7 +264,7 @@ class TestGtsrb:
         assert source.layout is Layout.FOLDERS
         assert source.is_gtsrb
         assert source.classes == CLASS_NAMES
-        assert source.table["group"].nunique() == 86
+        assert len(set(source.table["group"]) - {None}) == 86
 
     def test_other_numbers_are_just_names(self, root):
         draw(*(root / f"{c}/x.png" for c in range(42)))
@@ -278,7 +278,7 @@ class TestCrop:
         official_training(root)
         source = read_source(root)
         assert set(apply_crop(source, True).table["roi"]) == {(2, 3, 17, 12)}
-        assert apply_crop(source, False).table["roi"].isna().all()
+        assert set(apply_crop(source, False).table["roi"]) == {None}
         assert source.has_roi
 
     def test_refused_without_boxes(self, root):
@@ -300,8 +300,8 @@ class TestFolders:
         assert source.layout is Layout.FOLDERS
         assert source.classes == ("007", "img2", "img10", "Zebra", "ähre")
         assert rows(source)["img2/x.PNG"] == ("img2", None)
-        assert source.table["group"].isna().all()
-        assert source.table["roi"].isna().all()
+        assert set(source.table["group"]) == {None}
+        assert set(source.table["roi"]) == {None}
 
     @pytest.mark.parametrize(
         "train, valid, test",
@@ -317,11 +317,11 @@ class TestFolders:
 
     def test_tracks_need_every_file(self, root, packed):
         draw(*(root / f"{label}/{t:05d}_{f:05d}.png" for label in "ab" for t in range(2) for f in range(3)))
-        assert read_source(packed(root)).table["group"].value_counts().to_dict() == {
+        assert Counter(read_source(packed(root)).table["group"]) == {
             "a/00000": 3, "a/00001": 3, "b/00000": 3, "b/00001": 3,
         }  # fmt: skip
         draw(root / "b/photo.png")
-        assert read_source(root).table["group"].isna().all()
+        assert set(read_source(root).table["group"]) == {None}
 
     def test_tracks_in_training_and_test_are_told(self, root):
         draw(*(root / f"{part}/a/00000_0000{i}.png" for i, part in enumerate(("train", "test"))))
@@ -550,7 +550,7 @@ class TestSources:
         source = read_source(root, Layout.FOLDERS)
         assert source.layout is Layout.FOLDERS
         assert source.classes == ("00001", "00014")
-        assert source.table["split"].isna().all()
+        assert set(source.table["split"]) == {None}
 
     def test_damaged_archive(self, root):
         draw(root / "cat/1.png", root / "dog/1.png")
@@ -616,14 +616,14 @@ class TestRealData:
         assert source.layout is Layout.GTSRB
         assert len(source.table) == 39_209
         assert source.classes == CLASS_NAMES
-        assert source.table["group"].nunique() == 1_307
+        assert len(set(source.table["group"]) - {None}) == 1_307
         with pytest.raises(SourceError, match="32×32"):
             apply_crop(source, True)
 
     def test_class_folders_in_archives(self, data):
         original = read_source(data / "gtsrb-original/images.zip")
         assert original.is_gtsrb
-        assert original.table["group"].nunique() == 307
+        assert len(set(original.table["group"]) - {None}) == 307
         assert read_source(data / "animals").classes == ("cats", "dogs", "panda")
         cifar = read_source(data / "cifar10")
-        assert cifar.table["split"].value_counts().to_dict() == {"train": 8_000, "test": 2_000}
+        assert Counter(cifar.table["split"]) == {"train": 8_000, "test": 2_000}

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 
 import pytest
 from smalltables import images, labels, noted, refusal, splits, text
@@ -287,7 +288,7 @@ class TestSplitTables:
         for name, numbers in zip(names, (range(6), range(6, 8)), strict=True):
             table(root, *rows(numbers), name=name, head=head)
         source = read_source(root)
-        assert source.table["split"].value_counts().to_dict() == {"train": 6, "test": 2}
+        assert Counter(source.table["split"]) == {"train": 6, "test": 2}
         assert splits(source)["images/7.png"] == "test"
         assert splits(source)["images/0.png"] == "train"
         assert f"{names[0]} train" in noted(source, "tables are the splits")
@@ -329,7 +330,7 @@ class TestSplitTables:
         source = read_source(tmp_path)
         assert sorted(set(labels(source).values())) == ["a", "b"]
         assert len(source.table) == 2 * len(parts)
-        assert source.table["split"].nunique() == len(parts) - 1 or len(parts) == 2
+        assert len(set(source.table["split"]) - {None}) == len(parts) - 1 or len(parts) == 2
 
     def test_metadata_above_the_parts(self, tmp_path):
         images(tmp_path, "train/0.png", "train/1.png", "test/0.png")

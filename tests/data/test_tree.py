@@ -6,6 +6,7 @@ import shutil
 import sys
 import unicodedata
 import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def listed(root: Path) -> Tree:
 
 
 def counts(source: Source) -> dict[str, int]:
-    return source.table["label"].value_counts().to_dict()
+    return Counter(source.table["label"])
 
 
 # Names and kinds

@@ -12,7 +12,7 @@ from signsclf.metrics.classification import Report, Scores
 from signsclf.metrics.findings import Findings, find
 from signsclf.metrics.intervals import resampled
 from signsclf.report.files import write_report
-from signsclf.report.html import Subject, render
+from signsclf.report.html import ReportContext, render
 
 
 def answers(n: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +63,7 @@ def evaluated(n: int, n_classes: int, folder) -> Findings:
     write_report(folder, report, probabilities, targets, classes, names, lambda name: picture)
     page = render(
         found,
-        Subject(
+        ReportContext(
             "many",
             "",
             (),

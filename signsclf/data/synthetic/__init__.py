@@ -10,17 +10,15 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from signsclf.data.gtsrb import CLASS_NAMES
+from signsclf.data.rows import make_table
 from signsclf.data.synthetic.frame import SIZES, render_frame
 from signsclf.data.synthetic.signs import render_sign, variants
 from signsclf.errors import BadImageError, SourceError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = [
     "FRAMES",
@@ -63,7 +61,7 @@ def read(path: str) -> bytes:
     return b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes()
 
 
-def table(per_class: int = 240, frames: int = FRAMES, seed: int = 0) -> pd.DataFrame:
+def table(per_class: int = 240, frames: int = FRAMES, seed: int = 0) -> np.ndarray:
     """List synthetic images as a table, classes in the order of ClassId: path, label, group; split and roi are None.
 
     Args:
@@ -74,15 +72,12 @@ def table(per_class: int = 240, frames: int = FRAMES, seed: int = 0) -> pd.DataF
     Raises:
         SourceError: a number that is out of its range.
     """
-    import pandas as pd
-
-    rows = [
-        (f"{KEYWORD}:{seed}/{class_id:05d}/{track:05d}_{frame:05d}.ppm", name, f"{class_id:05d}/{track:05d}")
-        for class_id, name in enumerate(CLASS_NAMES)
-        for track, frame in _numbering(per_class, frames, seed)
-    ]
-    data = pd.DataFrame(rows, columns=["path", "label", "group"], dtype=object)
-    return data.assign(split=None, roi=None)[["path", "label", "split", "group", "roi"]].astype(object)
+    rows = []
+    for class_id, name in enumerate(CLASS_NAMES):
+        for track, frame in _numbering(per_class, frames, seed):
+            path = f"{KEYWORD}:{seed}/{class_id:05d}/{track:05d}_{frame:05d}.ppm"
+            rows.append((path, name, None, f"{class_id:05d}/{track:05d}", None))
+    return make_table(rows)
 
 
 def write(
