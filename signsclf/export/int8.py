@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from signsclf.errors import first_line
 from signsclf.export.verify import seconds_a_run
 from signsclf.inference.classifier import Classifier
 from signsclf.model import folder as modelfolder
