@@ -98,9 +98,7 @@ def write_int8(
         )
     # The quantizer raises whatever its graph passes meet.
     except Exception as error:
-        found = QuantizationResult(
-            "failed", (str(error).strip() or type(error).__name__).splitlines()[0][:160], len(judged)
-        )
+        found = QuantizationResult("failed", first_line(error)[:160], len(judged))
     if found.result != "written":
         path.unlink(missing_ok=True)
         modelfolder.write_sums(folder)
