@@ -91,7 +91,7 @@ def test_a_flag_of_compare_reaches_its_field_and_no_other(cli, source, tmp_path,
 
     def fake(_source, _out, _names, recipe, **_options):
         seen.append(recipe)
-        return compare.Comparison(Comparison("s", 2, 1, 1, "", "", ()), [], False)
+        return compare.CompareResult(Comparison("s", 2, 1, 1, "", "", ()), [], False)
 
     monkeypatch.setattr(compare, "compare", fake)
     text, value = CHANGED[name]
