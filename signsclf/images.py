@@ -465,24 +465,34 @@ def _rgb(image: Image.Image, orientation: int, declared: int | None = None) -> I
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def resize(image: Image.Image, size: tuple[int, int], roi: tuple[int, int, int, int] | None = None) -> np.ndarray:
-    """An RGB image as a uint8 array (height, width, 3), squashed to ``size`` = (height, width), bilinear.
-
-    Args:
-        roi: x1, y1, x2, y2 in pixels, inclusive as in GTSRB's files: cut out first. None takes the whole.
+def crop(image: Image.Image, roi: tuple[int, int, int, int] | None) -> Image.Image:
+    """Cut a box out of an RGB image: x1, y1, x2, y2 in pixels, inclusive as in GTSRB's files. None takes the whole.
 
     Raises:
         BadImageError: the roi does not lie inside the image.
     """
-    if roi is not None:
-        x1, y1, x2, y2 = (int(v) for v in roi)
-        # Pillow would fill what lies outside with black.
-        if not (0 <= x1 <= x2 < image.width and 0 <= y1 <= y2 < image.height):
-            raise BadImageError(f"the roi {x1},{y1},{x2},{y2} leaves the image of {image.width}×{image.height} pixels")
-        # Not by crop(), which minds Pillow's own limit of pixels.
-        part = Image.new("RGB", (x2 + 1 - x1, y2 + 1 - y1))
-        part.paste(image, (-x1, -y1))
-        image = part
+    if roi is None:
+        return image
+    x1, y1, x2, y2 = (int(v) for v in roi)
+    # Pillow would fill what lies outside with black.
+    if not (0 <= x1 <= x2 < image.width and 0 <= y1 <= y2 < image.height):
+        raise BadImageError(f"the roi {x1},{y1},{x2},{y2} leaves the image of {image.width}×{image.height} pixels")
+    # Image.crop applies Pillow's own limit of pixels.
+    part = Image.new("RGB", (x2 + 1 - x1, y2 + 1 - y1))
+    part.paste(image, (-x1, -y1))
+    return part
+
+
+def resize(image: Image.Image, size: tuple[int, int], roi: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """Resize an RGB image to a uint8 array (height, width, 3), squashed to ``size`` = (height, width), bilinear.
+
+    Args:
+        roi: see `crop`, which comes first.
+
+    Raises:
+        BadImageError: the roi does not lie inside the image.
+    """
+    image = crop(image, roi)
     height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -498,9 +508,13 @@ def load(path: str | Path, size: tuple[int, int], roi: tuple[int, int, int, int]
         raise BadImageError(f"{path}: {error}") from error
 
 
-def thumbnail(path: str | Path, side: int = 256) -> np.ndarray:
-    """One image to be looked at by a person: uint8 (height, width, 3), its own proportions, at most ``side`` pixels."""
-    image = decode(read(path), str(path))
+def thumbnail(path: str | Path, roi: tuple[int, int, int, int] | None = None, side: int = 256) -> np.ndarray:
+    """Read an image for a person to look at: uint8 (height, width, 3), its own proportions, at most ``side`` pixels.
+
+    Raises:
+        BadImageError: it cannot be read, or the roi does not lie inside it.
+    """
+    image = crop(decode(read(path), str(path)), roi)
     image.thumbnail((side, side))
     return np.array(image, dtype=np.uint8)
 

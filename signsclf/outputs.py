@@ -46,8 +46,8 @@ REPORT_FILES = (
     *("breakdown.csv", "confusions.csv", "robustness.csv", "unknown.csv", "label_issues.csv", "duplicates.csv"),
 )
 """What an evaluation's report may consist of."""
-COMPARISON_FILES = ("ladder.csv", "ladder.json", "ladder.png", "ladder.html")
-"""What a comparison of models writes beside their folders."""
+COMPARISON_FILES = ("comparison.csv", "comparison.json", "comparison.png", "comparison.html")
+"""What a comparison of models writes into their parent folder."""
 SEARCH_FILES = ("lr_find.json", "lr_find.png")
 """What a search for a learning rate writes."""
 

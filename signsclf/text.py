@@ -92,6 +92,11 @@ def count(n: int, singular: str, plural: str | None = None) -> str:
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
 
 
+def compact_count(n: int) -> str:
+    """Shorten a number to fit a narrow cell, such as 9,999 to "9999", 12,345 to "12k" and 1,234,567 to "1.23M"."""
+    return str(n) if n < 10_000 else f"{n / 1000:.0f}k" if n < 1_000_000 else f"{n / 1e6:.3g}M"
+
+
 def natural_key(name: str) -> tuple[Any, ...]:
     """A sorting key by which 9 comes before 10, and upper and lower case stand together."""
     # Digits compare as (length, text): int() refuses very long ones.

@@ -317,14 +317,20 @@ class TestReplacing:
     def test_folders_of_results(self, photos, model, cli):
         place = photos.parent / "mine"
         place.mkdir()
-        for name in ("predictions.csv", "class_counts.png", "lr_find.json", "ladder.html", "000001-00000_00000.png"):
+        for name in (
+            "predictions.csv",
+            "class_counts.png",
+            "lr_find.json",
+            "comparison.html",
+            "000001-00000_00000.png",
+        ):
             (place / name).write_text("mine")
         before = files_below(place)
         for name, ran in {
             "predictions.csv": cli("evaluate", model, ".", "--report", place),
             "class_counts.png": cli("data", "check", ".", "--out", place),
             "lr_find.json": cli("lr-find", ".", "--out", place, *flags(epochs=None)),
-            "ladder.html": cli("compare", ".", "--models", "mlp", "--out", place),
+            "comparison.html": cli("compare", ".", "--models", "mlp", "--out", place),
             "000001-00000_00000.png": cli("predict", "red bar", "--model", model, "--explain", place),
         }.items():
             assert ran.code == 2
@@ -354,7 +360,7 @@ class TestReplacing:
         with zipfile.ZipFile("z.zip", "w") as archive:
             archive.write("red bar/00000_00000.png")
         Path("list.txt").write_text("red bar/00000_00000.png\n")
-        for name in ("confusion.png", "class_counts.png", "lr_find.png", "ladder.png"):
+        for name in ("confusion.png", "class_counts.png", "lr_find.png", "comparison.png"):
             shutil.copy("red bar/00000_00001.png", f"red bar/{name}")
         before = files_below(photos)
         image = "red bar/00000_00000.png"

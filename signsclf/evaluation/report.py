@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from signsclf import __version__, images
 from signsclf.data.gtsrb import CLASS_NAMES, GROUPS, N_TEST, PUBLISHED, TRAINING_FRAMES_IN_TEST
@@ -217,38 +216,28 @@ def _subject(examined: Examined) -> ReportContext:
     answers = [p for p in examined.unknown if p.error is None]
     answers = sorted(answers, key=lambda p: -p.probability)[:UNKNOWN_SHOWN]
 
-    def original(i: int) -> Image.Image:
-        image = open_image(evaluation.paths[i])
-        if (box := evaluation.rois[i]) is None:
-            return image
-        x1, y1, x2, y2 = box
-        return image.crop((x1, y1, x2 + 1, y2 + 1))
+    def heat(i: int) -> np.ndarray:
+        return np.asarray(heat_map(classifier, images.crop(open_image(evaluation.paths[i]), evaluation.rois[i])))
 
     return ReportContext(
         title=f"{classifier.folder.name}: {part} of {evaluation.source_name}",
         about=f"{config.architecture}, {count(len(classifier.labels), 'class', 'classes')}, images squashed to "
         f"{width}×{height} pixels; judged from the exported model.onnx on {count(evaluation.report.n, 'image')}.",
         cautions=list(_cautions(evaluation)),
-        references=[Reference(name, value) for name, value in PUBLISHED] if config.is_gtsrb else [],
+        references=[Reference(label=name, value=value) for name, value in PUBLISHED] if config.is_gtsrb else [],
         references_note=note,
         classes=classifier.labels,
         names=evaluation.names,
         probabilities=evaluation.probabilities,
         targets=evaluation.targets,
-        units=group_numbers(evaluation.groups),
+        groups=group_numbers(evaluation.groups),
         pixels=evaluation.pixels,
-        image=lambda i: _thumbnail(original(i)),
-        heat=(lambda i: np.asarray(heat_map(classifier, original(i)))) if _explains(classifier, evaluation) else None,
-        unknown_accepted=[(p.label, p.probability, _thumbnail(open_image(p.path))) for p in answers],
+        image=lambda i: images.thumbnail(evaluation.paths[i], evaluation.rois[i]),
+        heat=heat if _explains(classifier, evaluation) else None,
+        unknown_accepted=[(p.label, p.probability, images.thumbnail(p.path)) for p in answers],
         footer=f"Written by signsclf {__version__} from one inference pass. The figures are in report.json, the tables "
         "in the CSV files beside this page.",
     )
-
-
-def _thumbnail(image: Image.Image) -> np.ndarray:
-    image = image.copy()
-    image.thumbnail((256, 256))
-    return np.asarray(image)
 
 
 def _explains(classifier: Classifier, evaluation: Evaluation) -> bool:

@@ -1,18 +1,18 @@
-"""The ladder of models: each rung's figures on the same images, as one table, one page and one picture."""
+"""A comparison of models: the figures of each on the same images, as one table, one page and one picture."""
 
 from __future__ import annotations
 
-import base64
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from signsclf import __version__
 from signsclf.files import csv_bytes, json_bytes, write_atomic
-from signsclf.outputs import COMPARISON_FILES, GENERATOR
+from signsclf.outputs import COMPARISON_FILES
 from signsclf.report.canvas import BLUE, FAINT, new_figure, save, styled
+from signsclf.report.html.page import png, render_template
 from signsclf.report.lettering import lettered
 from signsclf.text import count, short, visible
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """One model's place on the ladder; what is not known, as after a failure, is None.
+    """What became of one model; what is not known, as after a failure, is None.
 
     Attributes:
         name: the architecture.
         size: side of its images, in pixels.
         epochs: that it was trained for.
-        parameters: numbers that training fits.
+        parameters: number of trainable parameters.
         bytes: of model.onnx.
-        seconds: of training, judging each epoch included, export not.
-        n: validation images judged.
-        accuracy, accuracy_low, accuracy_high: share right with its 95 % interval (Wilson), 0 to 1.
+        seconds: of training, with the evaluation after each epoch, without the export.
+        n: number of validation images.
+        accuracy, accuracy_low, accuracy_high: accuracy with its 95 % interval (Wilson), 0 to 1.
         top5, macro_f1: 0 to 1.
         error: why there is no model.
-        kept: it was there already, and not trained anew.
+        kept: it existed already and was not trained again.
     """
 
     name: str
@@ -54,15 +54,15 @@ class ModelResult:
     kept: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Rungs that were trained and judged on the same images.
+    """Models that were trained and evaluated on the same images.
 
     Attributes:
         source: the last part of the source's path.
         split: in words, how the validation images were held out.
-        device: in words, what it ran on.
-        rungs: in the order asked for.
+        device: in words, what they ran on.
+        results: in the order asked for.
     """
 
     source: str
@@ -74,11 +74,11 @@ class Comparison:
     results: tuple[ModelResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The ladder as one JSON object."""
+        """Give the comparison as one JSON object."""
         return asdict(self)
 
     def caption(self) -> str:
-        """One line of what all rungs share."""
+        """Say in one line what all models share."""
         images = f"{self.n_train:,} to train on, {self.n_valid:,} held out {self.split}"
         return f"{visible(self.source)}: {count(self.n_classes, 'class', 'classes')}, {images}; {self.device}"
 
@@ -86,20 +86,20 @@ class Comparison:
 _HEADER = ("model", "accuracy", "95 % interval", "macro-F1", "seconds", "MB", "parameters", "px", "epochs")
 
 
-def text_table(ladder: Comparison) -> list[str]:
-    """The table as lines for a terminal: caption, header, a line a rung."""
-    rows = [_HEADER, *(_cells(result) for result in ladder.results)]
+def text_table(comparison: Comparison) -> list[str]:
+    """Give the table as lines for a terminal: caption, header, a line per model."""
+    rows = [_HEADER, *(_cells(result) for result in comparison.results)]
     widths = [max(len(row[i]) for row in rows if len(row) > 2) for i in range(len(_HEADER))]
     widths[0] = max(len(row[0]) for row in rows)
-    lines = [ladder.caption()]
+    lines = [comparison.caption()]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=False))]
         lines.append("  ".join(cells if len(row) > 2 else [cells[0], row[1]]))
     return lines
 
 
-def write_comparison(folder: Path, ladder: Comparison) -> list[Path]:
-    """Writes ladder.csv, ladder.json, ladder.png and ladder.html, each whole or not at all.
+def write_comparison(folder: Path, comparison: Comparison) -> list[Path]:
+    """Write comparison.csv, .json, .png and .html, each atomically.
 
     Returns:
         The files written.
@@ -108,30 +108,30 @@ def write_comparison(folder: Path, ladder: Comparison) -> list[Path]:
         SignsclfError: a file cannot be written.
     """
     paths = [folder / name for name in COMPARISON_FILES]
-    rows = [list(ModelResult.__dataclass_fields__), *(list(asdict(result).values()) for result in ladder.results)]
+    rows = [list(ModelResult.__dataclass_fields__), *(list(asdict(result).values()) for result in comparison.results)]
     write_atomic(paths[0], csv_bytes(rows))
-    write_atomic(paths[1], json_bytes(ladder.to_dict()))
-    plot(ladder, paths[2])
-    write_atomic(paths[3], page(ladder, paths[2].read_bytes()).encode("utf-8", "backslashreplace"))
+    write_atomic(paths[1], json_bytes(comparison.to_dict()))
+    plot(comparison, paths[2])
+    write_atomic(paths[3], page(comparison, paths[2].read_bytes()).encode())
     return paths
 
 
 @styled()
-def plot(ladder: Comparison, path: Path) -> None:
-    """Accuracy with its interval against seconds of training, and against the bytes of model.onnx, as PNG.
+def plot(comparison: Comparison, path: Path) -> None:
+    """Plot accuracy with its interval against seconds of training, and against the bytes of model.onnx, as PNG.
 
-    Rungs without figures are left out.
+    Models without figures are left out.
 
     Raises:
         SignsclfError: the file cannot be written.
     """
-    results = [result for result in ladder.results if result.accuracy is not None]
+    results = [result for result in comparison.results if result.accuracy is not None]
     figure = new_figure(12, 5)
     seconds, size = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.06})
     _scatter(seconds, results, [max(result.seconds, 0.1) for result in results], "seconds of training")
     _scatter(size, results, [result.bytes / 1e6 for result in results], "size of model.onnx, MB")
-    seconds.set_ylabel(f"accuracy, % of {ladder.n_valid:,} held-out images, with 95 % interval")
-    figure.suptitle(short(lettered(ladder.caption()), 120), x=0.125, ha="left", fontsize=10, color=FAINT)
+    seconds.set_ylabel(f"accuracy, % of {comparison.n_valid:,} held-out images, with 95 % interval")
+    figure.suptitle(short(lettered(comparison.caption()), 120), x=0.125, ha="left", fontsize=10, color=FAINT)
     save(figure, path)
 
 
@@ -160,7 +160,7 @@ def _scatter(axes: Axes, results: Sequence[ModelResult], xs: Sequence[float], la
 
 
 def _name_points(axes: Axes, names: Sequence[str], xs: Sequence[float], ys: Sequence[float]) -> None:
-    """Writes each name as near to its point as it covers no other name and no point; none where there is no room."""
+    """Write each name close to its point, over no other name or point; names that fit nowhere are left out."""
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
@@ -193,62 +193,24 @@ def _name_points(axes: Axes, names: Sequence[str], xs: Sequence[float], ys: Sequ
 
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8886; white-space: nowrap; }
-th:first-child, td:first-child, td.error { text-align: left; }
-td.error { white-space: normal; color: #c4380d; }
-img { width: 100%; min-width: 42rem; height: auto; background: white; border-radius: 6px; }
-@media (prefers-color-scheme: dark) { td.error { color: #ff8a5c; } }
-@media print { body { margin: 0; max-width: none; } }
-"""
 
-
-def page(ladder: Comparison, picture: bytes) -> str:
-    """The table and the picture (PNG) as one HTML page that needs nothing else."""
-    rows = []
-    for result in ladder.results:
-        cells = [escape(visible(cell)) for cell in _cells(result)]
-        if result.error is None:
-            rows.append("".join(f"<td>{cell}</td>" for cell in cells))
-        else:
-            rows.append(f'<td>{cells[0]}</td><td class="error" colspan="{len(_HEADER) - 1}">{cells[1]}</td>')
-    head = "".join(f'<th scope="col">{name}</th>' for name in _HEADER)
-    body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    names = ", ".join(result.name for result in ladder.results if result.accuracy is not None)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-{GENERATOR}
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>The ladder of models</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>The ladder of models</h1>
-<p>{escape(ladder.caption())}</p>
-<div class="wide"><table>
-<thead><tr>{head}</tr></thead>
-<tbody>
-{body}
-</tbody>
-</table></div>
-<p>Every rung is trained on the same images and judged on the same {ladder.n_valid:,} held-out ones, by its exported
-file. Its best epoch was chosen on them. Seconds are those of training; MB those of model.onnx.</p>
-<div class="wide"><img alt="Accuracy of {escape(names)} against seconds of training and against size"
-src="data:image/png;base64,{base64.b64encode(picture).decode()}"></div>
-</body>
-</html>
-"""
+def page(comparison: Comparison, picture: bytes) -> str:
+    """Render the table and the picture (PNG) as one HTML page that needs nothing else."""
+    names = ", ".join(result.name for result in comparison.results if result.accuracy is not None)
+    return render_template(
+        "comparison.html",
+        title=f"Models compared on {comparison.source}",
+        caption=comparison.caption(),
+        heads=_HEADER,
+        rows=[_cells(result) for result in comparison.results],
+        n_valid=comparison.n_valid,
+        picture=png(picture, f"Accuracy of {names} against seconds of training and against size"),
+        footer=f"Written by signsclf {__version__}. The figures are in comparison.json and comparison.csv too.",
+    )
 
 
 def _cells(result: ModelResult) -> tuple[str, ...]:
-    """The cells of a rung's row, or its name and what went wrong."""
+    """Give the cells of a model's row, or its name and what went wrong."""
     if result.error is not None:
         return result.name, f"failed: {result.error}"
     return (

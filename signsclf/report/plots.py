@@ -18,7 +18,7 @@ from signsclf.metrics.classification import Confusion
 from signsclf.report.canvas import AMBER, BLUE, FAINT, GREEN, INK, PURPLE, SKY, VERMILLION, new_figure, save, styled
 from signsclf.report.lettering import class_names
 from signsclf.report.sheets import batch, worst_mistakes
-from signsclf.text import count, short
+from signsclf.text import compact_count, count, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,14 +94,14 @@ def confusion_matrix(confused: Confusion, classes: Sequence[str], path: str | Pa
     axes.set_yticks(diagonal, [f"{name}  ({totals[i]:,})" for name, i in zip(names, shown, strict=True)], fontsize=size)
     axes.set_xlabel("predicted class", labelpad=8)
     axes.set_ylabel("true class (number of images)", labelpad=8)
-    widest = max(3, *(len(_compact(int(count))) for count in counts.flat))
+    widest = max(3, *(len(compact_count(int(count))) for count in counts.flat))
     cell_size = min(max(cell * 72 * 0.86 / (0.64 * widest), 3.5), 11)
     brightness = colours[..., :3] @ np.array([0.299, 0.587, 0.114])
     for row, column in np.argwhere(counts):
         axes.text(
             column,
             row,
-            _compact(int(counts[row, column])),
+            compact_count(int(counts[row, column])),
             ha="center",
             va="center",
             fontsize=cell_size,
@@ -317,10 +317,6 @@ def _curves(axes: Axes, epochs: Sequence[int], lines: Mapping[str, tuple[np.ndar
     for label, (values, colour, marker) in lines.items():
         if np.isfinite(values).any():
             axes.plot(epochs, values, color=colour, marker=marker if len(epochs) <= 40 else None, label=label)
-
-
-def _compact(n: int) -> str:
-    return str(n) if n < 10_000 else f"{n / 1000:.0f}k" if n < 1_000_000 else f"{n / 1e6:.3g}M"
 
 
 def _power_of_ten(value: float) -> str:

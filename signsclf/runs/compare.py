@@ -251,4 +251,4 @@ def _failed(name: str, error: Exception, observer: Observer) -> ModelResult:
     known = isinstance(error, SignsclfError)
     line = " ".join((str(error) if known else f"unexpected {type(error).__name__}: {error}").split())[:300]
     observer.say(f"{name} failed: {line}")
-    return ModelResult(name, error=line)
+    return ModelResult(name=name, error=line)

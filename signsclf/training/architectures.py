@@ -21,7 +21,7 @@ from fastai.vision import models as fastai_models
 from fastai.vision.learner import model_meta
 from torch import nn
 
-from signsclf.errors import ModelError, SignsclfError
+from signsclf.errors import ModelError, SignsclfError, first_line
 from signsclf.files import file_hash, user_path
 from signsclf.model import folder as modelfolder
 from signsclf.recipe import Solver
@@ -185,7 +185,7 @@ def refuse_size(model: nn.Module, arch: Architecture, size: int) -> None:
             model.eval()(torch.zeros(1, 3, size, size))
     except RuntimeError as error:
         raise SignsclfError(
-            f"--size {size}: {arch.name} cannot run at it ({_line(error)}); give a larger one, such as 64 or 224"
+            f"--size {size}: {arch.name} cannot run at it ({first_line(error)}); give a larger one, such as 64 or 224"
         ) from error
     finally:
         model.train(training)
@@ -301,7 +301,9 @@ def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
             return timm.create_model(name, pretrained=True).state_dict()
     # Offline, a proxy, a full disk, a wrong hash: each hub library raises its own kinds.
     except Exception as error:
-        raise ModelError(f"--weights imagenet: those of {arch.name} cannot be had ({_line(error)}); {ways}") from error
+        raise ModelError(
+            f"--weights imagenet: those of {arch.name} cannot be had ({first_line(error)}); {ways}"
+        ) from error
 
 
 def weights_source(arch: Architecture, weights: str) -> str | None:
@@ -401,10 +403,6 @@ def _hub_offline_if_unreachable() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 
 def _lite0_file() -> Path | None:

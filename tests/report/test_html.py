@@ -112,7 +112,8 @@ def test_nothing_overflows_and_nothing_is_complained_of(opened):
 def test_all_sections_and_pictures_are_there(opened):
     page, _ = opened
     heads = page.locator("h2").all_inner_texts()
-    assert heads == ["Classes", "Confusion", "Mistakes", "Confidence", "Robustness", "Unknown pictures", "Labels"]
+    performance, trust = ["Classes", "Confusion", "Mistakes"], ["Confidence", "Robustness"]
+    assert heads == [*performance, *trust, "Out-of-distribution images", "Labels"]
     assert page.locator("nav a").all_inner_texts() == heads
     assert page.locator("img").count() > 20
     assert page.evaluate("[...document.images].every((i) => i.complete && i.naturalWidth > 0)")

@@ -117,7 +117,7 @@ def test_one_failure_is_a_row_and_the_others_go_on(source, tmp_path, cli, monkey
     assert done.startswith("linear-regression ")
     assert {path.name for path in (tmp_path / "l").iterdir()} == {
         "linear-regression",
-        *(f"ladder.{kind}" for kind in ("csv", "html", "json", "png")),
+        *(f"comparison.{kind}" for kind in ("csv", "html", "json", "png")),
     }
     ran = cli("compare", source, "--out", tmp_path / "l", "--models", "linear-regression", "--json", *FLAGS)
     assert ran.code == 0

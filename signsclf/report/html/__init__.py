@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from signsclf.metrics.findings import Findings
 from signsclf.report.html import performance, trust
-from signsclf.report.html.elements import page, paragraph, text
-from signsclf.report.html.subject import Reference, ReportContext
+from signsclf.report.html.context import Reference, ReportContext
+from signsclf.report.html.page import render_template
 
-__all__ = ["Reference", "Subject", "render"]
+__all__ = ["Reference", "ReportContext", "render"]
 
-
-def render(found: Findings, subject: ReportContext) -> str:
-    """The whole page."""
-    sections = [
-        ("Classes", performance.classes(found)),
-        ("Confusion", performance.confusion(found, subject)),
-        ("Mistakes", performance.mistakes(found, subject)),
-        ("Confidence", trust.confidence(found)),
-        ("Robustness", trust.robustness(found, subject)),
-        ("Unknown pictures", trust.unknown(found, subject)),
-        ("Labels", trust.labels(found, subject)),
-    ]
-    written = [(name, list(parts)) for name, parts in sections]
-    written = [(name, parts) for name, parts in written if parts]
-    body = [
-        f"<h1>{text(subject.title)}</h1>",
-        paragraph(subject.about, "soft"),
-        "<nav>" + "".join(f'<a href="#{_anchor(name)}">{text(name)}</a>' for name, _ in written) + "</nav>",
-        *(paragraph(words, "warn") for words in subject.cautions),
-        *performance.headline(found, subject),
-    ]
-    for name, parts in written:
-        body += [f'<h2 id="{_anchor(name)}">{text(name)}</h2>', *parts]
-    return page(subject.title, body, subject.footer)
+_SECTIONS = (
+    ("Classes", "classes", performance.classes),
+    ("Confusion", "confusion", performance.confusion),
+    ("Mistakes", "mistakes", performance.mistakes),
+    ("Confidence", "confidence", trust.confidence),
+    ("Robustness", "robustness", trust.robustness),
+    ("Out-of-distribution images", "unknown", trust.unknown),
+    ("Labels", "labels", trust.labels),
+)
+"""Name, template, and what gives the template's values, or None where the section is left out."""
 
 
-def _anchor(name: str) -> str:
-    return name.lower().replace(" ", "-")
+def render(found: Findings, context: ReportContext) -> str:
+    """Render the whole page."""
+    sections = []
+    for name, template, values_of in _SECTIONS:
+        if (values := values_of(found, context)) is not None:
+            sections.append({"name": name, "id": template, "content": render_template(f"{template}.html", **values)})
+    return render_template(
+        "report.html",
+        title=context.title,
+        about=context.about,
+        cautions=context.cautions,
+        headline=render_template("headline.html", **performance.headline(found, context)),
+        sections=sections,
+        footer=context.footer,
+    )

@@ -1,16 +1,17 @@
-"""The sections on how often a classifier is right: headline, classes, confusion, mistakes."""
+"""The values of the sections on how often a classifier is right: headline, classes, confusion, mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from signsclf.metrics.breakdown import Proportion
 from signsclf.metrics.findings import Findings
 from signsclf.report.html import svg
-from signsclf.report.html.elements import card, cards, interval, named, paragraph, percent, picture, table, text
-from signsclf.report.html.subject import ReportContext
+from signsclf.report.html.context import ReportContext
+from signsclf.report.html.page import interval, named, percent, picture
 from signsclf.report.plots import MAX_MATRIX_CLASSES, SHOWN_MATRIX_CLASSES, most_confused
 from signsclf.text import count
 
@@ -19,197 +20,167 @@ UNSURE_SHOWN = 12
 PAIRS_SHOWN = 12
 CLASSES_SHOWN = 100
 
+_FIGURES = (
+    ("accuracy", "Accuracy"),
+    ("top5", "Top-5"),
+    ("macro_f1", "Macro-F1"),
+    ("balanced_accuracy", "Balanced accuracy"),
+)
 
-def headline(found: Findings, subject: ReportContext) -> Iterator[str]:
+
+def headline(found: Findings, context: ReportContext) -> dict[str, Any]:
+    """Give the values of headline.html."""
     report = found.report
-    wrong = report.n - round(report.accuracy * report.n)
-    told = f"{interval(report.accuracy_low, report.accuracy_high, 2)} (95 %), n = {report.n:,}"
-    yield f'<div class="hero"><b>{percent(report.accuracy)}</b><span>accuracy<br>{text(told)}</span></div>'
-    tiles = [
-        (percent(report.top5), "true class among the five most probable"),
-        (percent(report.macro_f1), f"macro-F1, {report.n_classes_present} classes"),
-        (percent(report.balanced_accuracy), "balanced accuracy"),
-        (f"{wrong:,}", f"mistakes in {count(report.n, 'image')}"),
-    ]
-    yield '<div class="tiles">' + "".join(f"<div class=tile><b>{a}</b><span>{text(b)}</span></div>" for a, b in tiles)
-    yield "</div>"
-
-    unit = "groups" if found.grouped else "images"
-    rows = []
-    for name, label in (
-        ("accuracy", "Accuracy"),
-        ("top5", "Top-5"),
-        ("macro_f1", "Macro-F1"),
-        ("balanced_accuracy", "Balanced accuracy"),
-    ):
-        drawn = found.intervals[name]
-        drawn_text = "–" if drawn is None else interval(*drawn, 2)
-        rows.append([label, percent(getattr(report, name)), drawn_text])
-    caption = f"Intervals of 95 % by resampling {count(found.n_units, unit[:-1])} {'whole' if found.grouped else ''}"
-    yield '<div class="cols"><div>'
-    yield table(("Figure", "Value", "95 % interval"), rows, (1, 2), " ".join(caption.split()))
-    if found.grouped:
-        yield paragraph(
-            "Images of one group, one object or copies of one photo, resemble each other. Counted one by one, the "
-            f"interval of accuracy would be {interval(report.accuracy_low, report.accuracy_high, 2)}.",
-            "soft",
-        )
-    yield "</div><div>"
+    figures = []
+    for name, label in _FIGURES:
+        ends = found.intervals[name]
+        figures.append((label, percent(getattr(report, name)), "–" if ends is None else interval(*ends, 2)))
+    resampled = count(found.n_units, "group" if found.grouped else "image")
     own = [(named("This model"), report.accuracy, report.accuracy_low, report.accuracy_high)]
     if (kept := found.without_known) is not None:
         own.append((named("… without known frames", kept.note), kept.value, *kept.interval))
-    own += [(named(other.label), other.value, other.value, other.value) for other in subject.references]
+    own += [(named(other.label), other.value, other.value, other.value) for other in context.references]
     start = svg.scale([low for _, _, low, _ in own])
-    rows = [[name, percent(value), svg.whisker(low, value, high, start)] for name, value, low, high in own]
-    rows.append([named("Majority guess", "always the commonest class"), percent(report.majority_accuracy), ""])
-    yield table(("Accuracy", "Value", f"{100 * start:g} to 100 %"), rows, (1,), drawn=2)
-    if subject.references:
-        yield paragraph(subject.references_note, "soft")
-    yield "</div></div>"
+    comparisons = [(name, percent(value), svg.whisker(low, value, high, start)) for name, value, low, high in own]
+    majority = named("Majority guess", "always the most frequent class")
+    return {
+        "report": report,
+        "grouped": found.grouped,
+        "n_wrong": f"{report.n - round(report.accuracy * report.n):,}",
+        "figures": figures,
+        "caption": f"Intervals of 95 % by resampling {'whole ' * found.grouped}{resampled}",
+        "comparisons": [*comparisons, (majority, percent(report.majority_accuracy), "")],
+        "scale": _scale(start),
+        "references_note": context.references_note if context.references else "",
+    }
 
 
-def classes(found: Findings) -> Iterator[str]:
-    report = found.report
+def classes(found: Findings, context: ReportContext) -> dict[str, Any]:
+    """Give the values of classes.html."""
     counts = found.train_counts
     shown = found.classes[:CLASSES_SHOWN]
     start = svg.scale([share.interval[0] for _, share in shown])
-    heads = ["Class", "n", "F1", "Recall", f"{100 * start:g} to 100 %", "95 % of recall", "Precision"]
+    heads = ["Class", "n", "F1", "Recall", _scale(start), "95 % of recall", "Precision"]
     rows = []
     for i, share in shown:
-        figures = report.per_class[i]
-        row = [
-            text(figures.label),
-            f"{figures.n:,}",
-            percent(figures.f1, 1),
-            percent(figures.recall, 1),
-            svg.whisker(share.interval[0], share.value, share.interval[1], start),
-            interval(*share.interval),
-            percent(figures.precision, 1),
-        ]
-        rows.append([*row[:1], f"{counts[i]:,}", *row[1:]] if counts else row)
+        figures = found.report.per_class[i]
+        rows.append(
+            [
+                figures.label,
+                f"{figures.n:,}",
+                percent(figures.f1, 1),
+                percent(figures.recall, 1),
+                svg.whisker(share.interval[0], share.value, share.interval[1], start),
+                interval(*share.interval),
+                percent(figures.precision, 1),
+            ]
+        )
+        if counts:
+            rows[-1].insert(1, f"{counts[i]:,}")
     if counts:
         heads.insert(1, "Trained on")
-    left_out = len(found.classes) - len(rows)
-    yield from _rows_of("Rare beside common classes", found.rarity)
-    yield from _rows_of("Groups of signs", found.groups)
+    chart = heads.index("Recall") + 1
+    tables = [_breakdown("Rare beside frequent classes", found.rarity), _breakdown("Groups of signs", found.groups)]
     if len(found.sizes) > 1:
-        yield from _rows_of("By the shorter side of the image", found.sizes)
-    if found.tracks is not None:
-        tracks = found.tracks
-        right = Proportion("groups right by majority of their images", tracks.n, tracks.majority)
-        wholly = Proportion("groups with every image right", tracks.n, tracks.all_right)
+        tables.append(_breakdown("By the shorter side of the image", found.sizes))
+    if (tracks := found.tracks) is not None:
         never = f"; {count(tracks.all_wrong, 'group')} with no image right" if tracks.all_wrong else ""
-        yield from _rows_of(f"By group{never}", (right, wholly))
-    numbers = [i for i, head in enumerate(heads) if head != "Class" and not head.endswith("to 100 %")]
-    yield "<h3>Each class, the weakest first</h3>"
-    yield paragraph("Recall: how many of the class's images are right. Precision: how many of those called so.", "soft")
-    yield table(heads, rows, numbers, drawn=heads.index("Recall") + 1)
-    if left_out:
-        yield paragraph(f"{left_out:,} stronger classes are left out here; per_class.csv has them all.", "soft")
+        majority = Proportion("groups right by majority of their images", tracks.n, tracks.majority)
+        wholly = Proportion("groups with every image right", tracks.n, tracks.all_right)
+        tables.append(_breakdown(f"By group{never}", (majority, wholly)))
+    return {
+        "breakdowns": [table for table in tables if table["rows"]],
+        "heads": heads,
+        "rows": rows,
+        "numbers": [i for i in range(1, len(heads)) if i != chart],
+        "chart": chart,
+        "n_left_out": len(found.classes) - len(rows),
+    }
 
 
-def _rows_of(title: str, shares: Sequence[Proportion]) -> Iterator[str]:
-    if not shares:
-        return
-    start = svg.scale([share.interval[0] for share in shares])
+def _breakdown(title: str, shares: Sequence[Proportion]) -> dict[str, Any]:
+    start = svg.scale([share.interval[0] for share in shares]) if shares else 0
     rows = [
-        [
+        (
             named(share.label, share.note),
             f"{share.n:,}",
             percent(share.value, 1),
             svg.whisker(share.interval[0], share.value, share.interval[1], start),
             interval(*share.interval),
-        ]
+        )
         for share in shares
     ]
-    yield f"<h3>{text(title)}</h3>"
-    yield table(("", "n", "Right", f"{100 * start:g} to 100 %", "95 % interval"), rows, (1, 2, 4), drawn=3)
+    return {"title": title, "scale": _scale(start), "rows": rows}
 
 
-def confusion(found: Findings, subject: ReportContext) -> Iterator[str]:
-    confused, classes = found.confused, list(subject.classes)
-    shown = np.arange(len(classes))
-    if len(classes) > MAX_MATRIX_CLASSES:
+def _scale(start: float) -> str:
+    return f"{100 * start:g} to 100 %"
+
+
+def confusion(found: Findings, context: ReportContext) -> dict[str, Any]:
+    """Give the values of confusion.html."""
+    confused, labels = found.confused, list(context.classes)
+    shown = np.arange(len(labels))
+    if len(labels) > MAX_MATRIX_CLASSES:
         shown = most_confused(confused, SHOWN_MATRIX_CLASSES)
-        yield paragraph(f"The {len(shown)} most confused of {len(classes):,} classes.")
-    yield paragraph(
-        "Rows are the true classes, columns what the model called them. Right answers are blue, and the stronger the "
-        "more of the row; wrong ones are orange and carry their number."
-    )
-    yield f'<div class="wide">{svg.matrix(confused.among(shown), [classes[i] for i in shown])}</div>'
-    pairs = confused.mistakes()[:PAIRS_SHOWN]
-    if not pairs:
-        return
-    yield "<h3>Most often confused</h3>"
-    confidence = subject.probabilities.max(axis=1)
-    predicted, targets = subject.predicted, subject.targets
-    entries = []
-    n_true = confused.n_true
-    for true, called, times in pairs:
+    confidence = context.probabilities.max(axis=1)
+    predicted, targets = context.predicted, context.targets
+    pairs = []
+    for true, called, times in confused.mistakes()[:PAIRS_SHOWN]:
         pictures = []
         for word, chosen in (
             ("true class", (targets == true) & (predicted == true)),
-            ("called", (targets == called) & (predicted == called)),
+            ("predicted", (targets == called) & (predicted == called)),
             ("a mistake", (targets == true) & (predicted == called)),
         ):
-            places = np.flatnonzero(chosen)
-            if len(places):
-                pictures.append((subject.show(int(places[confidence[places].argmax()])), word))
-        entries.append(
-            card(
-                pictures,
-                [
-                    f'<span class="true">{text(classes[true])}</span>',
-                    f'called <span class="wrong">{text(classes[called])}</span>',
-                    f"{times:,} of {count(int(n_true[true]), 'image')}",
-                ],
-            )
+            rows = np.flatnonzero(chosen)
+            if len(rows):
+                pictures.append((context.show(int(rows[confidence[rows].argmax()])), word))
+        pairs.append(
+            {
+                "pictures": pictures,
+                "true": labels[true],
+                "predicted": labels[called],
+                "times": times,
+                "n_true": int(confused.n_true[true]),
+            }
         )
-    yield cards(entries)
+    return {
+        "n_shown": len(shown),
+        "n_classes": len(labels),
+        "matrix": svg.matrix(confused.among(shown), [labels[i] for i in shown]),
+        "pairs": pairs,
+    }
 
 
-def mistakes(found: Findings, subject: ReportContext) -> Iterator[str]:
-    """The surest mistakes, with heat maps, and the least sure right answers: of each track the first only."""
-    confidence = subject.probabilities.max(axis=1)
-    right = subject.predicted == subject.targets
-    worst = subject.one_of_each_track(np.flatnonzero(~right), -confidence)[:MISTAKES_SHOWN]
-    if len(worst):
-        of = f"The {len(worst)} surest" if len(worst) < (~right).sum() else "All, the surest first,"
-        each = ", one of each group" if found.grouped else ""
-        heat = " Bright in the second picture is what speaks for the wrong answer." if subject.heat else ""
-        yield paragraph(f"{of} of {count(int((~right).sum()), 'mistake')}{each}.{heat}")
-        entries = []
-        for i in worst.tolist():
-            pictures = [(subject.show(i), "image")]
-            if subject.heat is not None:
-                label = f"heat map for {subject.classes[subject.predicted[i]]}"
-                pictures.append((picture(subject.heat(i), label), "why"))
-            entries.append(card(pictures, _answer(subject, i, confidence[i])))
-        yield cards(entries)
-    else:
-        yield paragraph("No mistakes: every image got its true label.")
-    unsure = subject.one_of_each_track(np.flatnonzero(right), confidence)[:UNSURE_SHOWN]
-    if len(unsure):
-        yield "<h3>Right, but least sure</h3>"
-        yield cards(
-            (
-                card(
-                    [(subject.show(i), "")],
-                    [
-                        f'<span class="true">{text(subject.classes[subject.targets[i]])}</span>',
-                        f"{percent(confidence[i], 1)} sure",
-                    ],
-                )
-                for i in unsure.tolist()
-            ),
-            narrow=True,
-        )
+def mistakes(found: Findings, context: ReportContext) -> dict[str, Any]:
+    """Give the values of mistakes.html: the most confident mistakes and the least confident right predictions.
 
+    Of each group only the first is shown; mistakes with a heat map.
+    """
+    confidence = context.probabilities.max(axis=1)
+    right = context.predicted == context.targets
 
-def _answer(subject: ReportContext, i: int, confidence: float) -> list[str]:
-    return [
-        f'true <span class="true">{text(subject.classes[subject.targets[i]])}</span>',
-        f'called <span class="wrong">{text(subject.classes[subject.predicted[i]])}</span>',
-        f"{percent(confidence, 1)} sure",
-        f'<span class="sub">{text(subject.names[i])}</span>',
-    ]
+    def entry(i: int, word: str) -> dict[str, Any]:
+        return {
+            "pictures": [(context.show(i), word)],
+            "true": context.classes[context.targets[i]],
+            "predicted": context.classes[context.predicted[i]],
+            "confidence": confidence[i],
+            "name": context.names[i],
+        }
+
+    worst = []
+    for i in context.one_per_group(np.flatnonzero(~right), -confidence)[:MISTAKES_SHOWN]:
+        worst.append(entry(i, "image"))
+        if context.heat is not None:
+            heat = picture(context.heat(i), f"heat map for {worst[-1]['predicted']}")
+            worst[-1]["pictures"].append((heat, "why"))
+    unsure = context.one_per_group(np.flatnonzero(right), confidence)[:UNSURE_SHOWN]
+    return {
+        "worst": worst,
+        "n_wrong": int((~right).sum()),
+        "grouped": found.grouped,
+        "explained": context.heat is not None,
+        "unsure": [entry(i, "") for i in unsure],
+    }

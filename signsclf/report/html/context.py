@@ -1,4 +1,4 @@
-"""What a report is about, and how its pictures are come by."""
+"""What a report is about, and where its pictures come from."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from markupsafe import Markup
 
-from signsclf.report.html.elements import picture
+from signsclf.report.html.page import picture
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A figure from elsewhere to hold one's own accuracy against."""
+    """A figure from elsewhere to compare the accuracy with."""
 
     label: str
     value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReportContext:
-    """What a report is about, and how its pictures are come by.
+    """What a report is about, and where its pictures come from.
 
     Attributes:
         title: of the page.
-        about: what was judged, in a line.
+        about: what was evaluated, in a line.
         cautions: what a reader must know before believing the figures, a paragraph each.
-        references: figures to hold the accuracy against.
+        references: figures to compare the accuracy with.
         references_note: what they were measured on.
         classes: C labels.
         names: what each image is called.
         probabilities: (N, C).
         targets: int (N,).
-        units: the track of each image, int (N,); images without tracks are each their own.
+        groups: number of each image's group, int (N,); images without groups are each their own.
         pixels: uint8 (N, H, W, 3) as the network sees the images.
         image: position to the image for a person to look at, uint8 (h, w, 3).
-        heat: position to the same with what speaks for its predicted class laid over it; None without.
-        unknown_accepted: label and pixels of unknown pictures that the model is surest of, with its confidence.
+        heat: position to the same with a heat map of its predicted class laid over it; None without.
+        unknown_accepted: label, confidence and pixels of the out-of-distribution images of highest confidence.
         footer: the last line.
     """
 
@@ -49,7 +50,7 @@ class ReportContext:
     names: Sequence[str]
     probabilities: np.ndarray
     targets: np.ndarray
-    units: np.ndarray
+    groups: np.ndarray
     pixels: np.ndarray
     image: Callable[[int], np.ndarray]
     heat: Callable[[int], np.ndarray] | None
@@ -61,12 +62,12 @@ class ReportContext:
         """The most probable class of each image, int (N,)."""
         return self.probabilities.argmax(axis=1)
 
-    def one_of_each_track(self, places: np.ndarray, key: np.ndarray) -> np.ndarray:
-        """Those of the positions ``places`` that stand first in their track, in the order of ``key`` (N,)."""
-        ordered = places[np.argsort(key[places], kind="stable")]
-        _, first = np.unique(self.units[ordered], return_index=True)
-        return ordered[np.sort(first)]
+    def one_per_group(self, rows: np.ndarray, key: np.ndarray) -> list[int]:
+        """Choose those of the positions ``rows`` that come first in their group, in the order of ``key`` (N,)."""
+        ordered = rows[np.argsort(key[rows], kind="stable")]
+        _, first = np.unique(self.groups[ordered], return_index=True)
+        return ordered[np.sort(first)].tolist()
 
-    def show(self, i: int) -> str:
-        """The image as HTML."""
+    def show(self, i: int) -> Markup:
+        """Give the image as HTML."""
         return picture(self.image(i), f"an image of {self.classes[self.targets[i]]}")
