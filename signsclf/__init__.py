@@ -33,7 +33,11 @@ def load_learner(folder: str | Path) -> Any:
 
     Raises:
         ModelError: the folder is missing, damaged or of an unknown version.
+        MissingExtraError: torch and fastai are not installed.
     """
+    from signsclf.errors import require_extra
+
+    require_extra("train", "signsclf.load_learner")
     from signsclf.training.learner import load_learner
 
     return load_learner(folder)

@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
+
+EXTRAS = {
+    "train": (
+        "torch",
+        "torchvision",
+        "fastai",
+        "timm",
+        "onnx",
+        "onnxscript",
+        "safetensors",
+        "cloudpickle",
+        "matplotlib",
+    ),
+    "plots": ("matplotlib",),
+    "parquet": ("pyarrow",),
+    "audit": ("cleanlab",),
+}
+"""The extras of this package, and the modules that each of them brings."""
 
 
 class SignsclfError(Exception):
@@ -55,6 +74,48 @@ class DownloadError(SignsclfError):
     """A download failed, or what came is not what was asked for."""
 
     exit_code = 1
+
+
+class MissingExtraError(SignsclfError):
+    """Something was asked for that needs packages which only an extra of this package installs."""
+
+
+def install_command(extra: str) -> str:
+    """Name the command that installs an extra; its quotation marks suit every shell, cmd.exe and PowerShell too."""
+    return f'pip install "signsclf[{extra}]"'
+
+
+def has_extra(extra: str) -> bool:
+    """Tell whether the modules of an extra are installed; none of them is imported."""
+    return not _missing_modules(extra)
+
+
+def require_extra(extra: str, purpose: str) -> None:
+    """Refuse to go on without an extra. Call it before anything of the extra is imported.
+
+    Args:
+        extra: one of `EXTRAS`.
+        purpose: what needs it; the message begins with it.
+
+    Raises:
+        MissingExtraError: a module of the extra is not installed; the message has the command that installs it.
+    """
+    if missing := _missing_modules(extra):
+        raise MissingExtraError(
+            f"{purpose} needs {missing[0]}, which is not installed; install it with: {install_command(extra)}"
+        )
+
+
+def _missing_modules(extra: str) -> list[str]:
+    missing = []
+    for name in EXTRAS[extra]:
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):
+            found = False
+        if not found:
+            missing.append(name)
+    return missing
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ from signsclf.cli.options import (
 )
 from signsclf.cli.recipe_options import recipe_options
 from signsclf.cli.terminal import TerminalObserver, echo, echo_json, eprint
-from signsclf.errors import SignsclfError
+from signsclf.errors import SignsclfError, require_extra
 from signsclf.recipe import LADDER, Recipe
 
 FOR_ALL = (
@@ -56,6 +56,7 @@ def compare_command(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Train several models on the same images and the same split, and draw them as one ladder."""
+    require_extra("train", "signsclf compare")
     names = None if models is None else [name.strip() for name in models.split(",")]
     if names is not None and not all(names):
         raise SignsclfError("--models: a name is empty; give names with commas between, such as mlp,signnet")

@@ -14,7 +14,7 @@ import typer
 from signsclf.choices import Reading
 from signsclf.cli.options import AsJson, MaxPixels, OverwriteFiles, Source, new_app, reading_options, writable_folder
 from signsclf.cli.terminal import Bar, TerminalObserver, block, echo, echo_json, eprint
-from signsclf.errors import SignsclfError, SourceError
+from signsclf.errors import SignsclfError, SourceError, has_extra, install_command
 from signsclf.files import user_path, write_atomic
 from signsclf.outputs import COUNT_FILES, mark_png, refuse_replacing
 from signsclf.text import visible
@@ -56,6 +56,8 @@ def check_command(
     if out is not None:
         for path in check.write_counts(result, out):
             eprint(f"written: {path}")
+        if not has_extra("plots"):
+            eprint(f"left out: class_counts.png; for it, {install_command('plots')}")
     if as_json:
         echo_json(result.to_dict())
     else:

@@ -24,7 +24,7 @@ from signsclf.cli.options import (
     writable_folder,
 )
 from signsclf.cli.terminal import TerminalObserver, echo, echo_json, eprint
-from signsclf.errors import SignsclfError
+from signsclf.errors import SignsclfError, has_extra, install_command, require_extra
 from signsclf.files import writes_directly
 from signsclf.outputs import REPORT_FILES, refuse_replacing
 
@@ -75,9 +75,7 @@ def evaluate_command(
     if unknown is not None and not unknown.exists():
         raise SignsclfError(f"--unknown {unknown}: not there; name a folder or a .zip archive of pictures")
     if audit:
-        from signsclf.metrics.audit import check_installed
-
-        check_installed()
+        require_extra("audit", "--audit")
     from signsclf.evaluation.evaluate import evaluate
 
     observer = TerminalObserver()
@@ -109,6 +107,8 @@ def evaluate_command(
         if report is not None:
             for path in evalreport.write_evaluation(examined, report):
                 eprint(f"written: {path}")
+            if not has_extra("plots"):
+                eprint(f"left out: confusion.png and mistakes.png; for them, {install_command('plots')}")
     if as_json:
         echo_json((examined or evaluation).to_dict())
         return

@@ -22,6 +22,7 @@ from signsclf.cli.options import (
     new_app,
 )
 from signsclf.cli.terminal import TerminalObserver, echo, echo_json, eprint, shown_path
+from signsclf.errors import require_extra
 
 app = new_app()
 
@@ -54,6 +55,7 @@ def export_command(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Export the best weights of a run, through the parity gate, to a model folder; or a finished model anew."""
+    require_extra("train", "signsclf export")
     from signsclf.model.folder import RECORD, read_config
     from signsclf.runs.folder import claimed, refuse_taken
 
@@ -91,6 +93,8 @@ def verify_command(
     as_json: AsJson = False,
 ) -> None:
     """Verify a model folder, replay its stored images, and show its card."""
+    if learner:
+        require_extra("train", "--learner")
     from signsclf.export.verify import verify, verify_learner
 
     found = verify(model)

@@ -30,7 +30,7 @@ from signsclf.cli.options import (
 )
 from signsclf.cli.recipe_options import recipe_options
 from signsclf.cli.terminal import TerminalObserver, echo, eprint, quoted, shown_path
-from signsclf.errors import SignsclfError
+from signsclf.errors import SignsclfError, require_extra
 from signsclf.outputs import SEARCH_FILES, refuse_replacing
 from signsclf.recipe import Recipe
 
@@ -70,6 +70,7 @@ def train_command(
     yes: Yes = False,
 ) -> None:
     """Train a classifier, judge it, and export it to a model folder."""
+    require_extra("train", "signsclf train")
     from signsclf.runs.folder import claimed, final_folder, partial_folder, read_record, refuse_taken
 
     observer = TerminalObserver()
@@ -147,6 +148,7 @@ def lr_find_command(
     yes: Yes = False,
 ) -> None:
     """Search for a learning rate: a plot, its numbers, and four suggestions."""
+    require_extra("train", "signsclf lr-find")
     found = _read_source(source, reading, data_dir, yes)
     writable_folder(out)
     for name in SEARCH_FILES:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signsclf import images
-from signsclf.errors import BadImageError, SignsclfError
+from signsclf.errors import BadImageError, SignsclfError, has_extra
 from signsclf.files import csv_bytes, write_atomic
 from signsclf.observer import Observer
 from signsclf.outputs import COUNT_FILES
@@ -208,7 +208,7 @@ def bars(result: CheckResult, width: int = 80, block: str = "█") -> list[str]:
 
 
 def write_counts(result: CheckResult, folder: str | Path) -> list[Path]:
-    """Writes class_counts.csv (label, images, then a column a split) and class_counts.png.
+    """Write class_counts.csv (label, images, a column per split), and class_counts.png where matplotlib is installed.
 
     Args:
         folder: where to; made if need be.
@@ -233,6 +233,8 @@ def write_counts(result: CheckResult, folder: str | Path) -> list[Path]:
             f"{folder}: cannot be written to ({error.strerror or error}): name another folder"
         ) from error
     write_atomic(table, csv_bytes([["label", "images", *splits], *rows]))
+    if not has_extra("plots"):
+        return [table]
     class_counts(list(totals), list(totals.values()), picture)
     return [table, picture]
 

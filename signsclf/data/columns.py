@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signsclf import images
-from signsclf.errors import BadImageError, SourceError
+from signsclf.errors import BadImageError, SourceError, require_extra
 from signsclf.files import native_path
 
 if TYPE_CHECKING:
@@ -332,11 +332,10 @@ def _unclosed(path: str, text: str, skip: int, delimiter: str) -> SourceError:
 
 
 def _pyarrow(path: str) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise SourceError(f"{path}: Parquet needs pyarrow; pip install 'signsclf[parquet]'") from error
+    require_extra("parquet", f"{path}: a Parquet file")
+    import pyarrow
+    import pyarrow.parquet
+
     return pyarrow
 
 
@@ -344,7 +343,8 @@ def open_parquet(path: str) -> Any:
     """A Parquet file on disk or in an archive as pyarrow's ParquetFile.
 
     Raises:
-        SourceError: it cannot be read, or pyarrow is missing.
+        SourceError: it cannot be read.
+        MissingExtraError: pyarrow is not installed.
     """
     pa = _pyarrow(path)
     try:

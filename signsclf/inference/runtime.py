@@ -15,7 +15,7 @@ os.environ.setdefault(_TELEMETRY, "1")
 
 import onnxruntime  # noqa: E402
 
-from signsclf.errors import DeviceError, ModelError, SignsclfError, first_line  # noqa: E402
+from signsclf.errors import DeviceError, ModelError, SignsclfError, first_line, install_command  # noqa: E402
 from signsclf.files import native_path  # noqa: E402
 from signsclf.threads import usable_cores  # noqa: E402
 
@@ -108,7 +108,7 @@ def _not_offered() -> str | None:
             "onnxruntime and onnxruntime-gpu are both installed and share their files, of which those without CUDA "
             "were written last; run `pip uninstall -y onnxruntime onnxruntime-gpu`, then `pip install onnxruntime-gpu`"
         )
-    return "this ONNX Runtime has no CUDA; install the extra gpu (pip install 'signsclf[gpu]')"
+    return f"this ONNX Runtime has no CUDA; install the extra gpu with: {install_command('gpu')}"
 
 
 def _installed() -> set[str]:

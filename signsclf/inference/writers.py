@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from signsclf.choices import Format
-from signsclf.errors import SignsclfError
+from signsclf.errors import require_extra
 from signsclf.text import file_text, visible
 
 if TYPE_CHECKING:
@@ -34,13 +34,12 @@ def write_parquet(predictions: Iterable[Prediction], sink: BinaryIO) -> None:
     """Writes predictions to a Parquet file, ten thousand rows a time.
 
     Raises:
-        SignsclfError: pyarrow is not installed.
+        MissingExtraError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-        from pyarrow import parquet
-    except ImportError as error:
-        raise SignsclfError("--format parquet: pyarrow is not there; pip install 'signsclf[parquet]'") from error
+    require_extra("parquet", "--format parquet")
+    import pyarrow as pa
+    from pyarrow import parquet
+
     pair = pa.struct([("label", pa.string()), ("probability", pa.float64())])
     schema = pa.schema(
         [

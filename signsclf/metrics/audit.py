@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import numpy as np
 
-from signsclf.errors import SignsclfError
+from signsclf.errors import require_extra
 
 
 @dataclass(frozen=True)
@@ -63,9 +62,9 @@ def label_issues(probabilities: np.ndarray, targets: np.ndarray) -> list[LabelIs
         The most suspect first. None where fewer than two classes are present.
 
     Raises:
-        SignsclfError: the extra ``audit`` is not installed.
+        MissingExtraError: the extra ``audit`` is not installed.
     """
-    check_installed()
+    require_extra("audit", "the search for wrong labels")
     from cleanlab.filter import find_label_issues
 
     # Confident learning counts each class's images: one without any has no say.
@@ -82,9 +81,3 @@ def label_issues(probabilities: np.ndarray, targets: np.ndarray) -> list[LabelIs
         LabelIssue(int(i), int(predicted[i]), float(scores[i]))
         for i in suspects[np.argsort(scores[suspects], kind="stable")]
     ]
-
-
-def check_installed() -> None:
-    """Raises SignsclfError where the extra ``audit`` is not installed, which costs less to know than to find out."""
-    if importlib.util.find_spec("cleanlab") is None:
-        raise SignsclfError("--audit needs the extra audit; install it: pip install 'signsclf[audit]'")

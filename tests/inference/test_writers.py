@@ -7,7 +7,7 @@ import json
 import pytest
 
 from signsclf.choices import Format
-from signsclf.errors import SignsclfError
+from signsclf.errors import MissingExtraError
 from signsclf.inference import writers
 from signsclf.inference.classifier import Prediction
 
@@ -111,5 +111,5 @@ def test_parquet(tmp_path, monkeypatch):
 
 def test_parquet_without_pyarrow_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(SignsclfError, match=r"signsclf\[parquet\]"):
+    with pytest.raises(MissingExtraError, match=r"signsclf\[parquet\]"):
         writers.write_parquet(iter(()), io.BytesIO())

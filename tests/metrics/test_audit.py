@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
+import sys
 
 import numpy as np
 import pytest
 
-from signsclf.errors import SignsclfError
-from signsclf.metrics.audit import check_installed, label_issues
+from signsclf.errors import MissingExtraError
+from signsclf.metrics.audit import label_issues
 
 
 def predictions(n: int = 300, classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -41,6 +41,6 @@ def test_sound_labels_are_left_alone():
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SignsclfError, match=r"signsclf\[audit\]"):
-        check_installed()
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    with pytest.raises(MissingExtraError, match=r'install it with: pip install "signsclf\[audit\]"$'):
+        label_issues(*predictions())
