@@ -26,17 +26,18 @@ Made by `scripts/make_cli_docs.py` with typer {typer.__version__}; a test holds 
   folder.
 - Without `--model`, `predict` takes `$SIGNSCLF_MODEL`, else `models/default` below the working directory, else the
   model for German traffic signs that comes with the package.
-- `synthetic` as a SOURCE is a keyword for drawn signs; `./synthetic` is a path.
+- `synthetic` as a SOURCE is a keyword for rendered signs; `./synthetic` is a path.
 """
 
 
 def walk(command: Any, name: str = "signsclf", parent: Any = None) -> Iterator[tuple[str, Any, Any]]:
-    """(name, command, context) of a command and, depth first, of all below it."""
+    """(name, command, context) of a command and, depth first, of all below it that are not hidden."""
     settings = {**command.context_settings, "terminal_width": 100}
     context = command.context_class(command, info_name=name, parent=parent, **settings)
     yield context.command_path, command, context
     for below, inner in dict(getattr(command, "commands", {})).items():
-        yield from walk(inner, below, context)
+        if not inner.hidden:
+            yield from walk(inner, below, context)
 
 
 def render() -> str:

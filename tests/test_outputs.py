@@ -295,7 +295,7 @@ class TestReplacing:
             cli("predict", images[0], "--model", model, "--format", "csv", "--out", images[1]),
             cli("predict", images[0], "--model", model, "--out", "labels.csv"),
             cli("predict", "-", "--model", model, "--out", "list.txt", stdin="\n".join(images)),
-            cli("data", "draw", "--sheet", images[0]),
+            cli("data", "render", "--sheet", images[0]),
             cli("predict", images[0], "--model", model, "--format", "csv", "--out", images[0], "--overwrite"),
         ):
             assert ran.code == 2
@@ -428,7 +428,7 @@ class TestPlacesOfPredictions:
         assert cli("predict", *images, "--model", model, "--out", "../q.csv", "--json").code == 0
         assert (photos.parent / "q.csv").read_text().startswith("[")
         assert ".csv" in cli("diff", model, model, ".", "--out", "../d.json").complaint
-        assert ".png" in cli("data", "draw", "--sheet", "../s.jpg").complaint
+        assert ".png" in cli("data", "render", "--sheet", "../s.jpg").complaint
 
     @pytest.mark.skipif(sys.platform == "win32", reason="POSIX")
     @pytest.mark.parametrize("form", ["csv", "parquet"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import sys
@@ -24,7 +25,7 @@ _MOST_NAMED = 20
 """Of images that are the same, so many are named in a line."""
 
 app = new_app()
-data_app = new_app(name="data", help="Look at, fetch and draw labelled images.", no_args_is_help=True)
+data_app = new_app(name="data", help="Look at, fetch and render labelled images.", no_args_is_help=True)
 app.add_typer(data_app)
 
 
@@ -79,20 +80,23 @@ def download_command(
     echo(str(folder))
 
 
-@data_app.command("draw")
+@data_app.command("render")
 def render_command(
     folder: Annotated[Path | None, typer.Argument(help="New folder for the images.", metavar="DIR")] = None,
     per_class: Annotated[int, typer.Option("--per-class", help="Images of each class.", min=1)] = 60,
     size: Annotated[str, typer.Option("--size", help="Smallest and largest side in pixels, LOW:HIGH.")] = "24:96",
-    seed: Annotated[int, typer.Option("--seed", help="Of everything drawn.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed renders other signs.", min=0)] = 0,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG that shows every class.")] = None,
     overwrite: OverwriteFiles = False,
 ) -> None:
-    """Draw the 43 German traffic signs, as a source to train on, as a contact sheet, or both."""
+    """Render the 43 German traffic signs, as a source to train on, as a contact sheet, or both.
+
+    Example: signsclf data render signs --per-class 60 --sheet signs.png
+    """
     from signsclf.data import synthetic
 
     if folder is None and sheet is None:
-        raise SignsclfError("data draw: nothing to draw to; give a DIR, --sheet FILE.png, or both")
+        raise SignsclfError("data render: nowhere to write to; give a DIR, --sheet FILE.png, or both")
     if sheet is not None:
         if sheet.suffix.lower() not in ("", ".png"):
             raise SignsclfError(f"--sheet {sheet}: a PNG file is written, so name it .png")
@@ -102,7 +106,7 @@ def render_command(
         if not (low.isdigit() and high.isdigit()):
             raise SignsclfError(f"--size: {size!r} is not LOW:HIGH in pixels, such as 24:96")
         bar = Bar()
-        synthetic.write(folder, per_class, (int(low), int(high)), seed, lambda done, n: bar("drawing", done, n))
+        synthetic.write(folder, per_class, (int(low), int(high)), seed, lambda done, n: bar("rendering", done, n))
         echo(str(folder))
     if sheet is not None:
         writable_folder(sheet.absolute().parent)
@@ -110,6 +114,13 @@ def render_command(
         synthetic.contact_sheet().save(data, "PNG")
         write_atomic(sheet, mark_png(data.getvalue()))
         echo(str(sheet))
+
+
+@data_app.command("draw", hidden=True)
+@functools.wraps(render_command)
+def draw_command(**options: Any) -> None:
+    eprint("note: `signsclf data draw` is now called `signsclf data render`; the next version knows the new name only")
+    render_command(**options)
 
 
 def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
@@ -127,7 +138,7 @@ def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
         return str(folder)
     ways = (
         f"GTSRB is not in {folder}: fetch it with `signsclf data download gtsrb {folder}`, give a SOURCE, "
-        "or train on drawn signs with `signsclf train synthetic`"
+        "or train on rendered signs with `signsclf train synthetic`"
     )
     asked = not yes and sys.stdin.isatty() and sys.stderr.isatty()
     if not yes and not (asked and typer.confirm(f"Download GTSRB ({DOWNLOAD_MB} MB) to {visible(folder)}?", err=True)):

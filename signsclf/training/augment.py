@@ -14,9 +14,9 @@ from signsclf.recipe import Augment, Flip
 from signsclf.training.camera import expose, per_image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AugmentParams:
-    """How far each image may be changed; draws are uniform and independent for each image.
+    """How far each image may be changed, sampled uniformly and independently for each image.
 
     Attributes:
         rotate: degrees to either side.
@@ -49,14 +49,28 @@ class AugmentParams:
     optics: Optics | None = None
 
 
-_STANDARD_WARP = (12, 0.15, 0.08, 6, 0.15)
+_STANDARD_WARP = AugmentParams(rotate=12, scale=0.15, shift=0.08, shear=6, perspective=0.15)
 STRENGTHS = {
     Augment.NONE: AugmentParams(),
-    Augment.LIGHT: AugmentParams(5, 0.05, 0.04, 3, 0.05, 0.10, 0.15, 0.1),
-    Augment.STANDARD: AugmentParams(*_STANDARD_WARP, 0.20, 0.35, 0.2, blur=0.1),
-    Augment.STRONG: AugmentParams(18, 0.25, 0.12, 10, 0.25, 0.25, 0.5, 0.4, blur=0.2, noise=0.03, cutout=0.3),
-    Augment.CAMERA: AugmentParams(
-        *_STANDARD_WARP,
+    Augment.LIGHT: AugmentParams(
+        rotate=5, scale=0.05, shift=0.04, shear=3, perspective=0.05, brightness=0.10, contrast=0.15, saturation=0.1
+    ),
+    Augment.STANDARD: replace(_STANDARD_WARP, brightness=0.20, contrast=0.35, saturation=0.2, blur=0.1),
+    Augment.STRONG: AugmentParams(
+        rotate=18,
+        scale=0.25,
+        shift=0.12,
+        shear=10,
+        perspective=0.25,
+        brightness=0.25,
+        contrast=0.5,
+        saturation=0.4,
+        blur=0.2,
+        noise=0.03,
+        cutout=0.3,
+    ),
+    Augment.CAMERA: replace(
+        _STANDARD_WARP,
         saturation=0.3,
         cutout=0.25,
         optics=Optics(
@@ -96,7 +110,7 @@ STRENGTHS[Augment.HARSH] = replace(
 
 
 class BatchAugment:
-    """Changes a float batch: mirror, one warp of rotation, scale, shift, shear and perspective, then light and blur.
+    """Change a float batch: mirror, one warp of rotation, scale, shift, shear and perspective, then light and blur.
 
     Args:
         strength: how far.
@@ -113,12 +127,12 @@ class BatchAugment:
         self.mirror_map = None if mirror_map is None else torch.from_numpy(np.asarray(mirror_map, np.int64))
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The augmented batch and its labels.
+        """Augment a batch, and its labels where it is mirrored.
 
         Args:
             x: float (N, 3, H, W) in 0 to 1.
-            y: int64 (N,).
-            seed: decides every draw; they are made on the CPU, so a GPU sees the same ones.
+            y: int64 (N,), class indices.
+            seed: decides everything that is sampled, on the CPU, so that a GPU sees the same.
         """
         s, n = self.strength, len(x)
         rng = np.random.default_rng(seed)
@@ -153,19 +167,19 @@ class BatchAugment:
 
 
 def _homographies(s: AugmentParams, n: int, mirrored: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """For each image the 3×3 matrix from output to input coordinates in -1 to 1; float32 (n, 3, 3)."""
+    """Sample for each image the 3×3 matrix from output to input coordinates in -1 to 1; float32 (n, 3, 3)."""
 
-    def draw(limit: float) -> np.ndarray:
+    def sample(limit: float) -> np.ndarray:
         return rng.uniform(-limit, limit, n)
 
-    angle, zoom = np.radians(draw(s.rotate)), np.exp(draw(math.log1p(s.scale)))
-    shear_x, shear_y = np.tan(np.radians(draw(s.shear))), np.tan(np.radians(draw(s.shear)))
+    angle, zoom = np.radians(sample(s.rotate)), np.exp(sample(math.log1p(s.scale)))
+    shear_x, shear_y = np.tan(np.radians(sample(s.shear))), np.tan(np.radians(sample(s.shear)))
     cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
     matrix = np.zeros((n, 3, 3))
     matrix[:, 0, 0], matrix[:, 0, 1] = cos, -sin + shear_x
     matrix[:, 1, 0], matrix[:, 1, 1] = sin + shear_y, cos
-    matrix[:, 0, 2], matrix[:, 1, 2] = 2 * draw(s.shift), 2 * draw(s.shift)
-    matrix[:, 2, 0], matrix[:, 2, 1] = draw(s.perspective), draw(s.perspective)
+    matrix[:, 0, 2], matrix[:, 1, 2] = 2 * sample(s.shift), 2 * sample(s.shift)
+    matrix[:, 2, 0], matrix[:, 2, 1] = sample(s.perspective), sample(s.perspective)
     matrix[:, 2, 2] = 1
     matrix[:, 0, :] *= np.where(mirrored, -1.0, 1.0)[:, None]
     return matrix.astype(np.float32)
@@ -208,13 +222,13 @@ def _blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
 
 
 def _cut_out(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
-    """DeVries and Taylor 2017, arXiv:1708.04552."""
+    """Replace a square in half of the images by their mean (DeVries and Taylor 2017, arXiv:1708.04552)."""
     hole = _squares(x, np.full(len(x), share), rng)
     return torch.where(hole, x.mean((1, 2, 3), keepdim=True), x)
 
 
 def _covered(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
-    """As `_cut_out`, but with squares from half of that side up, and half of them in any colour."""
+    """Cover images as `_cut_out` does, but with squares from half of that side up, half of them in any colour."""
     hole = _squares(x, rng.uniform(share / 2, share, len(x)), rng)
     coloured = torch.from_numpy(rng.random(len(x)) < 0.5).to(x.device).view(-1, 1, 1, 1)
     colour = per_image(rng.random((len(x), 3)), x)
@@ -222,7 +236,7 @@ def _covered(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.T
 
 
 def _squares(x: torch.Tensor, side: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
-    """In half of the images a square with its middle anywhere, its side a share of theirs; bool (N, 1, H, W)."""
+    """Sample a square in half of the images, its middle anywhere, its side a share of theirs; bool (N, 1, H, W)."""
     n, _, h, w = x.shape
     half = per_image(side / 2, x)[..., 0, 0]
     centre = torch.from_numpy(rng.uniform(0, 1, (2, n, 1)).astype(np.float32)).to(x.device)

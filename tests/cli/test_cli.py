@@ -35,7 +35,7 @@ COMMANDS = [
     ["cache"],
     ["data", "check"],
     ["data", "download"],
-    ["data", "draw"],
+    ["data", "render"],
 ]
 HEAVY = "torch torchvision fastai timm pandas numpy matplotlib PIL onnxruntime scipy sklearn rich.markdown pygments"
 
@@ -134,8 +134,8 @@ def place(tmp_path, monkeypatch):
         (["reload", "source"], ["not a model folder"]),
         (["data", "check", "nowhere"], ["nowhere", "check the path"]),
         (["data", "download", "mnist", "new"], ["mnist", "gtsrb"]),
-        (["data", "draw"], ["DIR", "--sheet"]),
-        (["data", "draw", "new", "--size", "9"], ["--size", "24:96"]),
+        (["data", "render"], ["DIR", "--sheet"]),
+        (["data", "render", "new", "--size", "9"], ["--size", "24:96"]),
     ],
     ids=lambda words: " ".join(words)[:40],
 )
@@ -245,14 +245,24 @@ def test_data_check(cli, source, tmp_path):
     assert json.loads(ran.out)["unreadable"][0]["path"] == "red bar/00000_00000.png"
 
 
-def test_data_draw(cli, tmp_path):
+def test_data_render(cli, tmp_path):
     sheet = tmp_path / "signs" / "sheet.png"  # of the program, so no image of the source
-    ran = cli("data", "draw", tmp_path / "signs", "--per-class", 1, "--sheet", sheet)
+    ran = cli("data", "render", tmp_path / "signs", "--per-class", 1, "--sheet", sheet)
     assert ran.code == 0
     assert ran.out.split() == [str(tmp_path / "signs"), str(sheet)]
     assert len(list((tmp_path / "signs").rglob("*_*.png"))) == 43
     Image.open(sheet).verify()
     assert '"n": 43' in cli("data", "check", tmp_path / "signs", "--json").out
+
+
+def test_data_draw_is_the_old_name_of_data_render(cli, tmp_path):
+    ran = cli("data", "draw", tmp_path / "signs", "--per-class", 1, "--size", "16:16")
+    assert ran.code == 0 and ran.out.strip() == str(tmp_path / "signs")
+    assert [line for line in ran.err.splitlines() if "data render" in line] == [
+        "note: `signsclf data draw` is now called `signsclf data render`; the next version knows the new name only"
+    ]
+    assert max(Image.open(tmp_path / "signs" / "00014" / "00000_00000.png").size) == 16
+    assert "draw" not in cli("data", "--help").out
 
 
 # -- predict ---------------------------------------------------------------------------------------------------------

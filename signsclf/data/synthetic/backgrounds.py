@@ -1,4 +1,4 @@
-"""What stands behind a sign: sky, leaves, branches, walls and windows, as tiles drawn once a process."""
+"""What stands behind a sign: sky, leaves, branches, walls and windows, as tiles that are rendered once a process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw, ImageFilter
 TILE = 192
 """Pixels a side of a tile."""
 TILES = 64
-"""How many there are; a track takes one."""
+"""Number of tiles; a scene takes one."""
 CLOUDINGS = 16
-"""How many grey ones there are."""
+"""Number of grey tiles."""
 
 
 def noise(rng: np.random.Generator, cells: int, octaves: int = 4, size: int = TILE) -> np.ndarray:
-    """Smooth noise (size, size), 0 to 1: random values on ever finer grids, each half as strong."""
+    """Sample smooth noise (size, size), 0 to 1: random values on ever finer grids, each half as strong."""
     total, weight = np.zeros((size, size), np.float32), 0.0
     for octave in range(octaves):
         side = min(cells << octave, size)
@@ -28,7 +28,7 @@ def noise(rng: np.random.Generator, cells: int, octaves: int = 4, size: int = TI
 
 @lru_cache(maxsize=TILES)
 def tile(index: int) -> Image.Image:
-    """One RGB tile; the same index is always the same tile."""
+    """Render an RGB tile; the same index always gives the same tile."""
     rng = np.random.default_rng((0x51613, index))
     makers = (_leaves, _leaves, _leaves, _leaves, _sky, _branches, _wall, _houses)
     return makers[index % len(makers)](rng)
@@ -36,7 +36,7 @@ def tile(index: int) -> Image.Image:
 
 @lru_cache(maxsize=CLOUDINGS)
 def clouding(index: int) -> Image.Image:
-    """A grey tile of smooth noise, for dirt and for the shadows of leaves."""
+    """Render a grey tile of smooth noise, for dirt and for the shadows of leaves."""
     rng = np.random.default_rng((0xC10D, index))
     return Image.fromarray((noise(rng, 3 + index % 5, 3) * 255).astype(np.uint8))
 

@@ -23,7 +23,7 @@ from signsclf.data.synthetic.shapes import (
 
 
 def crossroads(c: Canvas) -> None:
-    """Priority at the next intersection: a thick arrow across a thin bar."""
+    """Draw priority at the next intersection: a thick arrow across a thin bar."""
     c.polygon([(500, 415), (580, 490), (580, 785), (500, 738), (420, 785), (420, 490)], BLACK)
     c.polygon([(328, 583), (672, 583), (672, 640), (328, 640)], BLACK)
 
@@ -132,7 +132,7 @@ def children(c: Canvas) -> None:
 
 
 def children_old(c: Canvas) -> None:
-    """The bigger one with its legs apart, the smaller at its hand."""
+    """Draw two children: the bigger one with its legs apart, the smaller at its hand."""
     c.disc(560, 436, 34, BLACK)
     c.polygon(smooth([(528, 482), (592, 482), (592, 560), (584, 640), (532, 640), (530, 560)]), BLACK)
     c.stroke([(540, 495), (498, 560), (448, 600)], 28, caps=True)
@@ -148,7 +148,7 @@ def children_old(c: Canvas) -> None:
 
 
 def _child(c: Canvas, head: Point, radius: float, size: float, left: Sequence[Point], right: Sequence[Point]) -> None:
-    """A child that runs to the left; the arms are given, because the two hold hands."""
+    """Draw a child that runs to the left; the arms are given, because the two hold hands."""
     x, y = head[0], head[1] + radius
     c.disc(*head, radius, BLACK)
 
@@ -164,7 +164,7 @@ def _child(c: Canvas, head: Point, radius: float, size: float, left: Sequence[Po
 
 
 def bicycle(c: Canvas) -> None:
-    """Heads to the left."""
+    """Draw a bicycle that heads to the left."""
     front, rear, crank = (358, 712), (642, 712), (492, 712)
     for x, y in (front, rear):
         c.stroke(arc(x, y, 84, 84, 0, 365), 19)
@@ -189,7 +189,7 @@ def snowflake(c: Canvas) -> None:
 
 
 def deer(c: Canvas) -> None:
-    """Leaps to the left."""
+    """Draw a deer that leaps to the left."""
     body = [
         *[(398, 482), (436, 452), (470, 456), (492, 500), (520, 548), (590, 572), (662, 600), (694, 640)],
         *[
@@ -216,7 +216,7 @@ def deer(c: Canvas) -> None:
 
 
 def car(c: Canvas, x: float, bottom: float, width: float, colour: Colour) -> None:
-    """A car from behind, ``width`` wide, standing at ``bottom``."""
+    """Draw a car from behind, ``width`` wide, standing at ``bottom``."""
     _car(c, x, bottom, width, colour)
 
 
@@ -235,7 +235,7 @@ def _car(c: Canvas, x: float, bottom: float, w: float, colour: Colour, belt: flo
 
 
 def lorry_rear(c: Canvas, x: float, bottom: float, width: float, colour: Colour) -> None:
-    """A lorry from behind."""
+    """Draw a lorry from behind."""
     half, top = width / 2, bottom - width * 1.16
     c.polygon([(x - half, top), (x + half, top), (x + half, bottom - 55), (x - half, bottom - 55)], colour)
     for side in (-1, 1):
@@ -245,7 +245,7 @@ def lorry_rear(c: Canvas, x: float, bottom: float, width: float, colour: Colour)
 
 
 def lorry_side(c: Canvas) -> None:
-    """Heads to the left, cab over engine."""
+    """Draw a lorry that heads to the left, its cab over the engine."""
     c.polygon([(400, 372), (782, 372), (782, 560), (400, 560)], BLACK)
     c.polygon([(388, 575), (782, 575), (782, 622), (388, 622)], BLACK)
     c.polygon([(236, 430), (378, 430), (378, 622), (214, 622), (214, 530)], BLACK)
@@ -256,7 +256,7 @@ def lorry_side(c: Canvas) -> None:
 
 
 def lorry_side_old(c: Canvas) -> None:
-    """Heads to the left, with a bonnet."""
+    """Draw a lorry that heads to the left, with a bonnet."""
     c.polygon([(400, 390), (775, 390), (775, 570), (400, 570)], BLACK)
     c.polygon([(340, 560), (775, 575), (775, 612), (340, 612)], BLACK)
     c.polygon([(300, 440), (388, 440), (388, 612), (212, 612), (212, 540), (280, 528)], BLACK)

@@ -1,4 +1,4 @@
-"""A canvas in thousandths of a sign's width, and the lines, arcs and letters that signs are drawn with.
+"""A canvas in thousandths of a sign's width, and the lines, arcs and letters that signs consist of.
 
 All coordinates run from 0 to 1000, x to the right and y down, whatever the size in pixels.
 """
@@ -29,7 +29,7 @@ _SHARP_TURN = 0.77
 
 
 class Canvas:
-    """A square RGBA picture, clear at first, drawn larger than asked for and made smaller by `finish`."""
+    """A square RGBA picture, transparent at first, rendered larger than its size and made smaller by `finish`."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -40,7 +40,7 @@ class Canvas:
 
     @contextmanager
     def zoomed(self, share: float, centre: Point) -> Iterator[None]:
-        """What is drawn meanwhile comes out smaller, or larger, by this share about a point that stays."""
+        """Scale what is drawn within the context by this factor about a point."""
         unit, (x, y) = self._unit, self._origin
         self._unit, gone = unit * share, unit * (1 - share)
         self._origin = (x + centre[0] * gone, y + centre[1] * gone)
@@ -48,7 +48,7 @@ class Canvas:
         self._unit, self._origin = unit, (x, y)
 
     def finish(self) -> Image.Image:
-        """The picture at its size, averaged with alpha multiplied in, so that no edge is tinged."""
+        """Give the picture at its size, averaged with premultiplied alpha, so that no edge is tinged."""
         return self.image.convert("RGBa").reduce(_SUPERSAMPLE).convert("RGBA")
 
     def polygon(self, points: Sequence[Point], colour: Colour) -> None:
@@ -61,7 +61,7 @@ class Canvas:
         self._draw.ellipse(box, fill=(*colour, 255))
 
     def stroke(self, points: Sequence[Point], width: float, colour: Colour = BLACK, caps: bool = False) -> None:
-        """A line through the points, round at sharp turns; its ends are square, or round with ``caps``."""
+        """Draw a line through the points, round at sharp turns; its ends are square, or round with ``caps``."""
         # Pillow's own wide lines leave cracks in curves. Here the pieces of a curve share their corners.
         half = width / 2
         normals = []
@@ -85,14 +85,14 @@ class Canvas:
 
 
 def arc(x: float, y: float, rx: float, ry: float, start: float, end: float) -> list[Point]:
-    """Points along an ellipse, angles in degrees clockwise from the right (anticlockwise if end < start)."""
+    """Give points along an ellipse, angles in degrees clockwise from the right (anticlockwise if end < start)."""
     steps = max(2, round(abs(end - start) / 5))
     angles = (math.radians(start + (end - start) * i / steps) for i in range(steps + 1))
     return [(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles]
 
 
 def smooth(points: Sequence[Point], closed: bool = True, steps: int = 8) -> list[Point]:
-    """A Catmull-Rom curve through the points."""
+    """Give a Catmull-Rom curve through the points."""
     n = len(points)
     out: list[Point] = []
     for i in range(n if closed else n - 1):
@@ -111,7 +111,7 @@ def smooth(points: Sequence[Point], closed: bool = True, steps: int = 8) -> list
 
 
 def rounded(corners: Sequence[Point], radius: float) -> list[Point]:
-    """A convex polygon, its corners replaced by curves that begin and end ``radius`` from each corner."""
+    """Give a convex polygon, its corners replaced by curves that begin and end ``radius`` from each corner."""
     out: list[Point] = []
     for i, (x, y) in enumerate(corners):
         ends = []
@@ -126,14 +126,14 @@ def rounded(corners: Sequence[Point], radius: float) -> list[Point]:
 
 
 def turned(points: Sequence[Point], degrees: float, about: Point = (500, 500)) -> list[Point]:
-    """The points turned clockwise."""
+    """Turn the points clockwise."""
     sin, cos = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
     ox, oy = about
     return [(ox + (x - ox) * cos - (y - oy) * sin, oy + (x - ox) * sin + (y - oy) * cos) for x, y in points]
 
 
 def arrow_head(tip: Point, degrees: float, length: float, half: float, barb: float, shaft: float) -> list[Point]:
-    """The open, chevron-like head of the arrows on mandatory signs.
+    """Draw the open, chevron-like head of the arrows on mandatory signs.
 
     Args:
         tip: where it points to.
@@ -150,7 +150,7 @@ def arrow_head(tip: Point, degrees: float, length: float, half: float, barb: flo
 
 
 def _glyph(char: str, w: float, t: float) -> list[list[Point]]:
-    """The middles of a letter's strokes, after DIN 1451, in a box ``w`` by 7, for a pen ``t`` wide."""
+    """Give the middles of a letter's strokes, after DIN 1451, in a box ``w`` by 7, for a pen ``t`` wide."""
     m = t / 2
     left, right, top, bottom, cx = m, w - m, m, 7 - m, w / 2
     r = (right - left) / 2
@@ -202,7 +202,7 @@ def write(
     centre: Point = (500, 500),
     colour: Colour = BLACK,
 ) -> None:
-    """Letters in a row about ``centre``: ``height`` in thousandths of the sign; a letter's ``width``, ``pen``
+    """Draw letters in a row about ``centre``: ``height`` in thousandths of the sign; a letter's ``width``, ``pen``
     and ``gap`` as shares of the height."""
     unit = height / 7
     widths = [7 * width * (0.58 if c == "1" else 1.0) for c in text]

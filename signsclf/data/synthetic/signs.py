@@ -27,13 +27,13 @@ from signsclf.data.synthetic.shapes import (
 from signsclf.errors import SourceError
 
 MAX_SIZE = 2048
-"""The largest sign that is drawn, in pixels a side."""
+"""The largest sign that is rendered, in pixels a side."""
 
 Drawing = Callable[[Canvas], None]
 
 
 def _triangle(inset: float, radius: float) -> list[Point]:
-    """An equilateral triangle, point up, moved in from the sign's outer edge by ``inset`` on every side."""
+    """Give an equilateral triangle, point up, ``inset`` inside the sign's outer edge."""
     side, height = 980 - inset * 2 * 3**0.5, (980 - inset * 2 * 3**0.5) * 3**0.5 / 2
     bottom = 925 - inset
     return rounded([(500, bottom - height), (500 + side / 2, bottom), (500 - side / 2, bottom)], radius)
@@ -64,7 +64,7 @@ def _limit(text: str, height: float, width: float, pen: float, inner: float, c: 
 
 
 def _limits(text: str) -> tuple[Drawing, ...]:
-    """Today's letters, lighter and heavier ones, and the narrow ones of old; each with its ring."""
+    """Give a speed limit in today's letters, lighter and heavier ones, and old narrow ones, each with its ring."""
     two = ((405, 0.54, 0.138), (430, 0.52, 0.122), (378, 0.55, 0.148), (435, 0.42, 0.165))
     three = ((395, 0.50, 0.138), (410, 0.53, 0.122), (370, 0.46, 0.150), (415, 0.40, 0.160))
     return tuple(
@@ -74,7 +74,7 @@ def _limits(text: str) -> tuple[Drawing, ...]:
 
 
 def _end(picture: Drawing, lines: int, c: Canvas) -> None:
-    """The end of a restriction: a grey picture under a slanting band of black lines."""
+    """Draw the end of a restriction: a grey picture under a slanting band of black lines."""
     for radius, colour in ((490, WHITE), (472, BLACK), (452, WHITE)):
         c.disc(500, 500, radius, colour)
     picture(c)
@@ -146,7 +146,7 @@ def _keep_right(shaft: float, half: float, c: Canvas) -> None:
 
 
 def _arrow_old(degrees: float, c: Canvas) -> None:
-    """A thick arrow with a filled head, pointing this far clockwise from up."""
+    """Draw a thick arrow with a filled head, pointing this far clockwise from up."""
     c.stroke(turned([(500, 880), (500, 400)], degrees), 135, WHITE)
     c.polygon(turned([(500, 110), (690, 430), (310, 430)], degrees), WHITE)
 
@@ -187,7 +187,7 @@ def _ends(picture: Drawing) -> tuple[Drawing, ...]:
 
 
 def _dangers(*pictures: Drawing) -> tuple[Drawing, ...]:
-    """Each picture in a border of today's width; the first in the narrower one of older signs; each one smaller."""
+    """Give each picture in today's border, the first in the narrower one of older signs, and each one smaller."""
     return (
         *(partial(_danger, p) for p in pictures),
         partial(_danger, pictures[0], border=82),
@@ -248,7 +248,7 @@ _SIGNS: dict[int, tuple[Drawing, ...]] = {
     42: _ends(partial(_overtaking, GREY, GREY, True, False)),
 }
 _MIRRORED = {19: 20, 34: 33, 37: 36, 39: 38}
-"""Drawn as the mirror image of another class."""
+"""ClassIds whose signs are the mirror images of another class's."""
 
 _SHAPES = {
     **dict.fromkeys((11, *range(18, 32)), "triangle"),
@@ -269,16 +269,16 @@ CLASSES = len(_SIGNS) + len(_MIRRORED)
 
 
 def variants(class_id: int) -> int:
-    """In how many forms a sign is drawn: today's first, then older ones and other makes.
+    """Count the forms of a sign: today's first, then older ones and other makes.
 
     Raises:
-        SourceError: there is no such class.
+        SourceError: the class does not exist.
     """
     return len(_SIGNS[_MIRRORED.get(_known(class_id), class_id)])
 
 
 def render_sign(class_id: int, size: int, variant: int = 0) -> Image.Image:
-    """One clean sign seen from the front, RGBA, ``size`` pixels square, the ground around it clear.
+    """Render one clean sign seen from the front, RGBA, ``size`` pixels square, transparent around it.
 
     Args:
         class_id: the benchmark's ClassId, 0 to 42.
@@ -286,12 +286,12 @@ def render_sign(class_id: int, size: int, variant: int = 0) -> Image.Image:
         variant: 0 to ``variants(class_id) - 1``.
 
     Raises:
-        SourceError: a class, size or variant that there is not.
+        SourceError: a class, size or variant that does not exist.
     """
     if not 0 <= variant < variants(class_id):
         raise SourceError(f"class {class_id} has no form {variant}: use 0 to {variants(class_id) - 1}")
     if not 8 <= size <= MAX_SIZE:
-        raise SourceError(f"a sign of {size} pixels is not drawn: use 8 to {MAX_SIZE}")
+        raise SourceError(f"a sign of {size} pixels cannot be rendered: use 8 to {MAX_SIZE}")
     if class_id in _MIRRORED:
         return ImageOps.mirror(render_sign(_MIRRORED[class_id], size, variant))
     canvas = Canvas(size)
@@ -306,5 +306,5 @@ def _known(class_id: int) -> int:
 
 
 def outline(class_id: int) -> np.ndarray:
-    """Points (n, 2) on the edge of a sign, -0.5 to 0.5 about the middle of its picture."""
+    """Give points (n, 2) on the edge of a sign, -0.5 to 0.5 about the middle of its picture."""
     return _OUTLINES[_SHAPES.get(class_id, "disc")]
