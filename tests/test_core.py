@@ -141,7 +141,7 @@ def test_evaluate_counts_every_image_and_verify_passes(photos: Path, trained: Pa
     assert ran.code == 0, ran.err
     figures = json.loads(ran.out)
     assert figures["n"] > 0
-    ran = cli("reload", trained)
+    ran = cli("verify", trained)
     assert ran.code == 0, ran.err
 
 

@@ -134,7 +134,7 @@ def test_evaluate_export_reload_and_predict_from_another_folder(signs, tmp_path)
     assert judged["n_seen_in_training"] == 0
     ran = run_command("export", model, "--out", "anew", cwd=tmp_path)
     assert ran.code == 0, ran.err
-    ran = run_command("reload", "anew", "--learner", "--json", cwd=tmp_path)
+    ran = run_command("verify", "anew", "--learner", "--json", cwd=tmp_path)
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["learner_difference"] < 1e-3
     labels = {}

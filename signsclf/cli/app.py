@@ -11,21 +11,21 @@ from collections.abc import Iterator, MutableMapping
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from signsclf import __version__
+from signsclf.cli.renamed import RenamingGroup
 from signsclf.cli.terminal import Bar, Stopped, echo, eprint, open_streams, quiet_pipe, stop_on_signals
 from signsclf.errors import SignsclfError, is_out_of_memory
 
 MODULES = {
     "train": "train",
-    "lr-find": "train",
+    "lr-find": "lr_find",
     "compare": "compare",
     "evaluate": "evaluate",
-    "diff": "evaluate",
+    "diff": "diff",
     "predict": "predict",
-    "export": "model",
-    "reload": "model",
+    "export": "export",
+    "verify": "verify",
     "data": "data",
     "cache": "cache",
 }
@@ -60,7 +60,7 @@ class _Commands(MutableMapping):
         del self._made[name]
 
 
-class _Group(TyperGroup):
+class _Group(RenamingGroup):
     """All commands, run so that a reader who closes the pipe early is no failure."""
 
     def __init__(self, **settings: Any) -> None:

@@ -1,11 +1,8 @@
-"""The commands of ``signsclf data``, and where GTSRB is found when no SOURCE is given."""
+"""The commands of ``signsclf data``."""
 
 from __future__ import annotations
 
-import functools
 import io
-import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,12 +12,10 @@ import typer
 from signsclf.choices import Reading
 from signsclf.cli.options import AsJson, MaxPixels, OverwriteFiles, Source, new_app, reading_options, writable_folder
 from signsclf.cli.terminal import Bar, TerminalObserver, block, echo, echo_json, eprint
-from signsclf.errors import SignsclfError, SourceError, has_extra, install_command
-from signsclf.files import user_path, write_atomic
+from signsclf.errors import SignsclfError, has_extra, install_command
+from signsclf.files import write_atomic
 from signsclf.outputs import COUNT_FILES, mark_png, refuse_replacing
-from signsclf.text import visible
 
-DOWNLOAD_MB = 366
 _MOST_NAMED = 20
 """Of images that are the same, so many are named in a line."""
 
@@ -114,40 +109,6 @@ def render_command(
         synthetic.contact_sheet().save(data, "PNG")
         write_atomic(sheet, mark_png(data.getvalue()))
         echo(str(sheet))
-
-
-@data_app.command("draw", hidden=True)
-@functools.wraps(render_command)
-def draw_command(**options: Any) -> None:
-    eprint("note: `signsclf data draw` is now called `signsclf data render`; the next version knows the new name only")
-    render_command(**options)
-
-
-def gtsrb_source(data_dir: Path | None, yes: bool) -> str:
-    """The folder that GTSRB lies in, downloaded first where the user agrees.
-
-    Raises:
-        SourceError: it is not there and was not fetched; the message names the ways on.
-    """
-    from platformdirs import user_data_path
-
-    environment = os.environ.get("SIGNSCLF_DATA_DIR")
-    folder = data_dir or (user_path(environment) if environment else user_data_path("signsclf", False) / "gtsrb")
-    # A broken download leaves its .part.
-    if folder.is_dir() and any(folder.iterdir()) and not any(folder.glob("*.zip.part")):
-        return str(folder)
-    ways = (
-        f"GTSRB is not in {folder}: fetch it with `signsclf data download gtsrb {folder}`, give a SOURCE, "
-        "or train on rendered signs with `signsclf train synthetic`"
-    )
-    asked = not yes and sys.stdin.isatty() and sys.stderr.isatty()
-    if not yes and not (asked and typer.confirm(f"Download GTSRB ({DOWNLOAD_MB} MB) to {visible(folder)}?", err=True)):
-        raise SourceError(ways)
-    try:
-        _download(folder, None)
-    except SignsclfError as error:
-        raise SourceError(f"{error}; {ways}") from error
-    return str(folder)
 
 
 def _download(folder: Path, url: str | None) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from signsclf.choices import Int8Policy, Layout, Provider, Reading, SplitName
+from signsclf.cli.renamed import RenamingCommand, RenamingGroup
 from signsclf.cli.terminal import eprint
 from signsclf.errors import SignsclfError
 from signsclf.files import user_path
@@ -90,8 +91,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what signs
 OverwriteFiles = Annotated[bool, typer.Option("--overwrite", help="Replace files that signsclf did not write, too.")]
 Int8Option = Annotated[bool, typer.Option("--int8", help="Write model.int8.onnx as well, unless it loses too much.")]
 ForceInt8Option = Annotated[bool, typer.Option("--force-int8", help="Keep model.int8.onnx however much it loses.")]
-AcceptError = Annotated[
-    float, typer.Option("--accept-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
+MaxAcceptedError = Annotated[
+    float, typer.Option("--max-accepted-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
 ]
 Bare = Annotated[
     bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows or names the images trained on.")
@@ -105,7 +106,7 @@ class _App(typer.Typer):
     """Commands whose paths may begin with ``~``, which a shell leaves alone in ``--out=~/m``."""
 
     def command(self, *names: Any, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        register = super().command(*names, **settings)
+        register = super().command(*names, cls=RenamingCommand, **settings)
 
         def add(function: Callable[..., None]) -> Callable[..., None]:
             @functools.wraps(function)
@@ -125,7 +126,7 @@ def _expanded(value: Any) -> Any:
 
 def new_app(**settings: Any) -> typer.Typer:
     """An app for the commands of one module, with plain help; see `signsclf.cli.app.MODULES`."""
-    return _App(rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
+    return _App(cls=RenamingGroup, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
 
 
 def reading_options(command: Callable[..., None]) -> Callable[..., None]:

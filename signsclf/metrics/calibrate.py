@@ -26,7 +26,7 @@ class Calibration:
         ece_before, ece_after: expected calibration error without and with the temperature, 0 to 1.
         accepted: share of the images that are accepted, 0 to 1.
         accepted_error: share of the accepted that are wrong; None where none is accepted.
-        accept_error: the share of accepted-but-wrong that the threshold was chosen for.
+        max_accepted_error: the largest share of wrong answers among the accepted that the threshold was chosen for.
     """
 
     n: int
@@ -34,7 +34,7 @@ class Calibration:
     ece_after: float
     accepted: float
     accepted_error: float | None
-    accept_error: float
+    max_accepted_error: float
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON values."""
@@ -84,26 +84,26 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     return float(np.exp((low + high) / 2))
 
 
-def reject_threshold(probabilities: np.ndarray, targets: np.ndarray, accept_error: float) -> float:
-    """The lowest confidence to accept so that at most ``accept_error`` of the accepted are wrong; 1 where none is.
+def reject_threshold(probabilities: np.ndarray, targets: np.ndarray, max_accepted_error: float) -> float:
+    """Choose the lowest confidence to accept so that at most ``max_accepted_error`` of the accepted are wrong, else 1.
 
     A network that is hardly ever wrong would accept whatever it is shown, pictures of other things too. So up to a
-    hundredth of the images, the least sure ones, is refused in any case, unless ``accept_error`` is 1: accept all.
+    hundredth of the images, the least sure ones, is refused in any case, unless ``max_accepted_error`` is 1: all pass.
 
     Args:
         probabilities: (N, C).
         targets: int (N,).
-        accept_error: 0 to 1.
+        max_accepted_error: 0 to 1.
     """
-    return _threshold(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets, accept_error)
+    return _threshold(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets, max_accepted_error)
 
 
-def _threshold(confidence: np.ndarray, right: np.ndarray, accept_error: float) -> float:
-    if accept_error == 1:
+def _threshold(confidence: np.ndarray, right: np.ndarray, max_accepted_error: float) -> float:
+    if max_accepted_error == 1:
         return float(confidence.min())
     order = np.argsort(-confidence, kind="stable")
     wrong = np.cumsum(~right[order])
-    within = np.flatnonzero(wrong <= accept_error * np.arange(1, len(order) + 1))
+    within = np.flatnonzero(wrong <= max_accepted_error * np.arange(1, len(order) + 1))
     # Equal confidences are accepted or refused together, so a cut may only fall where the confidence changes.
     sorted_confidence = confidence[order]
     following = np.append(sorted_confidence[1:], -np.inf)
@@ -137,7 +137,7 @@ class CrossFit:
 
 
 def cross_fit(
-    logits: Logits, targets: np.ndarray, groups: np.ndarray, accept_error: float, seed: int = 0
+    logits: Logits, targets: np.ndarray, groups: np.ndarray, max_accepted_error: float, seed: int = 0
 ) -> Calibration | None:
     """Fits on one half of the groups and evaluates the other, both ways round; None with fewer than two groups.
 
@@ -145,14 +145,14 @@ def cross_fit(
         logits: (N, C), without any temperature.
         targets: int (N,).
         groups: (N,) of anything hashable; images of one group stay in one half.
-        accept_error: see `reject_threshold`.
+        max_accepted_error: see `reject_threshold`.
     """
-    found = cross_fits(logits, targets, groups, (accept_error,), seed)
+    found = cross_fits(logits, targets, groups, (max_accepted_error,), seed)
     return None if found is None else found.calibrations[0]
 
 
 def cross_fits(
-    logits: Logits, targets: np.ndarray, groups: np.ndarray, accept_errors: Sequence[float], seed: int = 0
+    logits: Logits, targets: np.ndarray, groups: np.ndarray, max_accepted_errors: Sequence[float], seed: int = 0
 ) -> CrossFit | None:
     """Does as `cross_fit`, for several errors to accept."""
     halves = _halves(groups, seed)
@@ -169,10 +169,10 @@ def cross_fits(
     fitted = np.concatenate([softmax(logits[rows] / own[rows, None]).max(axis=1) for rows in blocks])
     right = after.predicted == targets
     calibrations = []
-    for accept_error in accept_errors:
+    for max_accepted_error in max_accepted_errors:
         accepted = np.zeros(len(targets), bool)
         for fit, evaluated in halves:
-            accepted[evaluated] = after.confidence[evaluated] >= _threshold(fitted[fit], right[fit], accept_error)
+            accepted[evaluated] = after.confidence[evaluated] >= _threshold(fitted[fit], right[fit], max_accepted_error)
         calibrations.append(
             Calibration(
                 n=len(targets),
@@ -180,7 +180,7 @@ def cross_fits(
                 ece_after=expected_calibration_error(after.confidence, right),
                 accepted=float(accepted.mean()),
                 accepted_error=float((~right[accepted]).mean()) if accepted.any() else None,
-                accept_error=accept_error,
+                max_accepted_error=max_accepted_error,
             )
         )
     return CrossFit(before, after, tuple(calibrations))

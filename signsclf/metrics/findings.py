@@ -16,7 +16,7 @@ from signsclf.metrics.intervals import Interval, resampled
 from signsclf.metrics.robustness import Robustness
 from signsclf.metrics.unknown import Unknown
 
-ACCEPT_ERRORS = (0.001, 0.005, 0.01, 0.02)
+MAX_ACCEPTED_ERRORS = (0.001, 0.005, 0.01, 0.02)
 """Shares of accepted-but-wrong that the report gives the share accepted for."""
 _TINY = 1e-300
 
@@ -34,7 +34,7 @@ class Confidence:
         curve: see `signsclf.metrics.calibrate.acceptance_curve`.
         threshold: the model's reject threshold; None where it has none.
         accepted, accepted_right: images that reach it, and how many of those are right.
-        aims: for each of `ACCEPT_ERRORS`, what a threshold for it does on the half that did not choose it.
+        aims: for each of `MAX_ACCEPTED_ERRORS`, what a threshold for it does on the half that did not choose it.
     """
 
     temperature: float
@@ -186,7 +186,7 @@ def _confidence(
 ) -> Confidence:
     logits = _Logits(probabilities, temperature)
     classes = [figures.label for figures in report.per_class]
-    crossed = cross_fits(logits, targets, units, ACCEPT_ERRORS)
+    crossed = cross_fits(logits, targets, units, MAX_ACCEPTED_ERRORS)
     right = probabilities.argmax(axis=1) == targets
     sure = probabilities.max(axis=1)
     before = (

@@ -156,6 +156,8 @@ def _calibration(config: modelfolder.Config) -> list[str]:
     if found is None:
         return ["Not known: that needs validation images of two groups or more. `accepted` is null."]
     counted = found.get("note") or "each by a fit on the other half of the groups"
+    # Before format 1.2 the key was accept_error.
+    aim = found.get("max_accepted_error", found.get("accept_error"))
     error = "none" if found["accepted_error"] is None else _percent(found["accepted_error"], 2)
     return [
         (
@@ -164,7 +166,7 @@ def _calibration(config: modelfolder.Config) -> list[str]:
         ),
         (
             f"- Accepted from a probability of {config.reject_threshold:.4f} up: {_percent(found['accepted'])} of the "
-            f"images, of which {error} wrong (aimed at {_percent(found['accept_error'], 2)})."
+            f"images, of which {error} wrong (aimed at {_percent(aim, 2)})."
         ),
         f"- Measured on {found['n']:,} images, {_escape(counted)}.",
     ]

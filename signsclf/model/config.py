@@ -15,7 +15,7 @@ from typing import Any
 
 from signsclf.errors import ModelError
 
-FORMAT_VERSION = "1.1"
+FORMAT_VERSION = "1.2"
 """MAJOR.MINOR of the format that is written. Every 1.x can be read: a newer minor only adds keys under "signsclf"."""
 MAX_BYTES = 16 * 1024 * 1024
 MAX_SIDE = 4096

@@ -36,7 +36,7 @@ def export_run(
     int8: Int8Policy = Int8Policy.NONE,
     holdouts: Sequence[str | Path] = (),
     source: str | Path | None = None,
-    accept_error: float | None = None,
+    max_accepted_error: float | None = None,
     bare: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
@@ -50,7 +50,7 @@ def export_run(
         holdouts: models of the same recipe that each held out a part of ``source``: evaluated on it, they give a
             finished model without validation images its temperature, reject threshold and figures.
         source: what all of ``holdouts`` were trained on; for a .partial folder, where its images lie now.
-        accept_error: see `train`; None is what the run was started with, and 0.005 for ``holdouts``.
+        max_accepted_error: see `train`; None is what the run was started with, and 0.005 for ``holdouts``.
         bare: leaves learner.pkl out, and all that shows or names the images trained on.
         cache: see `train`.
 
@@ -74,7 +74,7 @@ def export_run(
             raise SignsclfError("--holdout and --source: one does not go without the other")
         evaluated, pixels = None, None
         if holdouts:
-            aim = 0.005 if accept_error is None else accept_error
+            aim = 0.005 if max_accepted_error is None else max_accepted_error
             evaluated = evaluate_holdouts(holdouts, config, source, aim, cache, observer)
             pixels = sample_pixels(read_source(source), config.input_size, config.crop == Crop.ROI.value)
         with _new_folder(out, overwrite) as partial:
@@ -85,8 +85,8 @@ def export_run(
         raise SignsclfError(f"--holdout: for a finished model; {run} is a run: export it first")
     record, checkpoint = read_record(run), read_checkpoint(run)
     order = replace(record.order, overwrite=overwrite, int8=int8, bare=bare or record.order.bare)
-    if accept_error is not None:
-        order = replace(order, accept_error=accept_error)
+    if max_accepted_error is not None:
+        order = replace(order, max_accepted_error=max_accepted_error)
     if source is not None:
         order = replace(order, source=user_path(source).absolute().as_posix())
     record = replace(record, order=order)

@@ -74,7 +74,7 @@ class Trained:
     skipped: tuple[tuple[str, str], ...]
     result: FitResult
     planned_samples: np.ndarray
-    accept_error: float
+    max_accepted_error: float
     int8: Int8Policy
     bare: bool = False
 
@@ -104,10 +104,10 @@ def finish(trained: Trained, folder: Path, observer: Observer) -> dict[str, Any]
     if len(valid_rows):
         logits = _in_parts(lambda pixels: torch_logits(model, arch, pixels), trained.decoded.pixels, valid_rows)
         temperature = fit_temperature(logits, targets[valid_rows])
-        threshold = reject_threshold(softmax(logits / temperature), targets[valid_rows], trained.accept_error)
+        threshold = reject_threshold(softmax(logits / temperature), targets[valid_rows], trained.max_accepted_error)
         groups = trained.split.table["group"][valid_rows]
         own = [f"image {i}" if g is None else g for i, g in zip(valid_rows, groups, strict=True)]
-        calibration = cross_fit(logits, targets[valid_rows], np.array(own), trained.accept_error, recipe.seed)
+        calibration = cross_fit(logits, targets[valid_rows], np.array(own), trained.max_accepted_error, recipe.seed)
         fold_temperature(model, len(classes), temperature)
 
     gate_rows = _parity_rows(valid_rows, train_rows)

@@ -34,7 +34,7 @@ class RunRequest:
         source: absolute path of the source, or "synthetic".
         reading: how the source is read.
         skip_bad: leave unreadable images out instead of stopping.
-        accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
+        max_accepted_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
         overwrite: replace a model folder that is there.
         int8: whether model.int8.onnx is written as well.
         bare: ship no learner.pkl, and nothing that shows or names the images trained on.
@@ -43,7 +43,7 @@ class RunRequest:
     source: str
     reading: Reading
     skip_bad: bool = False
-    accept_error: float = 0.005
+    max_accepted_error: float = 0.005
     overwrite: bool = False
     int8: Int8Policy = Int8Policy.NONE
     bare: bool = False
@@ -175,7 +175,7 @@ def write_record(partial: Path, record: Record) -> None:
         "label_column": order.reading.label_column,
         "merge_case": order.reading.merge_case,
         "skip_bad": order.skip_bad,
-        "accept_error": order.accept_error,
+        "max_accepted_error": order.max_accepted_error,
         "overwrite": order.overwrite,
         "int8": order.int8.value,
         "bare": order.bare,
@@ -204,7 +204,8 @@ def read_record(partial: Path) -> Record:
             source=str(values["source"]),
             reading=_reading(values),
             skip_bad=bool(values["skip_bad"]),
-            accept_error=float(values["accept_error"]),
+            # Runs of the version before call it accept_error.
+            max_accepted_error=float(values.get("max_accepted_error", values.get("accept_error"))),
             overwrite=bool(values["overwrite"]),
             int8=Int8Policy(values["int8"]),
             bare=bool(values.get("bare")),

@@ -52,7 +52,7 @@ def evaluate_holdouts(
     models: Sequence[str | Path],
     config: Config,
     source: str | Path,
-    accept_error: float,
+    max_accepted_error: float,
     cache: str | Path,
     observer: Observer,
 ) -> Holdouts:
@@ -61,7 +61,7 @@ def evaluate_holdouts(
     Args:
         models: model folders, each trained with validation images held out.
         config: of the model that was trained on all of the source.
-        accept_error: see `signsclf.metrics.calibrate.reject_threshold`.
+        max_accepted_error: see `signsclf.metrics.calibrate.reject_threshold`.
         cache: see `signsclf.runs.train.train`.
 
     Raises:
@@ -103,8 +103,8 @@ def evaluate_holdouts(
     temperature = fit_temperature(pooled, truth)
     return Holdouts(
         temperature,
-        reject_threshold(softmax(pooled / temperature), truth, accept_error),
-        cross_fit(pooled, truth, units, accept_error),
+        reject_threshold(softmax(pooled / temperature), truth, max_accepted_error),
+        cross_fit(pooled, truth, units, max_accepted_error),
         {**figures, "accuracy_low": low, "accuracy_high": high},
     )
 

@@ -84,7 +84,7 @@ def train(
     layout: Layout | Reading | None = None,
     overwrite: bool = False,
     skip_bad: bool = False,
-    accept_error: float = 0.005,
+    max_accepted_error: float = 0.005,
     int8: Int8Policy = Int8Policy.NONE,
     bare: bool = False,
     cache: str | Path = AUTO,
@@ -100,7 +100,7 @@ def train(
         layout: forces how the source is read, see `signsclf.choices.Reading`.
         overwrite: replaces a model folder, or an interrupted run, that is there.
         skip_bad: leaves unreadable images out, lists them in run/skipped.csv, and goes on.
-        accept_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
+        max_accepted_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
         int8: whether model.int8.onnx is written as well; what comes of it is told and is in the figures.
         bare: ship no learner.pkl, and nothing that shows or names the images trained on.
         cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
@@ -112,7 +112,7 @@ def train(
         SourceError, BadImageError, ModelError, ParityError, RunError, SignsclfError: see their docstrings.
     """
     observer = observer or Observer()
-    _refuse_accept_error(accept_error)
+    _refuse_max_accepted_error(max_accepted_error)
     out = user_path(out).absolute()
     with claimed(out):
         refuse_taken(out, overwrite)
@@ -121,7 +121,9 @@ def train(
         folder = cache_folder(cache, observer)
         leave = preflight(planned, model, out, int8, folder, observer)
         prepared = prepare(planned, skip_bad, observer, folder, leave=leave)
-        order = RunRequest(planned.source.origin, planned.source.reading, skip_bad, accept_error, overwrite, int8, bare)
+        order = RunRequest(
+            planned.source.origin, planned.source.reading, skip_bad, max_accepted_error, overwrite, int8, bare
+        )
         return begin(order, prepared, model, out, observer, stop)
 
 
@@ -150,7 +152,7 @@ def resume(
     *,
     overwrite: bool = False,
     source: str | Path | None = None,
-    accept_error: float | None = None,
+    max_accepted_error: float | None = None,
     int8: Int8Policy | None = None,
     bare: bool | None = None,
     cache: str | Path = AUTO,
@@ -163,7 +165,7 @@ def resume(
         out: the model folder that the run was to write, or its .partial folder.
         overwrite: as if the run had been started with it.
         source: where the same images lie now.
-        accept_error, int8, bare: in place of those that the run was started with; they decide no weights.
+        max_accepted_error, int8, bare: in place of those that the run was started with; they decide no weights.
         cache, observer, stop: see `train`.
 
     Raises:
@@ -173,13 +175,13 @@ def resume(
         RunError: something unexpected ended it.
     """
     observer = observer or Observer()
-    if accept_error is not None:
-        _refuse_accept_error(accept_error)
+    if max_accepted_error is not None:
+        _refuse_max_accepted_error(max_accepted_error)
     out = final_folder(user_path(out).absolute())
     partial = partial_folder(out)
     with claimed(out):
         record = read_record(partial)
-        wanted = {"accept_error": accept_error, "int8": int8, "bare": bare, "overwrite": overwrite or None}
+        wanted = {"max_accepted_error": max_accepted_error, "int8": int8, "bare": bare, "overwrite": overwrite or None}
         if source is not None:
             wanted["source"] = user_path(source).absolute().as_posix()
         changes = {name: value for name, value in wanted.items() if value not in (None, getattr(record.order, name))}
@@ -222,9 +224,9 @@ def search_lr(
     return find_lr(learner, prepared.recipe, observer=observer, stop=stop)
 
 
-def _refuse_accept_error(accept_error: float) -> None:
-    if not 0 <= accept_error <= 1:
-        raise SignsclfError(f"--accept-error: {accept_error:g} is no share from 0 to 1")
+def _refuse_max_accepted_error(max_accepted_error: float) -> None:
+    if not 0 <= max_accepted_error <= 1:
+        raise SignsclfError(f"--max-accepted-error: {max_accepted_error:g} is no share from 0 to 1")
 
 
 @contextlib.contextmanager
@@ -352,7 +354,7 @@ def finish_run(
         skipped=prepared.skipped,
         result=result,
         planned_samples=planned,
-        accept_error=order.accept_error,
+        max_accepted_error=order.max_accepted_error,
         int8=order.int8,
         bare=order.bare,
     )

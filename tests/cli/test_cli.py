@@ -30,7 +30,7 @@ COMMANDS = [
     ["diff"],
     ["predict"],
     ["export"],
-    ["reload"],
+    ["verify"],
     ["data"],
     ["cache"],
     ["data", "check"],
@@ -131,7 +131,7 @@ def place(tmp_path, monkeypatch):
         (["export", "nowhere", "--out", "new"], ["nowhere", "no such model folder"]),
         (["export", "source", "--out", "new"], ["not a model folder"]),
         (["export", "nowhere"], ["--out", "export --help"]),
-        (["reload", "source"], ["not a model folder"]),
+        (["verify", "source"], ["not a model folder"]),
         (["data", "check", "nowhere"], ["nowhere", "check the path"]),
         (["data", "download", "mnist", "new"], ["mnist", "gtsrb"]),
         (["data", "render"], ["DIR", "--sheet"]),
@@ -418,9 +418,9 @@ except SystemExit as stop:
 # -- pipes and terminals ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["predict", "-r", "."], ["reload"], ["data", "check", "."]], ids=" ".join)
+@pytest.mark.parametrize("words", [["predict", "-r", "."], ["verify"], ["data", "check", "."]], ids=" ".join)
 def test_a_pipe_that_is_closed_early_is_no_failure(source, model, words):
-    words = [*words, "--model", model] if words[0] == "predict" else [*words, model] if words == ["reload"] else words
+    words = [*words, "--model", model] if words[0] == "predict" else [*words, model] if words == ["verify"] else words
     # Nobody reads from the start: whatever is written first finds the pipe closed.
     reader, writer = os.pipe()
     os.close(reader)

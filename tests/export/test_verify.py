@@ -29,7 +29,7 @@ def test_a_changed_file_is_refused_in_one_line(own_model, cli, name):
     with (own_model / name).open("r+b") as file:
         file.seek(-2, 2)
         file.write(b" ~")
-    ran = cli("reload", own_model)
+    ran = cli("verify", own_model)
     assert ran.code == 2
     assert len(ran.err.splitlines()) == 1
     assert name in ran.complaint
@@ -53,16 +53,16 @@ def test_other_answers_than_at_the_export_are_found_out(own_model, cli):
     write_sums(own_model)
     with pytest.raises(ParityError, match="differ by"):
         verify(own_model)
-    assert cli("reload", own_model).code == 1
+    assert cli("verify", own_model).code == 1
 
 
 def test_the_card_and_the_figures_are_printed(cli, model):
-    ran = cli("reload", model)
+    ran = cli("verify", model)
     assert ran.code == 0
     assert ran.out.startswith("# signnet, 3 classes")
     assert "checksums: in order" in ran.out
     assert "images/s" in ran.out
-    found = json.loads(cli("reload", model, "--json").out)
+    found = json.loads(cli("verify", model, "--json").out)
     assert found["classes"] == 3
     assert found["figures"]["valid"]["n"] == 30
     assert found["replay_difference"] < 1e-6
@@ -73,11 +73,11 @@ def test_the_card_and_the_figures_are_printed(cli, model):
 
 
 def test_the_pickle_is_opened_after_a_warning_and_compared(cli, model):
-    ran = cli("reload", model, "--learner", "--json")
+    ran = cli("verify", model, "--learner", "--json")
     assert ran.code == 0, ran.err
     assert "warning: learner.pkl is a pickle" in ran.err
     assert json.loads(ran.out)["learner_difference"] < 1e-3
-    assert "warning" not in cli("reload", model).err
+    assert "warning" not in cli("verify", model).err
 
 
 def test_a_changed_pickle_is_not_opened(own_model):
@@ -124,7 +124,7 @@ def test_load_learner_can_be_trained_on(model, source):
 def test_a_new_process_elsewhere_reads_a_moved_folder(model, source, tmp_path):
     moved = shutil.copytree(model, tmp_path / "a b" / "moved")
     (tmp_path / "elsewhere").mkdir()
-    ran = run_command("reload", moved, "--json", cwd=tmp_path / "elsewhere")
+    ran = run_command("verify", moved, "--json", cwd=tmp_path / "elsewhere")
     assert ran.code == 0, ran.err
     ran = run_command("predict", next((source / "red bar").iterdir()), "--model", "../a b/moved", "--json",
                       cwd=tmp_path / "elsewhere")  # fmt: skip

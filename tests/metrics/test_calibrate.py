@@ -68,18 +68,18 @@ cases = st.integers(1, 250).flatmap(
 
 
 @settings(max_examples=300, deadline=None)
-@given(case=cases, accept_error=st.sampled_from([0.0, 0.005, 0.05, 0.2, 0.5, 1.0]))
-def test_of_the_accepted_at_most_the_chosen_share_is_wrong_and_no_lower_threshold_would_do(case, accept_error):
+@given(case=cases, max_accepted_error=st.sampled_from([0.0, 0.005, 0.05, 0.2, 0.5, 1.0]))
+def test_of_the_accepted_at_most_the_chosen_share_is_wrong_and_no_lower_threshold_would_do(case, max_accepted_error):
     logits, targets = case
     probabilities = softmax(logits)
     confidence, wrong = probabilities.max(1), probabilities.argmax(1) != targets
-    threshold = reject_threshold(probabilities, targets, accept_error)
+    threshold = reject_threshold(probabilities, targets, max_accepted_error)
     assert 0 <= threshold <= 1
     accepted = confidence >= threshold
-    assert wrong[accepted].sum() <= accept_error * accepted.sum() + 1e-9
+    assert wrong[accepted].sum() <= max_accepted_error * accepted.sum() + 1e-9
     for lower in set(confidence[confidence < threshold]):
         more = confidence >= lower
-        too_many_wrong = wrong[more].sum() > accept_error * more.sum()
+        too_many_wrong = wrong[more].sum() > max_accepted_error * more.sum()
         assert too_many_wrong or (confidence <= lower).sum() <= len(confidence) // 100
 
 
@@ -129,7 +129,7 @@ def test_a_temperature_that_helps_shows_in_the_figures():
     assert found.ece_after < found.ece_before / 2
     assert 0 < found.accepted < 1
     assert found.accepted_error < 0.06
-    assert found.accept_error == 0.02
+    assert found.max_accepted_error == 0.02
     assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
 
 

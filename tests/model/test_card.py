@@ -24,7 +24,7 @@ CALIBRATION = {
     "ece_after": 0.031,
     "accepted": 0.93,
     "accepted_error": 0.004,
-    "accept_error": 0.005,
+    "max_accepted_error": 0.005,
 }
 TRAINING = {"n": 1234, "source": "my signs", "epochs": 7, "best_epoch": 5, "seconds": 61.0, "skipped": 2}
 

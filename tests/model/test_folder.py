@@ -166,7 +166,7 @@ class TestConfig:
 
     def test_what_an_older_minor_version_lacks_takes_its_default(self):
         top = json.loads(config().to_json())
-        assert top["signsclf"]["format_version"] == modelfolder.FORMAT_VERSION == "1.1"
+        assert top["signsclf"]["format_version"] == modelfolder.FORMAT_VERSION == "1.2"
         del top["signsclf"]["initial_weights"]
         with fails("lacks 'initial_weights'"):
             Config.from_json(json.dumps(top))

@@ -156,7 +156,9 @@ def test_a_source_that_moved_is_gone_on_with_at_its_new_place(stopped, model, tm
     assert ran.code == 2
     assert "--source" in ran.complaint
     monkeypatch.chdir(tmp_path)
-    ran = cli("train", "--resume", stopped / "m", "--source", "there", "--cache", "off", "--accept-error", "0.005")
+    ran = cli(
+        "train", "--resume", stopped / "m", "--source", "there", "--cache", "off", "--max-accepted-error", "0.005"
+    )
     assert ran.code == 0, ran.err
     assert weights(stopped / "m") == weights(model)
     assert "evaluate it: signsclf evaluate" in ran.err
@@ -223,14 +225,16 @@ def test_source_as_an_option_goes_with_resume(source, cli):
 
 @pytest.mark.slow
 def test_resume_applies_what_decides_no_weights(stopped, model, cli):
-    ran = cli("train", "--resume", stopped / "m", "--accept-error", "0.2", "--force-int8", "--bare", "--cache", "off")
+    ran = cli(
+        "train", "--resume", stopped / "m", "--max-accepted-error", "0.2", "--force-int8", "--bare", "--cache", "off"
+    )
     assert ran.code == 0, ran.err
-    assert "accept-error: 0.2, in place of 0.005" in ran.err
+    assert "max-accepted-error: 0.2, in place of 0.005" in ran.err
     assert "int8: force, in place of none" in ran.err
     assert "bare: True, in place of False" in ran.err
     assert weights(stopped / "m") == weights(model)
     figures = read_config(stopped / "m").figures
-    assert figures["calibration"]["accept_error"] == 0.2
+    assert figures["calibration"]["max_accepted_error"] == 0.2
     assert figures["int8"]["result"] == "written"
     check_bare(stopped / "m", stopped / "own")
 

@@ -336,7 +336,7 @@ def refused(match: str, error: type[SignsclfError], where: Path, source: Path, r
 def test_refusals(source, tmp_path):
     refused("no-such-net", SignsclfError, tmp_path, source, RECIPE.replace(arch="no-such-net"))
     refused("no such file", ModelError, tmp_path, source, RECIPE.replace(weights="missing.pth"))
-    refused("--accept-error", SignsclfError, tmp_path, source, accept_error=1.5)
+    refused("--max-accepted-error", SignsclfError, tmp_path, source, max_accepted_error=1.5)
     refused("--flip map.*GTSRB", SignsclfError, tmp_path, source, RECIPE.replace(flip="map"))
     refused("no box", SourceError, tmp_path, source, RECIPE.replace(crop="roi"))
 

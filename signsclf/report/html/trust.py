@@ -40,7 +40,7 @@ def confidence(found: Findings, context: ReportContext) -> dict[str, Any]:
         "risk": _risk(found),
         "calibration": rows if tempered else [row[:2] for row in rows],
         "aims": [
-            (percent(aim.accept_error, 1), percent(aim.accepted, 1), percent(aim.accepted_error))
+            (percent(aim.max_accepted_error, 1), percent(aim.accepted, 1), percent(aim.accepted_error))
             for aim in measured.aims
         ],
     }
