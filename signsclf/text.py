@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from typing import Any
 
 LABEL_LENGTH = 44
 
@@ -13,6 +12,7 @@ LABEL_LENGTH = 44
 _JOINER = re.compile("(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
 # Format characters that are seen: Arabic, Syriac and Kaithi number and verse signs.
 _SEEN_FORMATS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
+_NUMBER = re.compile("[0-9]+")
 _UNDECODED = re.compile("[\udc80-\udcff]+")  # what Python makes of bytes that the locale cannot decode
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
@@ -97,12 +97,15 @@ def compact_count(n: int) -> str:
     return str(n) if n < 10_000 else f"{n / 1000:.0f}k" if n < 1_000_000 else f"{n / 1e6:.3g}M"
 
 
-def natural_key(name: str) -> tuple[Any, ...]:
-    """A sorting key by which 9 comes before 10, and upper and lower case stand together."""
-    # Digits compare as (length, text): int() refuses very long ones.
-    parts = re.split(r"([0-9]+)", name.casefold())
-    parts[1::2] = ((len(digits.lstrip("0")), digits.lstrip("0")) for digits in parts[1::2])
-    return tuple(parts), name
+def natural_key(name: str) -> tuple[str, str]:
+    """Give a sorting key by which 9 comes before 10, and upper and lower case stand together."""
+
+    def comparable(found: re.Match[str]) -> str:
+        # A NUL sorts before all letters; of two numbers the longer is the greater.
+        digits = found[0].lstrip("0")
+        return f"\0{chr(len(digits))}{digits}"
+
+    return _NUMBER.sub(comparable, name.casefold()), name
 
 
 def _is_hidden(letter: str) -> bool:

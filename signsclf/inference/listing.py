@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import codecs
 import glob
-import heapq
-import json
 import locale
 import os
 import stat
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from signsclf import images, outputs
 from signsclf.errors import BadImageError, SignsclfError
@@ -27,8 +24,6 @@ _LIST_BLOCK = 65_536
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 _LONGEST_NAME = 1_000_000
 _LOOKED_AT = 1_000  # folders of which a message tells at most
-_RUN = 4_000  # names sorted in memory at a time
-_PAGE = 100  # names of a sorted run read back at a time
 
 
 def expand(
@@ -39,7 +34,7 @@ def expand(
     hidden: Counter[str] | None = None,
     left_out: Callable[[str], object] | None = None,
 ) -> Iterator[str]:
-    """Image paths, one after another, in memory that does not grow with the number of files.
+    """Give image paths one after another; of each folder the names are held in memory, and nothing more.
 
     Args:
         arguments: files as they are; folders, zip archives and folders in them for the images there, in
@@ -217,7 +212,7 @@ class _Listing:
         elif inside := images.split_archive(argument):
             yield from self._archive(*inside)
         elif glob.has_magic(argument):
-            for match in _sorted(glob.iglob(argument, recursive=True)):  # noqa: PTH207 - Path.glob refuses absolute ones
+            for match in sorted(glob.iglob(argument, recursive=True), key=natural_key):  # noqa: PTH207 - Path.glob refuses absolute ones
                 yield from self.find(match, is_named=False)
 
     def _folder(self, root: Path) -> Iterator[str]:
@@ -260,7 +255,7 @@ class _Listing:
                     elif not _is_special(entry) and self._is_image(entry.name, lambda path=entry.path: read_head(path)):
                         yield entry.name
 
-        return _sorted(scan())
+        yield from sorted(scan(), key=natural_key)
 
     def _archive(self, archive: str, prefix: str) -> Iterator[str]:
         try:
@@ -311,29 +306,3 @@ def _is_special(entry: os.DirEntry) -> bool:
 
 def _own_paths(folder: Path) -> frozenset[str]:
     return frozenset(str(folder / name) for name in outputs.own_below(folder))
-
-
-def _sorted(names: Iterable[str], key: Callable[[str], Any] = natural_key) -> Iterator[str]:
-    """Names in order; a great many go through a temporary file in sorted runs, which are then merged."""
-    names = iter(names)
-    run = sorted(islice(names, _RUN), key=key)
-    if len(run) < _RUN:
-        yield from run
-        return
-    with tempfile.TemporaryFile() as file:
-        runs = []
-        while run:
-            pages = []
-            for start in range(0, len(run), _PAGE):
-                offset = file.tell()
-                file.write(json.dumps(run[start : start + _PAGE]).encode())
-                pages.append((offset, file.tell() - offset))
-            runs.append(_pages(file, pages))
-            run = sorted(islice(names, _RUN), key=key)
-        yield from heapq.merge(*runs, key=key)
-
-
-def _pages(file: BinaryIO, pages: list[tuple[int, int]]) -> Iterator[str]:
-    for offset, length in pages:
-        file.seek(offset)
-        yield from json.loads(file.read(length))

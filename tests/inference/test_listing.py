@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import io
 import os
-import random
 import sys
-import tracemalloc
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -13,7 +11,6 @@ import pytest
 from PIL import Image
 
 from signsclf.errors import SignsclfError
-from signsclf.inference import listing
 from signsclf.inference.listing import expand, listed_names, why_no_image
 
 
@@ -101,20 +98,6 @@ def test_a_folder_that_may_not_be_read_is_given_as_it_is(tree: Path):
     (tree / "d" / "sub").chmod(0)
     assert "d/sub" in listed("d", recursive=True)
     (tree / "d" / "sub").chmod(0o700)
-
-
-def test_a_great_many_names_are_sorted_through_a_file(monkeypatch: pytest.MonkeyPatch):
-    names = [f"img{i}.png" for i in range(30_000)]
-    shuffled = random.Random(0).sample(names, len(names))
-    monkeypatch.setattr(listing, "_RUN", 1_000)
-    monkeypatch.setattr(listing, "_PAGE", 50)
-    assert list(listing._sorted([*shuffled, "\udcff"])) == [*names, "\udcff"]
-    tracemalloc.start()
-    for _ in listing._sorted(f"img{i * 7919 % 30_000}.png" for i in range(30_000)):
-        pass
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2_000_000, "30,000 names alone are 1.7 MB, with their keys over 10 MB"
 
 
 @pytest.mark.parametrize(
