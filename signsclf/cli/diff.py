@@ -110,8 +110,8 @@ def _tell_difference(found: Difference, a: Path, b: Path) -> None:
         f"B less A: {100 * pair.difference:+.2f} points (95 % interval {100 * pair.difference_low:+.2f} to "
         f"{100 * pair.difference_high:+.2f}, n = {pair.n:,})"
     )
-    if pair.by_units is not None:
-        low, high = pair.by_units
+    if pair.by_groups is not None:
+        low, high = pair.by_groups
         echo(f"  with whole groups resampled: {100 * low:+.2f} to {100 * high:+.2f}")
     echo(f"McNemar's exact test: p = {pair.p_value:.3g} ({pair.n_only_b:,} right in B alone, {pair.n_only_a:,} in A)")
     if found.n_left_out:

@@ -53,7 +53,7 @@ _SMALL_SIDE = 100.0
 """With smaller images decoding is mostly Python, of which one thread runs at a time: two take a fifth longer."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decoded:
     """The images of a table, row for row.
 
@@ -80,11 +80,11 @@ class Decoded:
         pixels = _allocate((len(rows), *self.pixels.shape[1:]))
         np.take(self.pixels, rows, axis=0, out=pixels)
         return Decoded(
-            pixels,
-            [self.digests[i] for i in rows],
-            [self.inputs[i] for i in rows],
-            {place: self.unreadable[i] for place, i in enumerate(rows) if i in self.unreadable},
-            self.entry,
+            pixels=pixels,
+            digests=[self.digests[i] for i in rows],
+            inputs=[self.inputs[i] for i in rows],
+            unreadable={place: self.unreadable[i] for place, i in enumerate(rows) if i in self.unreadable},
+            entry=self.entry,
         )
 
 
@@ -255,7 +255,7 @@ def _decode(table: np.ndarray, size: int, pixels: np.ndarray, observer: Observer
         for count in pool.map(work, range(0, n, _CHUNK)):
             done += count
             observer.progress("decoding", done, n)
-    return Decoded(pixels, digests, inputs, dict(sorted(unreadable.items())))
+    return Decoded(pixels=pixels, digests=digests, inputs=inputs, unreadable=dict(sorted(unreadable.items())))
 
 
 def _key(table: np.ndarray, size: int) -> str | None:
@@ -306,7 +306,7 @@ def open_entry(entry: Path, size: int, observer: Observer | None = None) -> Deco
     # Used just now: the last to be deleted. A cache may be there to be read only.
     with contextlib.suppress(OSError):
         os.utime(entry / _INDEX)
-    return Decoded(pixels, digests, inputs, unreadable, entry)
+    return Decoded(pixels=pixels, digests=digests, inputs=inputs, unreadable=unreadable, entry=entry)
 
 
 def _rows_intact(pixels: np.ndarray, inputs: list[str], unreadable: dict[int, str]) -> list[bool]:

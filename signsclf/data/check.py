@@ -45,7 +45,7 @@ class DuplicateKind(str, Enum):
     """These count more than once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DuplicateSet:
     """Images, two or more, that are the same pixel for pixel; the three tuples go together.
 
@@ -68,7 +68,7 @@ class DuplicateSet:
         return DuplicateKind.WITHIN_CLASS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckResult:
     """What `check` found. Paths are relative to the source, lists in the order of the table.
 
@@ -124,7 +124,7 @@ class CheckResult:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Look:
     """One image, decoded: its size and the hash of its size and pixels, or why it cannot be read."""
 
@@ -276,7 +276,7 @@ def _look(path: str) -> _Look:
         return _Look(reason=str(error).removeprefix(f"{path}: "))
     digest = hashlib.blake2b(f"{image.width} {image.height} ".encode(), digest_size=16)
     digest.update(image.tobytes())
-    return _Look(image.width, image.height, digest.digest())
+    return _Look(width=image.width, height=image.height, digest=digest.digest())
 
 
 def _area(size: tuple[int, int]) -> tuple[int, int]:

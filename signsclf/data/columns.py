@@ -41,7 +41,7 @@ _MOST_HEAD = 1024 * 1024
 _field_limit = threading.Lock()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Sheet:
     """A table as it was read, without rows that hold no value.
 
@@ -81,18 +81,18 @@ class Sheet:
         """A table whose ``names`` were its first row, with that as a row and numbers for names."""
         first, load, places = self.names, self.load, self.places or range(2, self.rows + 2)
         return Sheet(
-            self.path,
-            tuple(str(i + 1) for i in range(len(first))),
-            self.rows + 1,
-            lambda i: [first[i], *load(i)],
-            [places[0] - 1 if len(places) else 1, *places],
+            path=self.path,
+            names=tuple(str(i + 1) for i in range(len(first))),
+            rows=self.rows + 1,
+            load=lambda i: [first[i], *load(i)],
+            places=[places[0] - 1 if len(places) else 1, *places],
         )
 
 
 def from_columns(path: str, columns: dict[str, list[str]], **more: Any) -> Sheet:
     """A sheet of columns that are in memory; more as for `Sheet`."""
     lists = list(columns.values())
-    return Sheet(path, tuple(columns), len(lists[0]) if lists else 0, lists.__getitem__, **more)
+    return Sheet(path=path, names=tuple(columns), rows=len(lists[0]) if lists else 0, load=lists.__getitem__, **more)
 
 
 def folded(name: str) -> str:
@@ -163,7 +163,7 @@ def read_sheet(path: str) -> Sheet:
     text = decode_text(path, read_bytes(path))
     rows, places, delimiter = _rows(path, text)
     if not rows:
-        return Sheet(path, (), 0, lambda i: [])
+        return Sheet(path=path, names=(), rows=0, load=lambda i: [])
     names = [name.strip(SPACES) for name in rows[0]]
     while names and not names[-1]:
         names.pop()
@@ -177,7 +177,7 @@ def read_sheet(path: str) -> Sheet:
             del row[width:]
     del rows[0], places[0]
     lists = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
-    return Sheet(path, tuple(names), len(rows), lists.__getitem__, places)
+    return Sheet(path=path, names=tuple(names), rows=len(rows), load=lists.__getitem__, places=places)
 
 
 def read_bytes(path: str) -> bytes:
@@ -392,7 +392,7 @@ def _parquet_sheet(path: str) -> Sheet:
         known = {str(number): name for number, name in enumerate(classes[i])}
         return [known.get(value, "" if value == "-1" else value) for value in values]
 
-    return Sheet(path, names, n, named, None, "row", tuple(schema.types))
+    return Sheet(path=path, names=names, rows=n, load=named, places=None, unit="row", types=tuple(schema.types))
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:

@@ -27,7 +27,7 @@ _NO_LABELS = re.compile(r"read.?me|licen[cs]e|requirements|package|config|classe
 _BESIDE_SPLITS = "beside the split folders (call it train, valid or test to use it)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Class:
     """A class folder: its split, the folder above it (ending in '/', or ''), its name, the images in it."""
 
@@ -37,7 +37,7 @@ class _Class:
     images: list[str]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Walk:
     """A way down a tree to its class folders, and what is to be told of it."""
 
@@ -152,7 +152,7 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> ParsedSource:
     names = tree.image_names
     if not names:
         raise _no_images(tree)
-    walk = _Walk(tree)
+    walk = _Walk(tree=tree)
     if reading.class_level is None:
         base = _recognise(walk)
     else:
@@ -185,7 +185,7 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> ParsedSource:
     used = walk.told.union(*(found.images for found in walk.classes))
     if stray := [name for name in names if name not in used]:
         notes.append(f"images in no class folder are left out ({len(stray):,}): {some(stray)}")
-    return ParsedSource(Layout.FOLDERS, rows, base, is_gtsrb, tuple(notes))
+    return ParsedSource(layout=Layout.FOLDERS, rows=rows, base=base, is_gtsrb=is_gtsrb, notes=tuple(notes))
 
 
 def _recognise(walk: _Walk) -> str:
@@ -218,7 +218,11 @@ def _recognise(walk: _Walk) -> str:
 def _descend(walk: _Walk, names: list[str], base: str, split: str | None, levels: int) -> None:
     """Finds the class folders that lie so many levels below ``base``."""
     if levels == 1:
-        walk.classes += [_Class(split, base, name, within) for name, within in _below(names, base).items() if name]
+        walk.classes += [
+            _Class(split=split, above=base, name=name, images=within)
+            for name, within in _below(names, base).items()
+            if name
+        ]
         return
     inside = walk.below(names, base)
     parts = {} if split else walk.parts(inside, base)
@@ -245,7 +249,7 @@ def _without_copies(walk: _Walk, split: str | None, above: str, inside: dict[str
             only = f", {new:,} images only there" if new else ""
             why = f"the class folders once more, {len(shared):,} of those beside it{only}"
             walk.leave_out(f"{above}{name}/", folders.pop(name), why)
-    return [_Class(split, above, name, within) for name, within in folders.items()]
+    return [_Class(split=split, above=above, name=name, images=within) for name, within in folders.items()]
 
 
 def _with_inner_splits(walk: _Walk) -> list[_Class]:
@@ -260,7 +264,11 @@ def _with_inner_splits(walk: _Walk) -> list[_Class]:
     for found, within in inner:
         for name in [name for name in within if roles[name] == UNLABELLED]:
             walk.leave_out(f"{found.above}{found.name}/{name}/", within.pop(name), "unlabelled by the folder's name")
-    return [_Class(roles[name], c.above, c.name, within[name]) for c, within in inner for name in within]
+    return [
+        _Class(split=roles[name], above=c.above, name=c.name, images=within[name])
+        for c, within in inner
+        for name in within
+    ]
 
 
 def _signs(classes: list[_Class], empty: list[str], layout: Layout | None) -> tuple[bool, list[str]]:

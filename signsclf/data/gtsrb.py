@@ -103,7 +103,7 @@ PUBLISHED: tuple[tuple[str, float], ...] = (
 """Accuracy on the official test set; that of people from Stallkamp et al. 2012."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Archive:
     """One official zip archive: file name, length in bytes, checksums in hex (sha256 where it is known)."""
 
@@ -117,18 +117,18 @@ BASE_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370
 """The folder that the official archives lie in."""
 
 ARCHIVES: tuple[Archive, ...] = (
-    Archive("GTSRB_Final_Training_Images.zip", 276_294_756, "f33fd80ac59bff73c82d25ab499e03a3"),
+    Archive(name="GTSRB_Final_Training_Images.zip", bytes=276_294_756, md5="f33fd80ac59bff73c82d25ab499e03a3"),
     Archive(
-        "GTSRB_Final_Test_Images.zip",
-        88_978_620,
-        "c7e4e6327067d32654124b0fe9e82185",
-        "48ba6fab7e877eb64eaf8de99035b0aaecfbc279bee23e35deca4ac1d0a837fa",
+        name="GTSRB_Final_Test_Images.zip",
+        bytes=88_978_620,
+        md5="c7e4e6327067d32654124b0fe9e82185",
+        sha256="48ba6fab7e877eb64eaf8de99035b0aaecfbc279bee23e35deca4ac1d0a837fa",
     ),
     Archive(
-        "GTSRB_Final_Test_GT.zip",
-        99_620,
-        "fe31e9c9270bbcd7b84b7f21a9d9d9e5",
-        "f94e5a7614d75845c74c04ddb26b8796b9e483f43541dd95dd5b726504e16d6d",
+        name="GTSRB_Final_Test_GT.zip",
+        bytes=99_620,
+        md5="fe31e9c9270bbcd7b84b7f21a9d9d9e5",
+        sha256="f94e5a7614d75845c74c04ddb26b8796b9e483f43541dd95dd5b726504e16d6d",
     ),
 )
 """Training images with their ground truth, test images, and the ground truth of the test images."""

@@ -72,7 +72,9 @@ def find_gtsrb(tree: Tree, meant: bool = False) -> ParsedSource | None:
         raise SourceError(f"{tree.root}: the csv files of GTSRB but none of its images; unpack it again")
     folders = [_name_of(tree, folder) for folder in (base, test) if folder is not None]
     shared = posixpath.commonpath(folders)
-    return ParsedSource(Layout.GTSRB, rows, f"{shared}/" if shared else "", True, tuple(notes))
+    return ParsedSource(
+        layout=Layout.GTSRB, rows=rows, base=f"{shared}/" if shared else "", is_gtsrb=True, notes=tuple(notes)
+    )
 
 
 def find_kaggle(tree: Tree, meant: bool = False) -> ParsedSource | None:
@@ -123,7 +125,7 @@ def find_kaggle(tree: Tree, meant: bool = False) -> ParsedSource | None:
     stray = [name for name in tree.image_names if tree.files[name] not in used and "meta/" not in name.lower()]
     if stray:
         notes.append(f"images in no csv are left out ({len(stray):,}): {some(stray)}")
-    return ParsedSource(Layout.KAGGLE, rows, base, True, tuple(notes))
+    return ParsedSource(layout=Layout.KAGGLE, rows=rows, base=base, is_gtsrb=True, notes=tuple(notes))
 
 
 def _kaggle_tables(tree: Tree) -> Iterator[tuple[str, str, dict[str, list[str]]]]:

@@ -28,7 +28,7 @@ class Row(NamedTuple):
     size: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ParsedSource:
     """A recognised layout: its rows, and the folder (ending in '/', or '') that names are relative to.
 

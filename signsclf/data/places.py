@@ -28,7 +28,7 @@ _DEEPEST = 8
 _ROOTS_TRIED = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Places:
     """Where the images of a table lie.
 
@@ -64,7 +64,7 @@ def find_places(tree: Tree, folder: str, texts: Sequence[str], labels: Sequence[
     found = {text: where(tree, folder, text) for text in dict.fromkeys(texts)}
     lost = [text for text, path in found.items() if path is None]
     if not lost:
-        return Places([found[text] or "" for text in texts], [])
+        return Places(paths=[found[text] or "" for text in texts], lost=[])
     by_label = dict(zip(texts, labels, strict=True))
     note = hint = ""
     best: tuple[int, _Rule | None, dict[str, str]] = (0, None, {})
@@ -95,7 +95,7 @@ def find_places(tree: Tree, folder: str, texts: Sequence[str], labels: Sequence[
             hint = f"{best[0]:,} of these would be found {rule.said}{or_else}: {example[0]!r} would be {example[1]!r}"
     gone = set(lost)
     paths = [found[text] or _expected(tree, folder, text) for text in texts]
-    return Places(paths, [i for i, text in enumerate(texts) if text in gone], note, hint)
+    return Places(paths=paths, lost=[i for i, text in enumerate(texts) if text in gone], note=note, hint=hint)
 
 
 class _Index:
@@ -147,7 +147,7 @@ def _last(key: Callable[[str], str]) -> Callable[[str], str]:
     return lambda name: key(posixpath.basename(name))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Rule:
     """How texts are to be read.
 
@@ -168,19 +168,23 @@ def _rules(index: _Index, lost: Sequence[str], labels: dict[str, str]) -> Iterat
     """Rules, the strictest first."""
     plain = {text: _plain(text) for text in lost}
     if any(plain[text] != text for text in lost):
-        yield _Rule("as their addresses say", "address", lambda text: index.one(_same, plain[text]), True)
+        yield _Rule(
+            said="as their addresses say", kind="address", named=lambda text: index.one(_same, plain[text]), stays=True
+        )
     uploads = {text: found[1] for text in lost if (found := _UPLOAD.fullmatch(plain[text]))}
     if len(uploads) == len(lost):
         last = _last(_same)
-        yield _Rule("without the numbers of uploads", "upload", lambda text: index.one(last, uploads[text]))
+        yield _Rule(
+            said="without the numbers of uploads", kind="upload", named=lambda text: index.one(last, uploads[text])
+        )
     for key, how in _KEYS:
         also = f", {how}" if how else ""
         if how:
-            yield _Rule(how, how, lambda text, key=key: index.one(key, plain[text]), True)
+            yield _Rule(said=how, kind=how, named=lambda text, key=key: index.one(key, plain[text]), stays=True)
         yield _Rule(
-            f"in the folders of their labels{also}",
-            f"label{how}",
-            lambda text, key=key: index.one(key, f"{labels[text]}/{plain[text]}"),
+            said=f"in the folders of their labels{also}",
+            kind=f"label{how}",
+            named=lambda text, key=key: index.one(key, f"{labels[text]}/{plain[text]}"),
         )
         for old, new in _other_roots(index, key, [plain[text] for text in lost[:_ROOTS_TRIED]]):
 
@@ -189,12 +193,12 @@ def _rules(index: _Index, lost: Sequence[str], labels: dict[str, str]) -> Iterat
                 return index.one(key, new + plain[text][len(old) :]) if same else None
 
             said = f"in {new!r}" if not old else f"with {old!r} left out" if not new else f"with {new!r} for {old!r}"
-            yield _Rule(said + also, f"root{how}", moved)
+            yield _Rule(said=said + also, kind=f"root{how}", named=moved)
         last = _last(key)
         yield _Rule(
-            f"by their names alone, anywhere below the table{also}",
-            f"name{how}",
-            lambda text, last=last: index.one(last, plain[text]),
+            said=f"by their names alone, anywhere below the table{also}",
+            kind=f"name{how}",
+            named=lambda text, last=last: index.one(last, plain[text]),
         )
 
 

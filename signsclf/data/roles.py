@@ -41,7 +41,7 @@ _TRUE = frozenset({"true", "1", "1.0", "yes", "t"})
 _FALSE = frozenset({"false", "0", "0.0", "no", "f"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Roles:
     """Positions of columns in a sheet.
 
@@ -118,7 +118,16 @@ def find_roles(
         notes.append(f"columns of 0 and 1 are the classes ({len(one_hot):,}): {some_names}")
     if others:
         notes.append(f"columns that are not used ({len(others):,}): {', '.join(_unused(sheet, i) for i in others[:5])}")
-    return Roles(sheet, of_path, of_label, one_hot, split, flags, group, tuple(notes))
+    return Roles(
+        sheet=sheet,
+        path=of_path,
+        label=of_label,
+        one_hot=one_hot,
+        split=split,
+        flags=flags,
+        group=group,
+        notes=tuple(notes),
+    )
 
 
 def flag(sheet: Sheet, column: int, text: str, row: int) -> bool:
@@ -216,7 +225,14 @@ def _headerless(sheet: Sheet, splits: dict[str, str], path: str | None, label: s
         raise SourceError(f"{sheet.path}: no header and {why}, or begin with a line such as path,label")
     taken = [("path", of_path), ("label", of_label), ("split", split)]
     said = ", ".join(f"{what} from column {at + 1}" for what, at in taken if at is not None)
-    return Roles(sheet, of_path, of_label, (), split, notes=(f"no header, so the first row is an image: {said}",))
+    return Roles(
+        sheet=sheet,
+        path=of_path,
+        label=of_label,
+        one_hot=(),
+        split=split,
+        notes=(f"no header, so the first row is an image: {said}",),
+    )
 
 
 def _names(sheet: Sheet) -> str:

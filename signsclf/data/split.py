@@ -14,7 +14,7 @@ from signsclf.errors import SourceError
 from signsclf.recipe import SplitBy, parse_fold
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Split:
     """A table whose every row stands on a side, and what there is to say of it.
 

@@ -52,7 +52,7 @@ _MAX_SIZES_READ = 100
 """Drawn signs have no headers: each one looked at is drawn."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
     """Labelled images from one place.
 
@@ -131,7 +131,7 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
         if layout not in (None, Layout.TABLE):
             raise SourceError(f"{path}: a table, so --layout {layout.value} does not fit; leave it out")
         whole = path.absolute()
-        tree = Tree(whole.parent.as_posix(), False, {whole.name: whole.as_posix()})
+        tree = Tree(root=whole.parent.as_posix(), is_archive=False, files={whole.name: whole.as_posix()})
         found = read_table(tree, whole.name, reading)
         if outputs.is_own_file(whole):
             note = "signsclf wrote this table: what a model answered may be taken for the truth here"
@@ -250,7 +250,15 @@ def _synthetic(source: str | Path, layout: Layout | None) -> Source:
     table = synthetic.table()
     sizes = (None,) * len(table)
     classes = _classes(table, True)
-    return Source(synthetic.KEYWORD, Layout.SYNTHETIC, table, classes, True, roi_sizes=sizes, origin=synthetic.KEYWORD)
+    return Source(
+        root=synthetic.KEYWORD,
+        layout=Layout.SYNTHETIC,
+        table=table,
+        classes=classes,
+        is_gtsrb=True,
+        roi_sizes=sizes,
+        origin=synthetic.KEYWORD,
+    )
 
 
 def _source(tree: Tree, found: ParsedSource, origin: str, reading: Reading) -> Source:

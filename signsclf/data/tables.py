@@ -32,7 +32,7 @@ _ENOUGH_OF_IMAGES = 0.1
 _MOST_PARTS = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Part:
     """One table, read: its rows go together with their places in the sheet."""
 
@@ -157,7 +157,9 @@ def _joined(tree: Tree, chosen: dict[str, str | None], unlabelled: list[str], re
         for part in parts
         if part.lost
     )
-    return ParsedSource(Layout.TABLE, rows, f"{base}/" if base else "", notes=tuple(notes), missing=missing)
+    return ParsedSource(
+        layout=Layout.TABLE, rows=rows, base=f"{base}/" if base else "", notes=tuple(notes), missing=missing
+    )
 
 
 def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
@@ -206,7 +208,7 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
         splits = [called] * len(texts)
     _refuse_some_without(sheet, kept, splits)
     folder = posixpath.dirname(name)
-    places = Places(texts, []) if embedded else find_places(tree, folder, texts, labels)
+    places = Places(paths=texts, lost=[]) if embedded else find_places(tree, folder, texts, labels)
     if folder and len(places.lost) == len(texts):
         # The table lies in a folder of its own, such as annotations/, and tells where images lie in the whole set.
         whole = find_places(tree, "", texts, labels)
@@ -229,7 +231,7 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
         notes.append(f"rows that say the same again count once ({len(again):,}): {sheet.some_places(again)}")
     lost = set(places.lost) and {places.paths[i] for i in places.lost}
     shown = [f"{sheet.place(at)} {quoted(written[at])}" for row, at in zip(rows, kept, strict=True) if row.path in lost]
-    return _Part(name, sheet, rows, kept, notes, shown, places.hint)
+    return _Part(name=name, sheet=sheet, rows=rows, at=kept, notes=notes, lost=shown, hint=places.hint)
 
 
 def _embedded(tree: Tree, sheet: Sheet, roles: Roles) -> list[str]:

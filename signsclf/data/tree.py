@@ -30,7 +30,7 @@ _LONGEST_SHOWN = 200
 _ENCRYPTED = 0x1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tree:
     """The files below a folder or in a zip archive.
 
@@ -143,15 +143,15 @@ class _Listing:
         if self.hidden:
             notes.append(f"images in hidden folders or files are left out: {hidden_text(self.hidden)}")
         return Tree(
-            self.root,
-            is_archive,
-            dict(sorted(files.items())),
-            frozenset(self.folders),
-            tuple(notes),
-            names,
-            frozenset(unnamed),
-            skipped,
-            dict(self.hidden),
+            root=self.root,
+            is_archive=is_archive,
+            files=dict(sorted(files.items())),
+            folders=frozenset(self.folders),
+            notes=tuple(notes),
+            names=names,
+            unnamed=frozenset(unnamed),
+            skipped=skipped,
+            hidden=dict(self.hidden),
         )
 
 

@@ -20,7 +20,7 @@ from signsclf.inference.listing import expand
 from signsclf.metrics import robustness
 from signsclf.metrics.audit import Audit, Duplicate, label_issues
 from signsclf.metrics.breakdown import Proportion
-from signsclf.metrics.findings import Findings, find
+from signsclf.metrics.findings import Findings, FoldedCalibration, analyze
 from signsclf.metrics.intervals import group_numbers
 from signsclf.metrics.unknown import evaluate_unknown
 from signsclf.observer import Observer
@@ -82,23 +82,25 @@ def examine(
     observer = observer or Observer()
     classifier = Classifier(model, device=device)
     config = classifier.config
-    units = group_numbers(evaluation.groups)
+    groups = group_numbers(evaluation.groups)
     suspects = _audit(evaluation, classifier) if audit else None
-    found = find(
+    found = analyze(
         evaluation.report,
         evaluation.probabilities,
         evaluation.targets,
-        units=units,
-        sides=np.array(
+        groups=groups,
+        short_sides=np.array(
             [min(said or images.size(path)) for said, path in zip(evaluation.sizes, evaluation.paths, strict=True)]
         ),
-        temperature=config.temperature,
-        fitted_here=evaluation.n_calibrated > 0,
-        threshold=config.reject_threshold,
+        calibration=FoldedCalibration(
+            temperature=config.temperature,
+            fitted_here=evaluation.n_calibrated > 0,
+            threshold=config.reject_threshold,
+        ),
         train_counts=evaluation.train_counts,
-        groups=_sign_groups(classifier) if config.is_gtsrb else None,
+        class_groups=_sign_groups(classifier) if config.is_gtsrb else None,
     )
-    found = replace(found, without_known=_without_training_images(evaluation, classifier), audit=suspects)
+    found = replace(found, without_training_frames=_without_training_images(evaluation, classifier), audit=suspects)
     others: tuple[Prediction, ...] = ()
     if unknown is not None:
         others = tuple(_predict_unknown(classifier, unknown, observer))
@@ -108,11 +110,11 @@ def examine(
         known = evaluation.probabilities.max(axis=1)
         found = replace(found, unknown=evaluate_unknown(known, sure, config.reject_threshold))
     if robust:
-        rows = robustness.sample(len(units), seed)
+        rows = robustness.sample(len(groups), seed)
         measured = robustness.measure(
             evaluation.pixels[rows],
             evaluation.targets[rows],
-            np.unique(units[rows], return_inverse=True)[1],
+            np.unique(groups[rows], return_inverse=True)[1],
             classifier.logits,
             seed,
             observer,
@@ -170,9 +172,9 @@ def _audit(evaluation: Evaluation, classifier: Classifier) -> Audit:
         n_seen=len(unseen) - len(places),
         issues=tuple(replace(issue, position=int(places[issue.position])) for issue in issues),
         duplicates=tuple(
-            Duplicate(name, label, *evaluation.twins[name])
+            Duplicate(name=name, label=label, training_name=twin[0], training_label=twin[1])
             for name, label in zip(evaluation.names, labels, strict=True)
-            if name in evaluation.twins and evaluation.part != "train"
+            if (twin := evaluation.twins.get(name)) is not None and evaluation.part != "train"
         ),
     )
 
@@ -202,7 +204,7 @@ def _without_training_images(evaluation: Evaluation, classifier: Classifier) -> 
     kept = np.array([PurePosixPath(name).stem not in known for name in evaluation.names])
     right = evaluation.probabilities.argmax(axis=1) == evaluation.targets
     note = f"leaving out {count(int((~kept).sum()), 'test image')} that are frames of a training track"
-    return Proportion("without training frames", int(kept.sum()), int((right & kept).sum()), note)
+    return Proportion(label="without training frames", n=int(kept.sum()), right=int((right & kept).sum()), note=note)
 
 
 def _subject(examined: Examined) -> ReportContext:
@@ -276,7 +278,7 @@ def _tables(examined: Examined) -> Iterator[tuple[str, bytes]]:
     evaluation, found, labels = examined.evaluation, examined.found, examined.classifier.labels
     groups: list[tuple[str, Sequence[Proportion]]] = [
         ("rarity", found.rarity),
-        ("group", found.groups),
+        ("group", found.class_groups),
         ("shorter side", found.sizes),
     ]
     rows = [

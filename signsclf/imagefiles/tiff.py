@@ -48,7 +48,7 @@ _CODEC_NAMES = {34712: "JPEG 2000", 33003: "JPEG 2000", 33005: "JPEG 2000", 3488
 _FORMAT_NAMES = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """What the first image of a TIFF file says of itself.
 
@@ -373,7 +373,7 @@ def _parse(file: IO[bytes], wanted: set[int]) -> Header:
             (offset,) = struct.unpack_from(f"{order}{'I' if room == 4 else 'Q'}", directory, field)
             packed = read(offset, length)
         tags[tag] = struct.unpack(layout, packed)
-    return Header(order, tags)
+    return Header(order=order, tags=tags)
 
 
 _muting = threading.Lock()

@@ -47,7 +47,7 @@ _BATCHES_AHEAD = 3
 _ANEW = "fetch or export the model again"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """The answer for one image; checked at construction.
 
@@ -327,7 +327,7 @@ def _stream(
             if good:
                 answers = iter(classifier._predictions(paths, classifier.probabilities(np.stack(good)), top_k))
             for name, pixels in zip(names, decoded, strict=True):
-                yield Prediction(name, error=pixels) if isinstance(pixels, str) else next(answers)
+                yield Prediction(path=name, error=pixels) if isinstance(pixels, str) else next(answers)
             arrivals.done(len(names))
     finally:
         arrivals.close()

@@ -1,1 +1,1 @@
-"""Figures from probabilities and targets, with NumPy alone."""
+"""Metrics computed from probabilities and targets, with NumPy alone."""

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, from predictions of images that the network was not trained on."""
+"""Find labels that are probably wrong, from predictions for images that the network was not trained on."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from signsclf.errors import require_extra
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelIssue:
     """An image whose label is suspected.
 
     Attributes:
-        position: of the image, from 0.
-        suggested: index of the class that the model takes it for.
-        score: the probability of the given label: the lower, the more suspect.
+        position: the image's row, from 0.
+        suggested: index of the class that the model predicts.
+        score: probability of the given label, 0 to 1; the lower, the more suspect.
     """
 
     position: int
@@ -24,9 +24,9 @@ class LabelIssue:
     score: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Duplicate:
-    """An image judged that is pixel for pixel, at the network's size, one that the network was trained on."""
+    """An evaluated image whose pixels, at the network's input size, equal those of a training image."""
 
     name: str
     label: str
@@ -34,15 +34,15 @@ class Duplicate:
     training_label: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What is suspect in the labels of some images.
+    """Suspect labels among a set of images.
 
     Attributes:
-        n: images looked at, none of which the network was trained on.
-        n_seen: images left out, because it was.
-        issues: suspected label errors, the most suspect first; positions are those of the judgement.
-        duplicates: images that stand in the training too.
+        n: images checked, none of which the network was trained on.
+        n_seen: images left out because the network was trained on them.
+        issues: suspected label errors, the most suspect first; positions are rows of the evaluation.
+        duplicates: images that are in the training set too.
     """
 
     n: int
@@ -52,14 +52,15 @@ class Audit:
 
 
 def label_issues(probabilities: np.ndarray, targets: np.ndarray) -> list[LabelIssue]:
-    """Suspected label errors by confident learning (Northcutt et al. 2021, arXiv:1911.00068), with cleanlab.
+    """Find suspected label errors by confident learning (Northcutt et al. 2021, arXiv:1911.00068), with cleanlab.
 
     Args:
-        probabilities: (N, C) of images that the model was not trained on; their own would only repeat the labels.
-        targets: the labels given, int (N,).
+        probabilities: (N, C) for images that the model was not trained on; on its training images it only repeats the
+            labels.
+        targets: class indices of the given labels, int (N,).
 
     Returns:
-        The most suspect first. None where fewer than two classes are present.
+        The suspected errors, the most suspect first; an empty list where fewer than two classes are present.
 
     Raises:
         MissingExtraError: the extra ``audit`` is not installed.
@@ -67,17 +68,17 @@ def label_issues(probabilities: np.ndarray, targets: np.ndarray) -> list[LabelIs
     require_extra("audit", "the search for wrong labels")
     from cleanlab.filter import find_label_issues
 
-    # Confident learning counts each class's images: one without any has no say.
+    # Confident learning estimates a threshold from each class's images, so classes without images are left out.
     present = np.unique(targets)
     if len(present) < 2:
         return []
-    kept = np.clip(probabilities[:, present].astype(np.float64), 1e-12, None)
-    kept /= kept.sum(axis=1, keepdims=True)
-    flagged = find_label_issues(np.searchsorted(present, targets), kept, n_jobs=1)
+    probabilities_present = np.clip(probabilities[:, present].astype(np.float64), 1e-12, None)
+    probabilities_present /= probabilities_present.sum(axis=1, keepdims=True)
+    flagged = find_label_issues(np.searchsorted(present, targets), probabilities_present, n_jobs=1)
     predicted = probabilities.argmax(axis=1)
     scores = probabilities[np.arange(len(targets)), targets]
     suspects = np.flatnonzero(flagged & (predicted != targets))
     return [
-        LabelIssue(int(i), int(predicted[i]), float(scores[i]))
+        LabelIssue(position=int(i), suggested=int(predicted[i]), score=float(scores[i]))
         for i in suspects[np.argsort(scores[suspects], kind="stable")]
     ]

@@ -1,4 +1,4 @@
-"""How sure the model may be: a temperature, and the confidence below which an answer is not accepted. NumPy only."""
+"""Calibration: a temperature, and the confidence below which an answer is rejected. NumPy only."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 
 from signsclf.metrics.classification import Scores, expected_calibration_error, row_blocks, score
 
-MOST_LOGITS = 2**24
-"""As many logits fit a temperature: 16,777 images of a thousand classes, 390,167 of GTSRB's 43."""
+MAX_LOGITS = 2**24
+"""How many logits a temperature is fitted to at most: 16,777 images of a thousand classes, 390,167 of GTSRB's 43."""
 
-_SHARPEST, _SOFTEST = 0.05, 20.0
-_REFUSED_ANYHOW = 0.01
+_MIN_TEMPERATURE, _MAX_TEMPERATURE = 0.05, 20.0
+_MIN_REJECTED = 0.01
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What temperature and threshold do on images that did not fit them: cross-fitted by halves of the groups.
+    """The effect of temperature and threshold on images that did not fit them: cross-fitted by halves of the groups.
 
     Attributes:
-        n: images judged.
+        n: images evaluated.
         ece_before, ece_after: expected calibration error without and with the temperature, 0 to 1.
-        accepted: share of the images that are accepted, 0 to 1.
-        accepted_error: share of the accepted that are wrong; None where none is accepted.
-        max_accepted_error: the largest share of wrong answers among the accepted that the threshold was chosen for.
+        accepted: share of the images that are accepted (coverage), 0 to 1.
+        accepted_error: share of the accepted images that are wrong (selective risk); None where none is accepted.
+        max_accepted_error: the selective risk that the threshold was chosen for.
     """
 
     n: int
@@ -37,23 +37,23 @@ class Calibration:
     max_accepted_error: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values."""
+        """Return the figures as JSON values."""
         return asdict(self)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits (N, C), float64."""
+    """Compute the probabilities (N, C), float64, of logits (N, C)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     np.exp(shifted, out=shifted)
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature that minimises the mean negative log-likelihood of softmax(logits / T), 0.05 to 20.
+    """Fit the temperature T, 0.05 to 20, that minimises the mean negative log-likelihood of softmax(logits / T).
 
     Guo et al. 2017, arXiv:1706.04599. The likelihood has one optimum in 1/T; it is found by golden-section search.
 
-    Of more than `MOST_LOGITS` logits an even sample of the images decides.
+    Of more than `MAX_LOGITS` logits an evenly spaced sample of the images is used.
 
     Args:
         logits: (N, C), N ≥ 1.
@@ -68,7 +68,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
         scaled = centred / np.exp(log_t)
         return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, targets]))
 
-    low, high = np.log(_SHARPEST), np.log(_SOFTEST)
+    low, high = np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE)
     ratio = (np.sqrt(5) - 1) / 2
     left, right = high - ratio * (high - low), low + ratio * (high - low)
     loss_left, loss_right = loss(left), loss(right)
@@ -85,15 +85,19 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
 
 
 def reject_threshold(probabilities: np.ndarray, targets: np.ndarray, max_accepted_error: float) -> float:
-    """Choose the lowest confidence to accept so that at most ``max_accepted_error`` of the accepted are wrong, else 1.
+    """Choose the lowest confidence at which at most ``max_accepted_error`` of the accepted images are wrong.
 
-    A network that is hardly ever wrong would accept whatever it is shown, pictures of other things too. So up to a
-    hundredth of the images, the least sure ones, is refused in any case, unless ``max_accepted_error`` is 1: all pass.
+    A network that is hardly ever wrong would then accept everything, out-of-distribution images too. So up to one
+    hundredth of the images, those of the lowest confidence, is rejected in any case; with ``max_accepted_error`` 1 all are
+    accepted.
 
     Args:
         probabilities: (N, C).
         targets: int (N,).
-        max_accepted_error: 0 to 1.
+        max_accepted_error: the largest selective risk (share of the accepted images that are wrong), 0 to 1.
+
+    Returns:
+        0 to 1; 1 where no confidence is high enough.
     """
     return _threshold(probabilities.max(axis=1), probabilities.argmax(axis=1) == targets, max_accepted_error)
 
@@ -106,29 +110,29 @@ def _threshold(confidence: np.ndarray, right: np.ndarray, max_accepted_error: fl
     within = np.flatnonzero(wrong <= max_accepted_error * np.arange(1, len(order) + 1))
     # Equal confidences are accepted or refused together, so a cut may only fall where the confidence changes.
     sorted_confidence = confidence[order]
-    following = np.append(sorted_confidence[1:], -np.inf)
-    ends = within[following[within] < sorted_confidence[within]]
+    next_confidence = np.append(sorted_confidence[1:], -np.inf)
+    ends = within[next_confidence[within] < sorted_confidence[within]]
     if not len(ends):
         return 1.0
-    enough = ends[ends >= len(order) - 1 - int(_REFUSED_ANYHOW * len(order))]
+    enough = ends[ends >= len(order) - 1 - int(_MIN_REJECTED * len(order))]
     return float(sorted_confidence[enough[0] if len(enough) else ends[-1]])
 
 
 class Logits(Protocol):
-    """Logits (N, C) of which rows can be read: an array, or what computes them."""
+    """Logits (N, C) that can be indexed by rows: an array, or an object that computes them."""
 
     shape: tuple[int, ...]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CrossFit:
-    """Images evaluated with what the other half of the groups fitted.
+    """Images evaluated with a temperature and a threshold that the other half of the groups fitted.
 
     Attributes:
-        before, after: their scores without and with the temperature.
-        calibrations: one for each of the errors asked for.
+        before, after: the images' scores without and with the temperature.
+        calibrations: one for each selective risk that was asked for.
     """
 
     before: Scores
@@ -139,34 +143,34 @@ class CrossFit:
 def cross_fit(
     logits: Logits, targets: np.ndarray, groups: np.ndarray, max_accepted_error: float, seed: int = 0
 ) -> Calibration | None:
-    """Fits on one half of the groups and evaluates the other, both ways round; None with fewer than two groups.
+    """Fit on one half of the groups and evaluate the other, both ways round; None with fewer than two groups.
 
     Args:
-        logits: (N, C), without any temperature.
+        logits: (N, C), before any temperature.
         targets: int (N,).
-        groups: (N,) of anything hashable; images of one group stay in one half.
+        groups: the group of each image, hashable values (N,); images of one group stay in one half.
         max_accepted_error: see `reject_threshold`.
     """
-    found = cross_fits(logits, targets, groups, (max_accepted_error,), seed)
-    return None if found is None else found.calibrations[0]
+    fit = cross_fits(logits, targets, groups, (max_accepted_error,), seed)
+    return None if fit is None else fit.calibrations[0]
 
 
 def cross_fits(
     logits: Logits, targets: np.ndarray, groups: np.ndarray, max_accepted_errors: Sequence[float], seed: int = 0
 ) -> CrossFit | None:
-    """Does as `cross_fit`, for several errors to accept."""
+    """Do the same as `cross_fit`, for several values of ``max_accepted_error``."""
     halves = _halves(groups, seed)
     if halves is None:
         return None
-    # Each image's temperature from the other half, and from its own, which chooses the thresholds.
-    others, own = np.empty(len(targets)), np.empty(len(targets))
+    # Each image's temperature as fitted by the other half, and by its own half, which chooses the thresholds.
+    other_half, own_half = np.empty(len(targets)), np.empty(len(targets))
     for fit, evaluated in halves:
         rows = _even(np.flatnonzero(fit), logits.shape[1])
-        others[evaluated] = own[fit] = fit_temperature(logits[rows], targets[rows])
+        other_half[evaluated] = own_half[fit] = fit_temperature(logits[rows], targets[rows])
     blocks = list(row_blocks(*logits.shape))
     before = score((softmax(logits[rows]) for rows in blocks), targets)
-    after = score((softmax(logits[rows] / others[rows, None]) for rows in blocks), targets)
-    fitted = np.concatenate([softmax(logits[rows] / own[rows, None]).max(axis=1) for rows in blocks])
+    after = score((softmax(logits[rows] / other_half[rows, None]) for rows in blocks), targets)
+    fitted = np.concatenate([softmax(logits[rows] / own_half[rows, None]).max(axis=1) for rows in blocks])
     right = after.predicted == targets
     calibrations = []
     for max_accepted_error in max_accepted_errors:
@@ -183,37 +187,38 @@ def cross_fits(
                 max_accepted_error=max_accepted_error,
             )
         )
-    return CrossFit(before, after, tuple(calibrations))
+    return CrossFit(before=before, after=after, calibrations=tuple(calibrations))
 
 
 def acceptance_curve(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Share accepted and share wrong among the accepted, at every threshold, the strictest first.
+    """Compute coverage and selective risk at every threshold, the strictest first.
 
-    Images of one confidence are accepted together. The thresholds are these images' own: a curve describes, and
-    what a threshold does on other images is `cross_fit`'s to say.
+    Coverage is the share of images accepted, selective risk the share of the accepted that are wrong. Images of equal
+    confidence are accepted together. The curve describes these images only; how a threshold does on other images is
+    estimated by `cross_fit`.
 
     Args:
         confidence: (N,).
         correct: bool (N,), N ≥ 1.
 
     Returns:
-        Two float arrays of as many values as there are different confidences; the first rises to 1.
+        Coverage and selective risk, float arrays with one value for each distinct confidence; coverage rises to 1.
     """
     order = np.argsort(-confidence, kind="stable")
-    sure = confidence[order]
-    ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True))
+    ordered = confidence[order]
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
     wrong = np.cumsum(~np.asarray(correct, bool)[order])[ends]
     return (ends + 1) / len(order), wrong / (ends + 1)
 
 
 def _even(rows: np.ndarray, n_classes: int) -> np.ndarray:
-    """As many of the rows, evenly spaced, as have at most `MOST_LOGITS` logits."""
-    most = max(1, MOST_LOGITS // n_classes)
+    """Choose evenly spaced rows that have at most `MAX_LOGITS` logits together."""
+    most = max(1, MAX_LOGITS // n_classes)
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
 def _halves(groups: np.ndarray, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...] | None:
-    """Two ways to (fit, judge), masks (N,): the groups in two halves at random; None with fewer than two groups."""
+    """Split the groups into random halves; two (fit, evaluate) pairs of masks (N,), None with fewer than two groups."""
     names = sorted({str(group) for group in groups})
     if len(names) < 2:
         return None

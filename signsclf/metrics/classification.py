@@ -1,10 +1,10 @@
-"""From (probabilities, targets, classes) to figures. Pure NumPy, knowing no trainer."""
+"""Metrics from (probabilities, targets, classes): pure NumPy, independent of how the model was trained."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
 def wilson(k: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Wilson score interval of a share: ``k`` hits of ``n``; the default ``z`` gives 95 %.
+    """Compute the Wilson score interval of a share: ``k`` hits of ``n``; the default ``z`` gives 95 %.
 
     Returns:
         (low, high) within [0, 1]; (0.0, 1.0) for n = 0, where nothing is known.
@@ -45,9 +45,9 @@ def wilson(k: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     return low, high
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """How often each class was predicted as which, of which only the pairs that occur are held.
+    """A sparse confusion matrix: only the pairs (true class, predicted class) that occur are stored.
 
     Attributes:
         n_classes: C.
@@ -67,17 +67,17 @@ class Confusion:
 
     @property
     def n_predicted(self) -> np.ndarray:
-        """Images that each class was predicted for, int64 (C,)."""
+        """Images predicted as each class, int64 (C,)."""
         return self._count(self.predicted, self.n)
 
     @property
     def n_right(self) -> np.ndarray:
-        """Images of each class that were predicted as such, int64 (C,)."""
+        """Images of each class that were predicted as that class, int64 (C,)."""
         right = self.true == self.predicted
         return self._count(self.true[right], self.n[right])
 
     def among(self, classes: np.ndarray) -> np.ndarray:
-        """Counts (k, k), int64, of these k classes: rows are the true class, columns the predicted one."""
+        """Return the dense matrix (k, k), int64, of k classes: rows are the true class, columns the predicted one."""
         place = np.full(self.n_classes, -1)
         place[classes] = np.arange(len(classes))
         rows, columns = place[self.true], place[self.predicted]
@@ -87,7 +87,7 @@ class Confusion:
         return counts
 
     def mistakes(self) -> list[tuple[int, int, int]]:
-        """(true class, predicted class, images) of the pairs that differ, the commonest first."""
+        """Return (true class, predicted class, images) for each pair that differs, the commonest first."""
         wrong = np.flatnonzero(self.true != self.predicted)
         wrong = wrong[np.argsort(-self.n[wrong], kind="stable")]
         return list(zip(self.true[wrong].tolist(), self.predicted[wrong].tolist(), self.n[wrong].tolist(), strict=True))
@@ -99,7 +99,7 @@ class Confusion:
 
 
 def confusion(targets: np.ndarray, predicted: np.ndarray, n_classes: int) -> Confusion:
-    """Counts which class was predicted as which.
+    """Count how often each class was predicted as each class.
 
     Args:
         targets: true class indices (N,), integers in 0..n_classes-1.
@@ -112,12 +112,12 @@ def confusion(targets: np.ndarray, predicted: np.ndarray, n_classes: int) -> Con
     if targets.shape != predicted.shape:
         raise ValueError(f"confusion: {len(targets)} targets, but {len(predicted)} predictions")
     pairs, n = np.unique(targets * n_classes + predicted, return_counts=True)
-    return Confusion(n_classes, pairs // n_classes, pairs % n_classes, n.astype(np.int64))
+    return Confusion(n_classes=n_classes, true=pairs // n_classes, predicted=pairs % n_classes, n=n.astype(np.int64))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What a report needs to know of the probabilities (N, C) of N images.
+    """All that a report needs from the probabilities (N, C) of N images.
 
     Attributes:
         predicted: the most probable class, int64 (N,); of equally probable ones, the first in class order.
@@ -135,38 +135,34 @@ class Scores:
 
 
 def row_blocks(n: int, n_classes: int) -> Iterator[slice]:
-    """Slices of the rows of an array (n, n_classes), in order, so that what is computed of one stays small."""
+    """Split the rows of an array (n, n_classes) into consecutive slices, so that temporary arrays stay small."""
     step = max(1, _BLOCK // max(1, n_classes))
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
 def score(blocks: Iterable[np.ndarray], targets: np.ndarray) -> Scores:
-    """Scores probabilities that come in blocks of consecutive rows, each (n, C); see `row_blocks`.
+    """Score probabilities given in blocks of consecutive rows, each (n, C); see `row_blocks`.
 
     Args:
         targets: true class indices of all rows, int (N,).
     """
-    parts: list[tuple[np.ndarray, ...]] = []
+    columns: dict[str, list[np.ndarray]] = {field.name: [] for field in fields(Scores)}
     start = 0
     for block in blocks:
         wanted = targets[start : start + len(block)]
         start += len(block)
-        parts.append(
-            (
-                block.argmax(axis=1),
-                block.max(axis=1).astype(np.float64),
-                block[np.arange(len(block)), wanted].astype(np.float64),
-                np.einsum("ij,ij->i", block, block, dtype=np.float64),
-                in_top_k(block, wanted),
-            )
-        )
-    return Scores(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        columns["predicted"].append(block.argmax(axis=1))
+        columns["confidence"].append(block.max(axis=1).astype(np.float64))
+        columns["true"].append(block[np.arange(len(block)), wanted].astype(np.float64))
+        columns["squares"].append(np.einsum("ij,ij->i", block, block, dtype=np.float64))
+        columns["in_top_k"].append(in_top_k(block, wanted))
+    return Scores(**{name: np.concatenate(parts) for name, parts in columns.items()})
 
 
 def reliability(
     confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Equal-width bins of confidence: images, mean confidence and accuracy of each, three arrays (bins,).
+    """Compute a reliability diagram: images, mean confidence and accuracy in equal-width bins of confidence.
 
     Args:
         confidence: probability of the predicted class (N,), in [0, 1].
@@ -174,26 +170,26 @@ def reliability(
         bins: number of bins; bin m holds confidences in (m/bins, (m+1)/bins].
 
     Returns:
-        counts (int), mean confidence and accuracy; the latter two are NaN where a bin is empty.
+        Three arrays (bins,): counts (int), mean confidence, accuracy; the latter two are NaN where a bin is empty.
     """
     confidence = np.asarray(confidence, dtype=np.float64)
-    which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    counts = np.bincount(which, minlength=bins)
+    bin_of = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    counts = np.bincount(bin_of, minlength=bins)
     filled = np.where(counts, counts, np.nan)
-    hits = np.bincount(which, weights=np.asarray(correct, dtype=np.float64), minlength=bins)
-    return counts, np.bincount(which, weights=confidence, minlength=bins) / filled, hits / filled
+    hits = np.bincount(bin_of, weights=np.asarray(correct, dtype=np.float64), minlength=bins)
+    return counts, np.bincount(bin_of, weights=confidence, minlength=bins) / filled, hits / filled
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Mean gap between confidence and accuracy over `reliability` bins, weighted by images; N ≥ 1."""
+    """Compute the mean gap between confidence and accuracy over `reliability` bins, weighted by images; N ≥ 1."""
     counts, mean, accuracy = reliability(confidence, correct, bins)
     return float(min(1.0, np.nansum(counts * np.abs(mean - accuracy)) / counts.sum()))
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the ROC curve: how often a positive scores higher than a negative, ties counting half.
+    """Compute the area under the ROC curve: how often a positive scores higher than a negative, ties counting half.
 
-    The Mann-Whitney statistic, from ranks (Hanley and McNeil 1982).
+    It is the Mann-Whitney statistic, computed from ranks (Hanley and McNeil 1982).
 
     Args:
         scores: finite floats (N,), the higher the more positive.
@@ -212,14 +208,14 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
     n_negative = len(scores) - n_positive
     if not n_positive or not n_negative:
         return None
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    _, rank_of, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[rank_of]
     return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassFigures:
-    """How one class fared.
+    """The figures of one class.
 
     Attributes:
         label: the class's name.
@@ -245,12 +241,12 @@ class ClassFigures:
             raise ValueError(f"class {self.label!r}: recall and f1 are None exactly where n is 0")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The figures of one classifier on one set of images. All shares lie in [0, 1].
 
     Attributes:
-        n: images judged, at least 1.
+        n: images evaluated, at least 1.
         accuracy: share of images whose most probable class is the true one.
         accuracy_low, accuracy_high: its 95 % Wilson interval.
         top5: share of images whose true class is among the 5 most probable; 1 with at most 5 classes.
@@ -260,7 +256,7 @@ class Report:
         nll: mean negative log-likelihood of the true class, in nats.
         ece: expected calibration error, see `expected_calibration_error`.
         brier: mean squared distance of the probabilities from the truth, summed over classes: in [0, 2].
-        majority_accuracy: what always naming the commonest class of these targets would score.
+        majority_accuracy: accuracy of always predicting the commonest class of these targets.
         per_class: one entry a class, in class order, absent classes included.
     """
 
@@ -296,7 +292,7 @@ class Report:
 
     @classmethod
     def from_probabilities(cls, probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> Report:
-        """Judge probabilities against the truth.
+        """Evaluate probabilities against the true classes.
 
         The prediction is the most probable class; of equally probable ones, the first in class order.
 
@@ -306,7 +302,7 @@ class Report:
             classes: the C class names, in the order of the columns.
 
         Raises:
-            SourceError: N = 0: there is nothing to judge.
+            SourceError: N = 0: there is nothing to evaluate.
             ModelError: a probability is NaN or infinite.
             ValueError: a shape, range or sum is not as said above.
         """
@@ -316,7 +312,7 @@ class Report:
 
     @classmethod
     def from_scores(cls, scores: Scores, targets: np.ndarray, classes: Sequence[str]) -> Report:
-        """Figures of what `score` found of sound probabilities.
+        """Compute the figures from what `score` returned for valid probabilities.
 
         Args:
             targets: true class indices (N,), integers in 0..C-1; N ≥ 1.
@@ -345,14 +341,17 @@ class Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as plain JSON types: None where undefined, never NaN; `per_class` a list of dicts."""
+        """Return all figures as plain JSON types: None where undefined, never NaN; `per_class` as a list of dicts."""
         return {**asdict(self), "per_class": [asdict(figures) for figures in self.per_class]}
 
 
 def check_predictions(
     probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Probabilities (N, C), sound but for rounding beyond 1, targets (N,) as int64, and classes as a tuple.
+    """Check the arguments of `Report.from_probabilities`.
+
+    Returns:
+        probabilities (N, C), which may exceed 1 by rounding; targets (N,) as int64; classes as a tuple.
 
     Raises:
         SourceError, ModelError, ValueError: as `Report.from_probabilities`.
@@ -367,15 +366,15 @@ def check_predictions(
     if not np.issubdtype(probabilities.dtype, np.floating):
         raise ValueError(f"probabilities must be floats, got {probabilities.dtype}")
     if len(probabilities) == 0:
-        raise SourceError("no images to judge: the set is empty; choose another --split or source")
+        raise SourceError("no images to evaluate: the set is empty; choose another --split or source")
     targets = _indices("targets", targets, len(classes))
     if len(targets) != len(probabilities):
         raise ValueError(f"{len(probabilities)} rows of probabilities, but {len(targets)} targets")
     blocks = list(row_blocks(*probabilities.shape))
-    unsound = sum(int((~np.isfinite(probabilities[block]).all(axis=1)).sum()) for block in blocks)
-    if unsound:
+    not_finite = sum(int((~np.isfinite(probabilities[block]).all(axis=1)).sum()) for block in blocks)
+    if not_finite:
         raise ModelError(
-            f"the model gives no finite probabilities for {unsound:,} of {len(probabilities):,} images: "
+            f"the model gives no finite probabilities for {not_finite:,} of {len(probabilities):,} images: "
             "its training diverged or its file is damaged; train again with a lower learning rate"
         )
     sums = probabilities.sum(axis=1, dtype=np.float64)
@@ -399,15 +398,15 @@ def _per_class(counts: Confusion, classes: tuple[str, ...]) -> tuple[ClassFigure
 
 
 def in_top_k(probabilities: np.ndarray, targets: np.ndarray, k: int = TOP_K) -> np.ndarray:
-    """Whether fewer than k classes stand before the true one, bool (N,): more probable, or equally so and of lower
-    index."""
-    found = np.empty(len(targets), bool)
+    """Tell whether the true class is among the k most probable, bool (N,); of equally probable classes the first in
+    class order counts as the more probable."""
+    hits = np.empty(len(targets), bool)
     for block in row_blocks(*probabilities.shape):
         part, wanted = probabilities[block], targets[block]
         p_true = part[np.arange(len(part)), wanted][:, None]
         before = np.arange(part.shape[1])[None, :] < wanted[:, None]
-        found[block] = ((part > p_true) | ((part == p_true) & before)).sum(axis=1) < k
-    return found
+        hits[block] = ((part > p_true) | ((part == p_true) & before)).sum(axis=1) < k
+    return hits
 
 
 def _indices(name: str, values: np.ndarray, n_classes: int) -> np.ndarray:
@@ -420,13 +419,13 @@ def _indices(name: str, values: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
-    # Written so that NaN fails too.
+    # A comparison with NaN is false, so NaN is refused too.
     if not (low <= value <= high and math.isfinite(value)):
         raise ValueError(f"{name} must be finite and lie in [{low}, {high}], got {value}")
 
 
 def macro_f1(counts: Confusion) -> float:
-    """Mean F1 over the classes present."""
+    """Compute the mean F1 over the classes present."""
     n_true = counts.n_true
     present = n_true > 0
     f1 = 2 * counts.n_right[present] / (n_true[present] + counts.n_predicted[present])
@@ -434,11 +433,11 @@ def macro_f1(counts: Confusion) -> float:
 
 
 def headline(figures: dict[str, Any]) -> str:
-    """Accuracy with interval and n, top-5 and macro-F1 of a `Report.to_dict`, in one line.
+    """Format accuracy with interval and n, top-5 and macro-F1 of a `Report.to_dict` in one line.
 
-    An entry ``n_distinct`` is told too where it is not n.
+    An entry ``n_distinct`` is stated too where it differs from n.
     """
-    n = stated_n(figures)
+    n = format_n(figures)
     low, high = 100 * figures["accuracy_low"], 100 * figures["accuracy_high"]
     return (
         f"accuracy {100 * figures['accuracy']:.2f} % (95 % interval {low:.2f} to {high:.2f}, {n}), "
@@ -447,7 +446,7 @@ def headline(figures: dict[str, Any]) -> str:
     )
 
 
-def stated_n(figures: dict[str, Any]) -> str:
-    """Such as "n = 1,000", or "n = 1,000, 980 distinct" where images repeat others pixel for pixel."""
+def format_n(figures: dict[str, Any]) -> str:
+    """Format the number of images: "n = 1,000", or "n = 1,000, 980 distinct" where some have equal pixels."""
     n, distinct = figures["n"], figures.get("n_distinct", figures["n"])
     return f"n = {n:,}" + (f", {distinct:,} distinct" if distinct != n else "")

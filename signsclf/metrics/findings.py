@@ -1,4 +1,4 @@
-"""All that a report tells of one classifier on one set of images, computed from its probabilities alone."""
+"""Analyse one classifier on one set of images, from its probabilities alone: all that the HTML report shows."""
 
 from __future__ import annotations
 
@@ -12,29 +12,44 @@ from signsclf.metrics.audit import Audit
 from signsclf.metrics.breakdown import Proportion, Tracks, by_class, by_group, by_rarity, by_size, by_track
 from signsclf.metrics.calibrate import Calibration, acceptance_curve, cross_fits, softmax
 from signsclf.metrics.classification import Confusion, Report, confusion, in_top_k, reliability, row_blocks, score
-from signsclf.metrics.intervals import Interval, resampled
+from signsclf.metrics.intervals import Interval, bootstrap_intervals
 from signsclf.metrics.robustness import Robustness
 from signsclf.metrics.unknown import Unknown
 
 MAX_ACCEPTED_ERRORS = (0.001, 0.005, 0.01, 0.02)
-"""Shares of accepted-but-wrong that the report gives the share accepted for."""
+"""Selective risks (shares of the accepted images that are wrong) for which the report states the coverage."""
 _TINY = 1e-300
 
 
-@dataclass(frozen=True)
-class Confidence:
-    """How far the probabilities can be believed.
+@dataclass(frozen=True, kw_only=True)
+class FoldedCalibration:
+    """The calibration that an exported model has built in.
 
     Attributes:
-        temperature: that the exported model has folded in.
-        cross_fitted: whether these very images had fitted it, so that ``after`` takes, for each half of the groups,
-            a temperature that the other half fitted.
-        before, after: figures without and with a temperature.
+        temperature: the one folded into the probabilities.
+        fitted_here: whether temperature and threshold were fitted on some of these same images.
+        threshold: the confidence from which an answer is accepted; None where the model has none.
+    """
+
+    temperature: float
+    fitted_here: bool
+    threshold: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """How well the probabilities are calibrated.
+
+    Attributes:
+        temperature: the one folded into the exported model.
+        cross_fitted: whether the temperature was fitted on these same images; then ``after`` uses, for each half of the
+            groups, a temperature fitted on the other half.
+        before, after: the figures without and with a temperature.
         bins_before, bins_after: see `signsclf.metrics.classification.reliability`.
         curve: see `signsclf.metrics.calibrate.acceptance_curve`.
         threshold: the model's reject threshold; None where it has none.
-        accepted, accepted_right: images that reach it, and how many of those are right.
-        aims: for each of `MAX_ACCEPTED_ERRORS`, what a threshold for it does on the half that did not choose it.
+        accepted, accepted_right: images whose confidence reaches it, and how many of those are right.
+        aims: for each of `MAX_ACCEPTED_ERRORS`, the effect of its threshold on the half that did not choose it.
     """
 
     temperature: float
@@ -50,7 +65,7 @@ class Confidence:
     aims: tuple[Calibration, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values, without bins and curve."""
+        """Return the figures as JSON values, without bins and curve."""
         names = ("ece", "brier", "nll")
         return {
             "temperature": self.temperature,
@@ -64,53 +79,53 @@ class Confidence:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Everything measured; what was not asked for, or cannot be known, is None or empty.
+    """The results of `analyze`; what was not asked for, or cannot be known, is None or empty.
 
     Attributes:
         report: the figures of the exported model.
-        intervals: see `signsclf.metrics.intervals.resampled`.
-        n_units: tracks, or images where there are no tracks.
+        intervals: see `signsclf.metrics.intervals.bootstrap_intervals`.
+        n_groups: tracks, or images where there are no tracks.
         grouped: whether there are tracks.
         confused: which class was predicted as which.
-        classes: class index and share right of each class, the weakest first.
-        train_counts: training images of each class; empty where not known.
-        rarity, groups, sizes, tracks: see `signsclf.metrics.breakdown`.
+        classes: class index and proportion right of each class, the lowest F1 first.
+        train_counts: training images of each class; empty where unknown.
+        rarity, class_groups, sizes, tracks: see `signsclf.metrics.breakdown`.
         confidence: see `Confidence`.
-        without_known: on the official test set, the images that are not frames of a training track.
+        without_training_frames: on the official test set, the images that are not frames of a training track.
     """
 
     report: Report
     intervals: Mapping[str, Interval | None]
-    n_units: int
+    n_groups: int
     grouped: bool
     confused: Confusion
     classes: tuple[tuple[int, Proportion], ...]
     train_counts: tuple[int, ...]
     rarity: tuple[Proportion, ...]
-    groups: tuple[Proportion, ...]
+    class_groups: tuple[Proportion, ...]
     sizes: tuple[Proportion, ...]
     tracks: Tracks | None
     confidence: Confidence
-    without_known: Proportion | None = None
+    without_training_frames: Proportion | None = None
     robustness: Robustness | None = None
     unknown: Unknown | None = None
     audit: Audit | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What `Report.to_dict` does not hold, as JSON values."""
+        """Return the figures that `Report.to_dict` lacks, as JSON values."""
 
         def rows(shares: Sequence[Proportion]) -> list[dict[str, Any]]:
             return [share.to_dict() for share in shares]
 
-        audit = self.audit
+        audit, unseen = self.audit, self.without_training_frames
         return {
             "intervals": {name: None if v is None else list(v) for name, v in self.intervals.items()},
-            "units": {"n": self.n_units, "tracks": self.grouped},
-            "without_training_frames": None if self.without_known is None else self.without_known.to_dict(),
+            "clusters": {"n": self.n_groups, "tracks": self.grouped},
+            "without_training_frames": None if unseen is None else unseen.to_dict(),
             "rarity": rows(self.rarity),
-            "groups": rows(self.groups),
+            "groups": rows(self.class_groups),
             "sizes": rows(self.sizes),
             "tracks": None if self.tracks is None else asdict(self.tracks),
             "calibration": self.confidence.to_dict(),
@@ -127,51 +142,47 @@ class Findings:
         }
 
 
-def find(
+def analyze(
     report: Report,
     probabilities: np.ndarray,
     targets: np.ndarray,
     *,
-    units: np.ndarray,
-    sides: np.ndarray,
-    temperature: float,
-    fitted_here: bool,
-    threshold: float | None,
+    groups: np.ndarray,
+    short_sides: np.ndarray,
+    calibration: FoldedCalibration,
     train_counts: Sequence[int] = (),
-    groups: Mapping[str, Sequence[int]] | None = None,
+    class_groups: Mapping[str, Sequence[int]] | None = None,
 ) -> Findings:
-    """Looks at one inference pass from all sides.
+    """Analyse the probabilities of one inference pass.
 
     Args:
-        report: of these very probabilities.
+        report: the figures of these probabilities.
         probabilities: (N, C), calibrated.
         targets: int (N,).
-        units: the track of each image, int (N,) from 0; see `signsclf.metrics.intervals.unit_numbers`.
-        sides: shorter side of each image in pixels, int (N,).
-        temperature: that is folded into the probabilities.
-        fitted_here: whether images of these fitted the temperature and the threshold.
-        threshold: confidence from which an answer is accepted.
-        train_counts: C numbers of training images, or none.
-        groups: name to class indices.
+        groups: the track of each image, int (N,) from 0; see `signsclf.metrics.intervals.group_numbers`.
+        short_sides: shorter side of each image in pixels, int (N,).
+        calibration: what the model applies to its logits.
+        train_counts: training images of each of the C classes; empty where unknown.
+        class_groups: name of a group of classes to their indices.
     """
     predicted = probabilities.argmax(axis=1)
     right = predicted == targets
     confused = confusion(targets, predicted, probabilities.shape[1])
-    n_units = int(units.max()) + 1
-    grouped = n_units < len(targets)
+    n_groups = int(groups.max()) + 1
+    grouped = n_groups < len(targets)
     return Findings(
         report=report,
-        intervals=resampled(report, targets, predicted, in_top_k(probabilities, targets), units),
-        n_units=n_units,
+        intervals=bootstrap_intervals(report, targets, predicted, in_top_k(probabilities, targets), groups),
+        n_groups=n_groups,
         grouped=grouped,
         confused=confused,
         classes=tuple(by_class(report, confused)),
         train_counts=tuple(train_counts),
         rarity=tuple(by_rarity(confused, train_counts)) if len(train_counts) else (),
-        groups=tuple(by_group(confused, groups or {})),
-        sizes=tuple(by_size(right, sides)),
-        tracks=by_track(right, units) if grouped else None,
-        confidence=_confidence(report, probabilities, targets, units, temperature, fitted_here, threshold),
+        class_groups=tuple(by_group(confused, class_groups or {})),
+        sizes=tuple(by_size(right, short_sides)),
+        tracks=by_track(right, groups) if grouped else None,
+        confidence=_confidence(report, probabilities, targets, groups, calibration),
     )
 
 
@@ -179,31 +190,30 @@ def _confidence(
     report: Report,
     probabilities: np.ndarray,
     targets: np.ndarray,
-    units: np.ndarray,
-    temperature: float,
-    fitted_here: bool,
-    threshold: float | None,
+    groups: np.ndarray,
+    calibration: FoldedCalibration,
 ) -> Confidence:
-    logits = _Logits(probabilities, temperature)
+    logits = _Logits(probabilities, calibration.temperature)
+    threshold = calibration.threshold
     classes = [figures.label for figures in report.per_class]
-    crossed = cross_fits(logits, targets, units, MAX_ACCEPTED_ERRORS)
+    crossed = cross_fits(logits, targets, groups, MAX_ACCEPTED_ERRORS)
     right = probabilities.argmax(axis=1) == targets
-    sure = probabilities.max(axis=1)
+    confidence = probabilities.max(axis=1)
     before = (
         score((softmax(logits[rows]) for rows in row_blocks(*logits.shape)), targets)
         if crossed is None
         else crossed.before
     )
-    after = crossed.after if crossed is not None and fitted_here else None
-    accepted = np.zeros(len(targets), bool) if threshold is None else sure >= threshold
+    after = crossed.after if crossed is not None and calibration.fitted_here else None
+    accepted = np.zeros(len(targets), bool) if threshold is None else confidence >= threshold
     return Confidence(
-        temperature=temperature,
+        temperature=calibration.temperature,
         cross_fitted=after is not None,
         before=Report.from_scores(before, targets, classes),
         after=report if after is None else Report.from_scores(after, targets, classes),
         bins_before=reliability(before.confidence, right),
-        bins_after=reliability(sure if after is None else after.confidence, right),
-        curve=acceptance_curve(sure, right),
+        bins_after=reliability(confidence if after is None else after.confidence, right),
+        curve=acceptance_curve(confidence, right),
         threshold=threshold,
         accepted=int(accepted.sum()),
         accepted_right=int((accepted & right).sum()),
@@ -212,7 +222,10 @@ def _confidence(
 
 
 class _Logits:
-    """Logits (N, C), up to a constant in each row, which no softmax sees: computed for the rows that are asked for."""
+    """Logits (N, C) recovered from probabilities, computed for the requested rows only.
+
+    They equal the model's up to a constant in each row, which softmax ignores.
+    """
 
     def __init__(self, probabilities: np.ndarray, temperature: float) -> None:
         self.probabilities, self.temperature = probabilities, temperature

@@ -1,8 +1,9 @@
-"""What bad light, bad weather and bad cameras do to a classifier: eleven corruptions of five strengths each.
+"""Robustness to bad light, bad weather and bad cameras: eleven corruptions of five strengths each.
 
-After Hendrycks and Dietterich 2019 (arXiv:1903.12261), made at the size at which the network sees an image. So a
-strength means the same for a small photograph and a large one, and nothing is averaged away by shrinking. Lengths are
-shares of the side; noise and the 8-pixel blocks of JPEG are in pixels, and so harsher on a network that sees few.
+In the manner of Hendrycks and Dietterich 2019 (arXiv:1903.12261), but not their ImageNet-C: corruptions are applied at
+the network's input size. So a strength means the same for a small photograph and a large one, and resizing averages
+nothing away. Lengths are shares of the image's side; noise and the 8-pixel blocks of JPEG are in pixels, and so harsher
+on a network with a small input.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from signsclf.metrics.intervals import Interval, resampled_mean
+from signsclf.metrics.intervals import Interval, bootstrap_mean
 from signsclf.observer import Observer
 
 STRENGTHS = 5
 SAMPLE = 2_000
-"""At most so many images are corrupted, 55 times each."""
+"""How many images are corrupted at most, 55 times each."""
 _CHUNK = 128
 _GREYS = (180.0, 245.0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Robustness:
     """Accuracy on corrupted images.
 
     Attributes:
-        n: images, the same ones each time.
-        clean: share of them that are right as they are.
-        accuracy: corruption to the share right at strengths 1 to 5.
-        mean: mean corrupted accuracy, over all corruptions and strengths alike.
-        interval: its 95 % bootstrap interval over images, whole groups drawn; None with one group.
-        seed: what the random parts were drawn from.
+        n: images, the same ones for each corruption.
+        clean: accuracy on the uncorrupted images.
+        accuracy: name of the corruption to the accuracy at strengths 1 to 5.
+        mean: mean of all these accuracies, each weighing the same.
+        interval: its 95 % cluster bootstrap interval; None with a single group.
+        seed: of the random parts.
     """
 
     n: int
@@ -46,7 +47,7 @@ class Robustness:
     seed: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values."""
+        """Return the figures as JSON values."""
         return {
             "n": self.n,
             "clean_accuracy": self.clean,
@@ -58,7 +59,7 @@ class Robustness:
 
 
 def sample(n: int, seed: int) -> np.ndarray:
-    """Positions of at most `SAMPLE` of n images, drawn without replacement, in order."""
+    """Sample the positions of at most `SAMPLE` of n images without replacement; in ascending order."""
     if n <= SAMPLE:
         return np.arange(n)
     return np.sort(np.random.default_rng([seed, 0x5A]).choice(n, SAMPLE, replace=False))
@@ -67,18 +68,18 @@ def sample(n: int, seed: int) -> np.ndarray:
 def measure(
     pixels: np.ndarray,
     targets: np.ndarray,
-    units: np.ndarray,
+    groups: np.ndarray,
     predict: Callable[[np.ndarray], np.ndarray],
     seed: int = 0,
     observer: Observer | None = None,
 ) -> Robustness:
-    """Predicts the images corrupted in every way and strength.
+    """Measure the accuracy on images corrupted in every way and strength.
 
     Args:
         pixels: uint8 (N, H, W, 3), N ≥ 1.
         targets: int (N,).
-        units: int (N,), the group of each image; see `signsclf.metrics.intervals.unit_numbers`.
-        predict: images to probabilities or logits (n, C).
+        groups: the group of each image, int (N,); see `signsclf.metrics.intervals.group_numbers`.
+        predict: maps images to probabilities or logits (n, C).
         observer: told of progress.
     """
     observer = observer or Observer()
@@ -97,16 +98,16 @@ def measure(
         clean=float((clean == targets).mean()),
         accuracy={name: tuple(right[row].mean(axis=1).tolist()) for row, name in enumerate(CORRUPTIONS)},
         mean=float(right.mean()),
-        interval=resampled_mean(right.mean(axis=(0, 1)), units),
+        interval=bootstrap_mean(right.mean(axis=(0, 1)), groups),
         seed=seed,
     )
 
 
 def corrupt(pixels: np.ndarray, name: str, strength: int, seed: int = 0) -> np.ndarray:
-    """Images corrupted in one way; the same seed gives the same pixels, whatever the images beside them.
+    """Corrupt images in one way; the same seed gives the same pixels.
 
-    What is drawn at random (noise, directions, places) is drawn alike for all strengths, so that a stronger
-    corruption is more of the same.
+    The random parts (noise, directions, positions) are the same for all strengths, so that a higher strength is more of
+    the same corruption.
 
     Args:
         pixels: uint8 (N, H, W, 3).
@@ -117,7 +118,7 @@ def corrupt(pixels: np.ndarray, name: str, strength: int, seed: int = 0) -> np.n
         uint8 (N, H, W, 3), a new array.
 
     Raises:
-        ValueError: no such corruption or strength, or the pixels are of another kind.
+        ValueError: an unknown corruption or strength, or pixels of another type or shape.
     """
     if name not in CORRUPTIONS or strength not in range(1, STRENGTHS + 1):
         raise ValueError(f"{name!r} at {strength!r}: give one of {', '.join(CORRUPTIONS)} and 1 to {STRENGTHS}")
@@ -146,7 +147,7 @@ def _blur(x: np.ndarray, share: float, _: np.random.Generator) -> np.ndarray:
 
 
 def _motion_blur(x: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    # A line of that length through each pixel, in one of four directions.
+    # The mean along a line through each pixel, in one of four directions.
     length = share * min(x.shape[1:3])
     result = np.empty_like(x)
     which = random.integers(0, 4, len(x))
@@ -156,7 +157,7 @@ def _motion_blur(x: np.ndarray, share: float, random: np.random.Generator) -> np
             continue
         reach = length / 2 / np.hypot(down, across)
         taps = np.arange(-int(np.ceil(reach)), int(np.ceil(reach)) + 1)
-        # The ends of the line cover their pixels in part.
+        # Fractional weights at the ends make any length possible.
         weights = np.clip(reach + 0.5 - np.abs(taps), 0, 1)
         edge = taps[-1]
         padded = np.pad(chosen, ((0, 0), (edge, edge), (edge, edge), (0, 0)), mode="edge")
@@ -178,7 +179,7 @@ def _scale(x: np.ndarray, factor: float, _: np.random.Generator) -> np.ndarray:
 
 
 def _fog(x: np.ndarray, density: float, random: np.random.Generator) -> np.ndarray:
-    # Clouds: a coarse random grid and a finer one, laid smoothly over the image.
+    # Clouds: a coarse and a finer random grid, interpolated to the image's size.
     n, height, width = x.shape[:3]
     clouds = np.zeros((n, height, width), np.float32)
     for cells, weight in ((3, 0.65), (6, 0.35)):
@@ -209,7 +210,7 @@ def _pixelate(x: np.ndarray, share: float, _: np.random.Generator) -> np.ndarray
 
 
 def _cover(x: np.ndarray, area: float, random: np.random.Generator) -> np.ndarray:
-    # A square of one colour, anywhere that it touches the image with its middle; larger ones hold the smaller.
+    # A square of one colour whose middle lies in the image; a stronger one contains the weaker.
     n, height, width = x.shape[:3]
     middles = random.random((n, 2, 1), dtype=np.float32) * np.array([[height], [width]], np.float32)
     colours = random.integers(0, 256, (n, 1, 1, 3)).astype(np.float32)
@@ -220,7 +221,7 @@ def _cover(x: np.ndarray, area: float, random: np.random.Generator) -> np.ndarra
 
 
 def _rotate(x: np.ndarray, degrees: float, random: np.random.Generator) -> np.ndarray:
-    # To one side or the other, bilinear; what comes from outside repeats the edge.
+    # To the left or to the right, bilinear; pixels from outside repeat the edge.
     height, width = x.shape[1:3]
     ys, xs = np.mgrid[:height, :width] - np.array([[[(height - 1) / 2]], [[(width - 1) / 2]]])
     turned = random.random(len(x)) < 0.5
@@ -241,7 +242,7 @@ def _rotate(x: np.ndarray, degrees: float, random: np.random.Generator) -> np.nd
 
 
 def _along_both(x: np.ndarray, matrix: Callable[[int], np.ndarray]) -> np.ndarray:
-    """A separable filter: ``matrix(side)`` (side, side) along the rows and along the columns."""
+    """Apply a separable filter: ``matrix(side)``, (side, side), along the rows and along the columns."""
     height, width = x.shape[1:3]
     n = len(x)
     tall = np.matmul(matrix(height).astype(np.float32), x.reshape(n, height, width * 3)).reshape(x.shape)
@@ -249,7 +250,7 @@ def _along_both(x: np.ndarray, matrix: Callable[[int], np.ndarray]) -> np.ndarra
 
 
 def _gaussian(side: int, deviation: float) -> np.ndarray:
-    """Blurring as a matrix (side, side): each row the bell of its pixel, what falls outside given to the edge."""
+    """Build a Gaussian blur as a matrix (side, side); weights that fall outside go to the edge pixels."""
     reach = int(np.ceil(4 * deviation))
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
     matrix = np.zeros((side, side))
@@ -259,7 +260,7 @@ def _gaussian(side: int, deviation: float) -> np.ndarray:
 
 
 def _average(cells: int, side: int) -> np.ndarray:
-    """Mean over each of that many equal cells of a side, as a matrix (cells, side)."""
+    """Build the mean over equal cells of a side as a matrix (cells, side)."""
     edges = np.linspace(0, side, cells + 1)
     pixels = np.arange(side)
     inside = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -267,7 +268,7 @@ def _average(cells: int, side: int) -> np.ndarray:
 
 
 def _stretch(side: int, cells: int) -> np.ndarray:
-    """Linear interpolation from that many places to a side, as a matrix (side, cells)."""
+    """Build linear interpolation from a number of cells to a side as a matrix (side, cells)."""
     places = np.linspace(0, cells - 1, side)[:, None]
     return np.clip(1 - np.abs(places - np.arange(cells)), 0, 1).astype(np.float32)
 
@@ -285,6 +286,6 @@ CORRUPTIONS: dict[str, tuple[Callable[[np.ndarray, float, np.random.Generator], 
     "partial cover": (_cover, (0.04, 0.08, 0.13, 0.19, 0.26)),
     "rotation": (_rotate, (5, 10, 15, 20, 27)),
 }
-"""Name to how it is done, and its five strengths: a deviation in grey levels (noise), shares of the side (blur, its
-deviation; motion blur, its length; pixelation, the pixels kept), the contrast kept, factors of light, the density of
-the fog, JPEG's quality, the share of the area that is covered, degrees."""
+"""Name to function and five strengths: the standard deviation in grey levels (noise); shares of the side (standard
+deviation of blur, length of motion blur, pixels kept by pixelation); the contrast kept; factors of brightness; the
+density of fog; JPEG quality; the share of the area covered; degrees of rotation."""

@@ -1,4 +1,4 @@
-"""Pictures of none of the classes: how many a classifier would take for one all the same."""
+"""How well a classifier rejects out-of-distribution images: images that show none of its classes."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from signsclf.metrics.classification import auroc, wilson
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Unknown:
-    """What a classifier makes of pictures that show none of its classes.
+    """A classifier's confidence on out-of-distribution ("unknown") images.
 
     Attributes:
-        n: how many such pictures.
+        n: unknown images.
         accepted: how many of them reach the reject threshold; None where the model has none.
-        known_accepted: share of the known images that reach it, 0 to 1; None likewise.
+        known_accepted: share of the known images that reach it, 0 to 1; None where the model has no threshold.
         threshold: the model's reject threshold.
-        auroc: how often a known image is surer than an unknown one, 0 to 1.
-        median: the middle confidence on the unknown pictures.
+        auroc: probability that a known image has a higher confidence than an unknown one, 0 to 1.
+        median: median confidence on the unknown images.
     """
 
     n: int
@@ -31,7 +31,7 @@ class Unknown:
     median: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values, with the share accepted and its 95 % Wilson interval."""
+        """Return the figures as JSON values, with the share accepted and its 95 % Wilson interval."""
         if self.accepted is None:
             return asdict(self)
         low, high = wilson(self.accepted, self.n)
@@ -39,7 +39,7 @@ class Unknown:
 
 
 def evaluate_unknown(known: np.ndarray, unknown: np.ndarray, threshold: float | None) -> Unknown:
-    """Compares the confidences (highest probabilities) on known images (N,) and unknown pictures (M,), both ≥ 1.
+    """Compare the confidences (highest probabilities) on known images (N,) and on unknown ones (M,); N, M ≥ 1.
 
     Hendrycks and Gimpel 2017, arXiv:1610.02136.
     """

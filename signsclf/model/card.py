@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from signsclf.files import write_atomic
-from signsclf.metrics.classification import Report, stated_n
+from signsclf.metrics.classification import Report, format_n
 from signsclf.model import folder as modelfolder
 from signsclf.text import visible
 
@@ -96,7 +96,7 @@ def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
             "them, so figures on other images may be a little lower."
         ),
         "",
-        f"| | {stated_n(valid)} |",
+        f"| | {format_n(valid)} |",
         "| --- | --- |",
         (
             f"| accuracy | {_percent(valid['accuracy'])} "

@@ -17,7 +17,7 @@ from signsclf.evaluation.evaluate import evaluate
 from signsclf.export.onnx import PARITY_IMAGES
 from signsclf.files import user_path
 from signsclf.metrics.calibrate import Calibration, cross_fit, fit_temperature, reject_threshold, softmax
-from signsclf.metrics.intervals import group_numbers, resampled_mean
+from signsclf.metrics.intervals import bootstrap_mean, group_numbers
 from signsclf.model.config import Config
 from signsclf.model.folder import read_config
 from signsclf.observer import Observer
@@ -95,7 +95,7 @@ def evaluate_holdouts(
     truth[row] = named
     right = np.bincount(row, answers.argmax(axis=1) == named) / times
     units = group_numbers(groups)
-    low, high = resampled_mean(right, units) or (None, None)
+    low, high = bootstrap_mean(right, units) or (None, None)
     figures: dict[str, Any] = {"n": len(times), "n_repeated": int((times > 1).sum()), "models": len(reports)}
     for name in ("accuracy", "macro_f1"):
         values = [float(getattr(report, name)) for report in reports]

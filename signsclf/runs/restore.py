@@ -91,13 +91,21 @@ def _assemble(
         [(f"{root}/{row['path']}", row["label"], row["split"], row["group"] or None, None) for row in rows]
     )
     layout = Layout(held.layout)
-    source = Source(root, layout, table, held.classes, held.is_gtsrb, origin=root, roi_sizes=(None,) * len(rows))
+    source = Source(
+        root=root,
+        layout=layout,
+        table=table,
+        classes=held.classes,
+        is_gtsrb=held.is_gtsrb,
+        origin=root,
+        roi_sizes=(None,) * len(rows),
+    )
     return Prepared(
         source=replace(source, reading=record.order.reading),
         recipe=record.recipe,
         arch=architectures.find(record.recipe.arch),
         reasons={},
-        split=Split(table, held_out_here=False, not_judged=(), groups_on_both_sides=0),
+        split=Split(table=table, held_out_here=False, not_judged=(), groups_on_both_sides=0),
         names=names,
         decoded=decoded,
         skipped=tuple(_read_skipped(partial).items()),

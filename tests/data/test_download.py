@@ -313,7 +313,7 @@ def official(server, monkeypatch):
             for path, content in files.items():
                 archive.writestr(path, content)
         data = server.files[name] = buffer.getvalue()
-        archives.append(gtsrb.Archive(name, len(data), hashlib.md5(data).hexdigest()))
+        archives.append(gtsrb.Archive(name=name, bytes=len(data), md5=hashlib.md5(data).hexdigest()))
     monkeypatch.setattr(gtsrb, "ARCHIVES", tuple(archives))
     return server
 
@@ -376,7 +376,7 @@ def test_gtsrb_needs_room_for_all_before_it_begins(official, tmp_path, monkeypat
 def test_an_archive_that_is_not_what_it_is_called_keeps_its_zip_and_says_so(official, tmp_path, monkeypatch):
     test, other = gtsrb.ARCHIVES[1], gtsrb.ARCHIVES[2]
     official.files[test.name] = official.files[other.name]
-    monkeypatch.setattr(gtsrb, "ARCHIVES", (gtsrb.Archive(test.name, other.bytes, other.md5),))
+    monkeypatch.setattr(gtsrb, "ARCHIVES", (gtsrb.Archive(name=test.name, bytes=other.bytes, md5=other.md5),))
     with pytest.raises(DownloadError, match="holds no Final_Test"):
         download_gtsrb(tmp_path, official.url)
     assert not (tmp_path / f"{test.name}.unpacked").exists()

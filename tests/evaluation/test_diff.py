@@ -40,7 +40,7 @@ def test_the_worse_model_is_seen_to_be_worse(model, worse, fresh):
     assert pair.difference < -0.15
     assert pair.difference_high < 0
     assert pair.p_value < 0.01
-    assert pair.by_units[0] < pair.difference < pair.by_units[1]
+    assert pair.by_groups[0] < pair.difference < pair.by_groups[1]
     assert sum(row.better == "A" for row in found.disagreements) == pair.n_only_a
     assert sum(row.better == "B" for row in found.disagreements) == pair.n_only_b
     turned = diff(worse, model, fresh).paired

@@ -644,7 +644,7 @@ class TestPrediction:
     )
     def test_contradictions_are_refused(self, fields: dict):
         with pytest.raises(ValueError, match=r"Prediction|label|top_k"):
-            Prediction("x", **fields)
+            Prediction(path="x", **fields)
 
 
 class TestFindModel:

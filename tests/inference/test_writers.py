@@ -11,9 +11,18 @@ from signsclf.errors import MissingExtraError
 from signsclf.inference import writers
 from signsclf.inference.classifier import Prediction
 
-STOP = Prediction('a, "b"/ü\n.png', "Stop", 14, 0.75, (("Stop", 0.75), ("Yield", 0.25)), True)
-DOUBT = Prediction("c.png", "Yield", 13, 0.5, (("Yield", 0.5), ("Stop", 0.5)), False)
-BAD = Prediction("bad.png", error="bad.png: truncated")
+STOP = Prediction(
+    path='a, "b"/ü\n.png',
+    label="Stop",
+    index=14,
+    probability=0.75,
+    top_k=(("Stop", 0.75), ("Yield", 0.25)),
+    accepted=True,
+)
+DOUBT = Prediction(
+    path="c.png", label="Yield", index=13, probability=0.5, top_k=(("Yield", 0.5), ("Stop", 0.5)), accepted=False
+)
+BAD = Prediction(path="bad.png", error="bad.png: truncated")
 
 
 def text(form: Format, predictions=(STOP, BAD, DOUBT)) -> str:
@@ -91,7 +100,7 @@ def test_each_row_is_written_as_it_comes():
 
 
 def test_names_that_are_no_text_can_be_written(tmp_path):
-    odd = Prediction("odd\udcff.png", error="odd\udcff.png: no image")
+    odd = Prediction(path="odd\udcff.png", error="odd\udcff.png: no image")
     for form in (Format.TABLE, Format.JSON, Format.JSONL, Format.CSV):
         assert "odd\\udcff.png" in text(form, (odd,)).replace("\\\\", "\\")
         text(form, (odd,)).encode()

@@ -22,7 +22,7 @@ def test_classes_come_weakest_first_and_absent_ones_not_at_all():
     report = Report.from_probabilities(np.eye(4)[predicted], targets, list("abcd"))
     found = by_class(report, counted(MATRIX))
     assert [i for i, _ in found] == [2, 1, 0]
-    assert found[0][1] == Proportion("c", 10, 3)
+    assert found[0][1] == Proportion(label="c", n=10, right=3)
     assert found[0][1].interval == wilson(3, 10)
 
 
@@ -56,7 +56,7 @@ def test_sizes_part_all_images_in_order(n, most, seed):
 
 
 def test_images_of_one_size_are_one_row():
-    assert by_size(np.array([True, False]), np.array([32, 32])) == [Proportion("32 px", 2, 1)]
+    assert by_size(np.array([True, False]), np.array([32, 32])) == [Proportion(label="32 px", n=2, right=1)]
 
 
 def test_a_track_is_right_when_the_majority_of_its_frames_are():
@@ -67,6 +67,6 @@ def test_a_track_is_right_when_the_majority_of_its_frames_are():
 
 
 def test_a_share_says_nothing_of_nothing_and_refuses_the_impossible():
-    assert Proportion("", 0, 0).value is None
+    assert Proportion(label="", n=0, right=0).value is None
     with pytest.raises(ValueError, match="4 right of 3"):
-        Proportion("x", 3, 4)
+        Proportion(label="x", n=3, right=4)

@@ -173,7 +173,7 @@ def test_several_errors_share_their_fits_and_their_scores():
 def test_of_very_many_logits_an_even_sample_fits_the_temperature(monkeypatch):
     logits, targets = sampled(20_000, 2.0)
     whole = fit_temperature(logits, targets)
-    monkeypatch.setattr(calibrate, "MOST_LOGITS", 5 * 5_000)
+    monkeypatch.setattr(calibrate, "MAX_LOGITS", 5 * 5_000)
     assert fit_temperature(logits, targets) == pytest.approx(whole, rel=0.05)
     assert fit_temperature(logits, targets) == fit_temperature(
         *(a[np.linspace(0, 19_999, 5_000).astype(int)] for a in (logits, targets))

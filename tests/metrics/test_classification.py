@@ -180,8 +180,8 @@ class TestReport:
         assert (report.accuracy_low, report.accuracy_high) == wilson(2, 4)
         assert report.majority_accuracy == 0.75
         assert report.top5 == 1.0
-        assert report.per_class[0] == ClassFigures("a", 1, 1 / 3, 1.0, 0.5)
-        assert report.per_class[1] == ClassFigures("b", 3, 1.0, 1 / 3, 0.5)
+        assert report.per_class[0] == ClassFigures(label="a", n=1, precision=1 / 3, recall=1.0, f1=0.5)
+        assert report.per_class[1] == ClassFigures(label="b", n=3, precision=1.0, recall=1 / 3, f1=0.5)
         assert report.macro_f1 == 0.5
         assert report.balanced_accuracy == pytest.approx(2 / 3)
         # Bins of 1/15: 0.6 twice (both wrong), 0.8 and 0.9 (both right) each in a bin of their own.
@@ -190,14 +190,14 @@ class TestReport:
     def test_a_class_without_images_is_undefined_and_not_in_the_means(self):
         report = Report.from_probabilities(np.array([[1.0, 0, 0], [0, 1.0, 0]]), np.array([0, 0]), ["a", "b", "c"])
         assert report.n_classes_present == 1
-        assert report.per_class[1] == ClassFigures("b", 0, 0.0, None, None)
-        assert report.per_class[2] == ClassFigures("c", 0, None, None, None)
+        assert report.per_class[1] == ClassFigures(label="b", n=0, precision=0.0, recall=None, f1=None)
+        assert report.per_class[2] == ClassFigures(label="c", n=0, precision=None, recall=None, f1=None)
         assert report.macro_f1 == pytest.approx(2 / 3)
         assert report.balanced_accuracy == 0.5
 
     def test_a_class_never_predicted_has_no_precision_and_an_f1_of_zero(self):
         report = Report.from_probabilities(np.array([[1.0, 0], [1.0, 0]]), np.array([0, 1]), ["a", "b"])
-        assert report.per_class[1] == ClassFigures("b", 1, None, 0.0, 0.0)
+        assert report.per_class[1] == ClassFigures(label="b", n=1, precision=None, recall=0.0, f1=0.0)
 
     def test_equally_probable_classes_are_not_all_right(self):
         """A model that answers the same for everything must not look good, top-5 included."""

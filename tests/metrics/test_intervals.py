@@ -8,12 +8,12 @@ from scipy.stats import binomtest
 
 from signsclf.metrics.classification import Report
 from signsclf.metrics.intervals import (
+    bootstrap_intervals,
+    bootstrap_mean,
     compare_pairs,
     group_numbers,
     mcnemar_exact,
     paired_interval,
-    resampled,
-    resampled_mean,
 )
 
 
@@ -24,10 +24,10 @@ def answers(n: int, accuracy: float, seed: int, classes: int = 3) -> tuple[np.nd
     return targets, np.where(wrong, (targets + 1) % classes, targets)
 
 
-def judged(targets, predicted, units):
+def evaluated(targets, predicted, groups):
     classes = int(targets.max()) + 1
     report = Report.from_probabilities(np.eye(classes)[predicted], targets, [str(i) for i in range(classes)])
-    return report, resampled(report, targets, predicted, np.ones(len(targets), bool), units)
+    return report, bootstrap_intervals(report, targets, predicted, np.ones(len(targets), bool), groups)
 
 
 def test_an_image_without_a_group_is_one_of_its_own():
@@ -37,7 +37,7 @@ def test_an_image_without_a_group_is_one_of_its_own():
 class TestResampled:
     def test_holds_the_figures_and_is_as_wide_as_theory_says(self):
         targets, predicted = answers(900, 0.8, 0)
-        report, found = judged(targets, predicted, np.arange(900))
+        report, found = evaluated(targets, predicted, np.arange(900))
         for name in ("accuracy", "macro_f1", "balanced_accuracy"):
             low, high = found[name]
             assert low < getattr(report, name) < high
@@ -46,28 +46,28 @@ class TestResampled:
 
     def test_tracks_whose_frames_agree_count_for_one_each(self):
         targets, predicted = answers(60, 0.8, 1)
-        _, alone = judged(targets, predicted, np.arange(60))
+        _, alone = evaluated(targets, predicted, np.arange(60))
         frames = np.repeat(np.arange(60), 10)
-        _, tracks = judged(targets[frames], predicted[frames], frames)
-        _, naive = judged(targets[frames], predicted[frames], np.arange(600))
+        _, tracks = evaluated(targets[frames], predicted[frames], frames)
+        _, naive = evaluated(targets[frames], predicted[frames], np.arange(600))
         width = [high - low for low, high in (alone["accuracy"], tracks["accuracy"], naive["accuracy"])]
         assert width[1] == pytest.approx(width[0], rel=0.15)
         assert width[2] < 0.5 * width[1]
 
     def test_claims_nothing_where_draws_cannot_differ(self):
         targets, predicted = answers(50, 1.0, 0)
-        _, found = judged(targets, predicted, np.arange(50))
+        _, found = evaluated(targets, predicted, np.arange(50))
         assert found["accuracy"] is None
         targets, predicted = answers(50, 0.5, 0)
-        _, found = judged(targets, predicted, np.zeros(50, int))
+        _, found = evaluated(targets, predicted, np.zeros(50, int))
         assert found["accuracy"] is None
 
     def test_mean_of_values(self):
         values = np.random.default_rng(0).normal(3, 1, 400)
-        low, high = resampled_mean(values, np.arange(400))
+        low, high = bootstrap_mean(values, np.arange(400))
         assert low < values.mean() < high
         assert high - low == pytest.approx(2 * 1.96 / 20, rel=0.2)
-        assert resampled_mean(values, np.zeros(400, int)) is None
+        assert bootstrap_mean(values, np.zeros(400, int)) is None
 
 
 class TestMcNemar:
@@ -90,13 +90,13 @@ class TestPairs:
         assert (found.n_both, found.n_only_a, found.n_only_b, found.n_neither) == (3, 1, 2, 0)
         assert found.difference == pytest.approx(1 / 6)
         assert found.accuracy_b - found.accuracy_a == pytest.approx(found.difference)
-        assert found.by_units is None
+        assert found.by_groups is None
         assert found.p_value == 1.0
 
     def test_groups_are_drawn_whole(self):
         right_a, right_b = np.repeat([True, False, True, True], 5), np.repeat([True, True, False, True], 5)
         found = compare_pairs(right_a, right_b, np.repeat(np.arange(4), 5))
-        low, high = found.by_units
+        low, high = found.by_groups
         assert low < 0 < high
 
     @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 200))

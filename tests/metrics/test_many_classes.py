@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from signsclf.metrics.classification import Report, Scores
-from signsclf.metrics.findings import Findings, find
-from signsclf.metrics.intervals import resampled
+from signsclf.metrics.findings import Findings, FoldedCalibration, analyze
+from signsclf.metrics.intervals import bootstrap_intervals
 from signsclf.report.files import write_report
 from signsclf.report.html import ReportContext, render
 
@@ -27,11 +27,13 @@ def test_the_intervals_of_a_hundred_thousand_classes():
     targets, predicted = answers(n, n_classes)
     right = predicted == targets
     sure = np.full(n, 0.8)
-    scores = Scores(predicted, sure, np.where(right, sure, 0.0), sure**2, right)
+    scores = Scores(
+        predicted=predicted, confidence=sure, true=np.where(right, sure, 0.0), squares=sure**2, in_top_k=right
+    )
     report = Report.from_scores(scores, targets, [str(i) for i in range(n_classes)])
     tracemalloc.start()
     began = time.process_time()
-    found = resampled(report, targets, predicted, right, np.arange(n) // 3)
+    found = bootstrap_intervals(report, targets, predicted, right, np.arange(n) // 3)
     seconds, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert found["accuracy"][0] < right.mean() < found["accuracy"][1]
@@ -48,15 +50,13 @@ def evaluated(n: int, n_classes: int, folder) -> Findings:
     names = [f"{i}.png" for i in range(n)]
     tracemalloc.start()
     report = Report.from_probabilities(probabilities, targets, classes)
-    found = find(
+    found = analyze(
         report,
         probabilities,
         targets,
-        units=np.arange(n) // 2,
-        sides=np.full(n, 40),
-        temperature=1.5,
-        fitted_here=True,
-        threshold=0.5,
+        groups=np.arange(n) // 2,
+        short_sides=np.full(n, 40),
+        calibration=FoldedCalibration(temperature=1.5, fitted_here=True, threshold=0.5),
         train_counts=np.arange(n_classes) % 50,
     )
     picture = np.zeros((8, 8, 3), np.uint8)

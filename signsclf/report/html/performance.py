@@ -35,9 +35,9 @@ def headline(found: Findings, context: ReportContext) -> dict[str, Any]:
     for name, label in _FIGURES:
         ends = found.intervals[name]
         figures.append((label, percent(getattr(report, name)), "–" if ends is None else interval(*ends, 2)))
-    resampled = count(found.n_units, "group" if found.grouped else "image")
+    resampled = count(found.n_groups, "group" if found.grouped else "image")
     own = [(named("This model"), report.accuracy, report.accuracy_low, report.accuracy_high)]
-    if (kept := found.without_known) is not None:
+    if (kept := found.without_training_frames) is not None:
         own.append((named("… without known frames", kept.note), kept.value, *kept.interval))
     own += [(named(other.label), other.value, other.value, other.value) for other in context.references]
     start = svg.scale([low for _, _, low, _ in own])
@@ -80,13 +80,16 @@ def classes(found: Findings, context: ReportContext) -> dict[str, Any]:
     if counts:
         heads.insert(1, "Trained on")
     chart = heads.index("Recall") + 1
-    tables = [_breakdown("Rare beside frequent classes", found.rarity), _breakdown("Groups of signs", found.groups)]
+    tables = [
+        _breakdown("Rare beside frequent classes", found.rarity),
+        _breakdown("Groups of signs", found.class_groups),
+    ]
     if len(found.sizes) > 1:
         tables.append(_breakdown("By the shorter side of the image", found.sizes))
     if (tracks := found.tracks) is not None:
         never = f"; {count(tracks.all_wrong, 'group')} with no image right" if tracks.all_wrong else ""
-        majority = Proportion("groups right by majority of their images", tracks.n, tracks.majority)
-        wholly = Proportion("groups with every image right", tracks.n, tracks.all_right)
+        majority = Proportion(label="groups right by majority of their images", n=tracks.n, right=tracks.majority)
+        wholly = Proportion(label="groups with every image right", n=tracks.n, right=tracks.all_right)
         tables.append(_breakdown(f"By group{never}", (majority, wholly)))
     return {
         "breakdowns": [table for table in tables if table["rows"]],

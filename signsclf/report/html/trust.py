@@ -147,7 +147,7 @@ def unknown(found: Findings, context: ReportContext) -> dict[str, Any] | None:
         return None
     figures = [(percent(measured.auroc, 1), "AUROC of the confidence: 50 % tells nothing, 100 % tells all apart")]
     if measured.accepted is not None:
-        share = Proportion("", measured.n, measured.accepted)
+        share = Proportion(label="", n=measured.n, right=measured.accepted)
         accepted = f"of {count(measured.n, 'such image')} accepted ({interval(*share.interval)})"
         figures = [
             (percent(share.value, 1), accepted),
