@@ -1,6 +1,6 @@
-"""The one pixel path: training, the export gate, evaluate and predict open and resize every image here.
+"""The one pixel path: training, the parity check, evaluate and predict all open and resize images here.
 
-NumPy and Pillow only, so that a program which merely predicts loads nothing else.
+NumPy and Pillow only, so that a program that only predicts loads nothing else.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from signsclf.imagefiles.kinds import HEAD, SUFFIXES, describe_kind, image_class
 __all__ = ["SUFFIXES", "is_image_name"]
 
 MAX_PIXELS = 100_000_000
-"""Larger images are refused before they are decoded, unless `limit_pixels` says otherwise: at four bytes a pixel, as
-Pillow keeps them, this is 400 MB for each thread that decodes."""
+"""Larger images are refused before they are decoded, unless `limit_pixels` sets another limit. Pillow takes 4 bytes a
+pixel, so this is 400 MB for each decoding thread."""
 MAX_BYTES = 256 * 1024 * 1024
 """Larger files, and larger members of a zip archive, are refused before they are read; a higher limit of pixels raises
 this one in proportion."""
 PIXELS_VARIABLE = "SIGNSCLF_MAX_PIXELS"
 
 RESIZING = "squash, bilinear; deep samples by their largest value"
-"""How `decode` and `resize` make a file's pixels what a network sees, in words that change with it."""
+"""Identifies how `decode` and `resize` turn a file into the network's pixels; to be changed whenever they change."""
 
 BOUNDED_METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
-"""Methods of zip archives that are read. Python unpacks the others (bzip2, LZMA) without a bound: 4 KB of bzip2 can
-become gigabytes in one step."""
+"""Compression methods of zip archives that are read. Python decompresses the others (bzip2, LZMA) without a limit: 4 KB
+of bzip2 can become gigabytes in one step."""
 
 SCHEMES = {"parquet": "signsclf.data.parquetimages", "synthetic": "signsclf.data.synthetic"}
-"""Scheme (the text before ``:``) to the module whose ``read`` gives such a path's bytes; imported when needed."""
+"""Scheme (the text before ``:``) to the module whose ``read`` returns such a path's bytes; imported when needed."""
 
 _CRLF_HEADER = re.compile(rb"P([56])\s+([0-9]{1,9})\s+([0-9]{1,9})\s+255\r\n")
 _GAP = rb"(?:\s+|#[^\n]*\n)+"
@@ -68,7 +68,7 @@ _archives_lock = threading.Lock()
 _ARCHIVES_KEPT = 4
 _SIZES_SAMPLED = 400
 _NO_IMAGE = "not an image that can be read"
-# What files, and zipfile for damaged archives and members, are seen to raise.
+# What reading files raises, and what zipfile raises for damaged archives and members.
 _READ_ERRORS = (
     OSError,
     EOFError,
@@ -82,10 +82,10 @@ _READ_ERRORS = (
 
 
 def max_pixels() -> int:
-    """How many pixels an image may have: what ``$SIGNSCLF_MAX_PIXELS`` says, else `MAX_PIXELS`.
+    """Return how many pixels an image may have: ``$SIGNSCLF_MAX_PIXELS`` where it is set, else `MAX_PIXELS`.
 
     Raises:
-        SignsclfError: the variable is no whole number of 1 or more.
+        SignsclfError: the variable is not a whole number of 1 or more.
     """
     text = os.environ.get(PIXELS_VARIABLE)
     if not text:
@@ -100,12 +100,12 @@ def max_pixels() -> int:
 
 
 def max_bytes() -> int:
-    """How many bytes a file may have: `MAX_BYTES`, and in proportion more where `max_pixels` is raised."""
+    """Return how many bytes a file may have: `MAX_BYTES`, and proportionally more where `max_pixels` is raised."""
     return max(MAX_BYTES, MAX_BYTES * max_pixels() // MAX_PIXELS)
 
 
 def limit_pixels(limit: int) -> None:
-    """Sets how many pixels an image may have, for this process and for those that it starts from now on.
+    """Set how many pixels an image may have, for this process and for those that it starts from now on.
 
     Raises:
         SignsclfError: it is not 1 or more.
@@ -116,65 +116,66 @@ def limit_pixels(limit: int) -> None:
 
 
 def refuse_pixels(width: int, height: int) -> None:
-    """Checks an image's size against `max_pixels`, before memory is taken for it.
+    """Check an image's size against `max_pixels`, before memory is allocated for it.
 
     Raises:
         BadImageError: it has too many pixels.
     """
-    most = max_pixels()
-    if width * height > most:
+    limit = max_pixels()
+    if width * height > limit:
         raise BadImageError(
-            f"too many pixels ({width}×{height}, at most {most:,}); --max-pixels or ${PIXELS_VARIABLE} raises the limit"
+            f"too many pixels ({width}×{height}, at most {limit:,}); "
+            f"--max-pixels or ${PIXELS_VARIABLE} raises the limit"
         )
 
 
 def pixel_path() -> str:
-    """What decides an image's pixels, or whether it has any, besides its file: for the keys of caches."""
+    """Describe everything but the file that decides an image's pixels, or whether it can be read: for cache keys."""
     decoders = [kind for kind in ("AVIF", "HEIF") if image_class(kind)]
     return f"Pillow {PIL.__version__}; {RESIZING}; at most {max_pixels()} pixels; {' '.join(decoders)}"
 
 
 def has_scheme(path: str) -> bool:
-    """Whether a path has one of `SCHEMES` and is not a file's."""
+    """Tell whether a path has one of `SCHEMES`, and so does not name a file."""
     scheme, _, rest = path.partition(":")
     return bool(rest) and scheme in SCHEMES
 
 
 def split_archive(path: str) -> tuple[str, str] | None:
-    """``A.zip/member`` as (``A.zip``, ``member``) where ``A.zip`` is a file; None for any other path."""
-    for found in re.finditer(r"\.zip(?=/)", path, re.IGNORECASE):
-        archive = path[: found.end()]
-        if os.path.isfile(archive):  # noqa: PTH113 - False, where Path's raises for names that are too long
-            return archive, path[found.end() + 1 :]
+    """Split ``A.zip/member`` into (``A.zip``, ``member``) where ``A.zip`` is a file; None for any other path."""
+    for suffix in re.finditer(r"\.zip(?=/)", path, re.IGNORECASE):
+        archive = path[: suffix.end()]
+        if os.path.isfile(archive):  # noqa: PTH113 - unlike Path.is_file, False for names that are too long
+            return archive, path[suffix.end() + 1 :]
     return None
 
 
 def open_archive(archive: str) -> zipfile.ZipFile:
-    """This process's handle of a zip archive, for all threads; a fresh one when the file has been replaced since.
+    """Return this process's handle of a zip archive, shared by all threads; a new one if the file has changed.
 
     Raises:
         BadImageError: the archive cannot be opened.
     """
-    # One for all: the directory of a million members takes half a gigabyte. Reading is safe in threads, since
-    # zipfile holds a lock while it moves in the file.
+    # One handle for all threads: the directory of a million members takes half a gigabyte. Reading is thread-safe,
+    # since zipfile holds a lock while it seeks and reads.
     with _archives_lock:
         try:
             stat = os.stat(archive)  # noqa: PTH116 - once for every image read
-            # With the process's number: after a fork both sides would move one shared file position.
-            stamp = (os.getpid(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
-            stamped = _archives.get(archive)
-            if stamped and stamped[0] == stamp:
+            # With the process id: after a fork, parent and child would share one file position.
+            stat_key = (os.getpid(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            entry = _archives.get(archive)
+            if entry and entry[0] == stat_key:
                 _archives.move_to_end(archive)
-                return stamped[1]
+                return entry[1]
             handle = _opened(archive)
         except OSError as error:
             raise _unreadable(archive, error) from error
         except _READ_ERRORS as error:
             raise BadImageError(f"{archive}: not a zip archive that can be read ({error})") from error
-        _archives[archive] = (stamp, handle)
+        _archives[archive] = (stat_key, handle)
         _archives.move_to_end(archive)
         if len(_archives) > _ARCHIVES_KEPT:
-            # Forgotten, not closed: whoever still holds it reads on, and the last to let go closes it.
+            # Dropped, not closed: other threads may still read from it; it closes with the last reference.
             _archives.popitem(last=False)
         return handle
 
@@ -182,7 +183,7 @@ def open_archive(archive: str) -> zipfile.ZipFile:
 def _opened(archive: str) -> zipfile.ZipFile:
     file = Path(archive).open("rb")  # noqa: SIM115 - closed with the archive
     try:
-        # Given a file and not a name: zipfile counts the users of its own files without a lock.
+        # Given a file and not a name: zipfile counts references to files that it opened itself without a lock.
         handle = zipfile.ZipFile(file)
     except BaseException:
         file.close()
@@ -192,7 +193,7 @@ def _opened(archive: str) -> zipfile.ZipFile:
 
 
 def _forget_archives() -> None:
-    """In a forked process, where another thread may have held the lock."""
+    """Reset the archives in a forked process: another thread may have held the lock."""
     global _archives_lock
     _archives_lock = threading.Lock()
     _archives.clear()
@@ -203,16 +204,16 @@ if hasattr(os, "register_at_fork"):
 
 
 def read(path: str | Path) -> bytes:
-    """The encoded bytes of one image: a file, a member of a zip archive, or a registered scheme.
+    """Read the encoded bytes of one image: a file, a member of a zip archive, or a path with one of `READERS`' schemes.
 
     Raises:
-        BadImageError: it is not there, cannot be read, or is larger than `max_bytes`.
+        BadImageError: it does not exist, cannot be read, or is larger than `max_bytes`.
     """
     path = str(path)
     try:
-        file, most = _open(path)
+        file, limit = _open(path)
         with file:
-            data = file.read(most)
+            data = file.read(limit)
     except _READ_ERRORS as error:
         raise _unreadable(path, error) from error
     _refuse_bytes(path, len(data))
@@ -220,7 +221,7 @@ def read(path: str | Path) -> bytes:
 
 
 def head(path: str, length: int) -> bytes:
-    """The first bytes of what `read` gives.
+    """Read the first bytes of what `read` returns.
 
     Raises:
         BadImageError: as `read`.
@@ -232,11 +233,11 @@ def head(path: str, length: int) -> bytes:
         raise _unreadable(path, error) from error
 
 
-def size(path: str | Path) -> tuple[int, int]:
-    """Width and height in pixels as stored, before any EXIF turn, from the header alone.
+def image_wh(path: str | Path) -> tuple[int, int]:
+    """Read the width and height in pixels, as stored before any EXIF rotation, from the header alone.
 
     Raises:
-        BadImageError: it is not there, cannot be read, or is no image.
+        BadImageError: it does not exist, cannot be read, or is not an image.
     """
     path = str(path)
     try:
@@ -252,13 +253,13 @@ def size(path: str | Path) -> tuple[int, int]:
 
 
 def median_side(paths: list[str]) -> float:
-    """Median over a sample of the geometric mean of width and height, in pixels."""
+    """Estimate the median side in pixels (geometric mean of width and height) from an even sample of the paths."""
     step = max(1, len(paths) // _SIZES_SAMPLED)
     sides = []
     for path in paths[::step]:
         try:
-            width, height = size(path)
-        # Told by name when everything is decoded.
+            width, height = image_wh(path)
+        # Reported with its name when all images are decoded.
         except BadImageError:
             continue
         sides.append((width * height) ** 0.5)
@@ -266,18 +267,18 @@ def median_side(paths: list[str]) -> float:
 
 
 def decode(data: bytes, name: str = "image") -> Image.Image:
-    """Encoded bytes as a whole RGB image, turned as its EXIF orientation says, alpha laid on white; see `to_rgb`.
+    """Decode an image to upright RGB: EXIF orientation applied, alpha laid on white; see `to_rgb`.
 
-    The kind of image is told by the content, whatever the file's name. Of animations, and of files with several
-    images, this is the first one. Threads may decode at once; Pillow's own limit of pixels has no say here.
+    The format is detected from the content, whatever the file's name. Of animations, and of files with several images,
+    the first image is taken. Safe to call from several threads; Pillow's own limit of pixels does not apply.
 
     Args:
-        data: the bytes of an image file of a kind that Pillow reads.
+        data: the bytes of an image file.
         name: what to call the image in an error.
 
     Raises:
-        BadImageError: no image, a truncated one, one of over `max_pixels` pixels, or one whose pixels cannot be
-            brought to 8 bits rightly.
+        BadImageError: not an image, truncated, over `max_pixels` pixels, or of samples that cannot be converted to 8
+            bits correctly.
     """
     try:
         with _own_limit():
@@ -286,7 +287,7 @@ def decode(data: bytes, name: str = "image") -> Image.Image:
         raise _named(name, error) from error
     except SignsclfError:
         raise
-    # Pillow's plugins raise many kinds of error for damaged files, struct.error and SyntaxError among them.
+    # Pillow's plugins raise many types of error for damaged files, struct.error and SyntaxError among them.
     except Exception as error:
         raise _unreadable(name, error, "damaged or truncated") from error
 
@@ -304,20 +305,20 @@ def _decode(data: bytes) -> Image.Image:
     elif found.format == "PPM" and (head := _DEEP_PIXMAP.match(data)):
         found.load()
         if int(head[4]) < 65535 and found.mode == "I":
-            # Pillow has brought such values to the whole range of 16 bits.
+            # Pillow has scaled such values to the full range of 16 bits.
             return _rgb(Image.fromarray((np.asarray(found) >> 8).astype(np.uint8)), 1)
         if head[1] == b"6" and int(head[4]) == 65535 and _is_low(found):
             values = np.frombuffer(data, ">u2", found.width * found.height * 3, head.end())
             return _scaled(values.astype(np.uint16).reshape(found.height, found.width, 3), None, None)
     elif found.format == "JPEG2000" and found.mode != "I;16" and _jpeg2000_bits(data) > 8:
-        # Pillow makes black of white when it rounds such samples.
-        raise BadImageError("a JPEG 2000 of colours of over 8 bits a sample; save it as a PNG of 8 bits")
+        # When Pillow rounds such samples, white overflows to black.
+        raise BadImageError("a JPEG 2000 with colours of more than 8 bits a sample; save it as an 8-bit PNG")
     found.load()
     return _rgb(found, _orientation(found), declared)
 
 
 def _open_header(file: IO[bytes]) -> tuple[Any, tuple[int, int]]:
-    """A file as Pillow's image, not yet decoded, or as the header of a TIFF; and its size in pixels, found bearable."""
+    """Open a file without decoding it, as a Pillow image or a TIFF header; return it and its checked size in pixels."""
     head = file.read(1024)
     if not head:
         raise BadImageError("the file is empty")
@@ -331,7 +332,7 @@ def _open_header(file: IO[bytes]) -> tuple[Any, tuple[int, int]]:
         found = tiff.read_header(file)
     else:
         if kind == "WEBP":
-            # Some releases of Pillow take memory for the whole canvas when they open it.
+            # Some releases of Pillow allocate the whole canvas when they open the file.
             refuse_pixels(*_webp_canvas(head))
         found = opened(file)
     refuse_pixels(*found.size)
@@ -339,7 +340,7 @@ def _open_header(file: IO[bytes]) -> tuple[Any, tuple[int, int]]:
 
 
 def _webp_canvas(head: bytes) -> tuple[int, int]:
-    """Width and height that a WebP file's header says; 0, 0 where it is too short to say."""
+    """Read the width and height from a WebP file's header; (0, 0) where it is too short."""
     chunk = head[12:16]
     if chunk == b"VP8X" and len(head) >= 30:
         return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
@@ -352,7 +353,7 @@ def _webp_canvas(head: bytes) -> tuple[int, int]:
 
 
 def _png_significant_bits(data: bytes) -> int | None:
-    """The most bits of a sample that a PNG's sBIT chunk calls significant; None where it has no such chunk."""
+    """Read the largest number of significant bits from a PNG's sBIT chunk; None where it has no such chunk."""
     at = 8
     while at + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
@@ -365,9 +366,9 @@ def _png_significant_bits(data: bytes) -> int | None:
 
 
 def _whole_png_samples(image: Any, data: bytes, declared: int | None) -> Image.Image | None:
-    """A PNG of 16 bits and several bands whose low bytes count, brought to 8 bits; None for all others.
+    """Decode a 16-bit PNG of several bands whose low bytes matter, and convert it to 8 bits; None for all others.
 
-    Pillow drops them, but where all values are low they hold the picture, and a transparent colour is one of 16 bits.
+    Pillow drops the low bytes. They matter where all values are small, and where a transparent colour has 16 bits.
     """
     args = image.tile[0][3] if image.tile else None
     rawmode = args[0] if isinstance(args, tuple) else args
@@ -378,7 +379,7 @@ def _whole_png_samples(image: Any, data: bytes, declared: int | None) -> Image.I
     if transparent is None and not _is_low(image):
         return None
     low = type(image)(io.BytesIO(data))
-    # Of samples in the other order of bytes Pillow keeps the other byte. Grey with alpha is four bytes a pixel.
+    # With the byte order swapped, Pillow keeps the low bytes. Grey with alpha is read as four bytes a pixel.
     swapped = "RGBA" if rawmode == "LA;16B" else rawmode.replace("16B", "16L")
     if rawmode == "LA;16B":
         low._mode = "RGBA"
@@ -394,18 +395,18 @@ def _whole_png_samples(image: Any, data: bytes, declared: int | None) -> Image.I
 
 
 def _is_low(image: Image.Image) -> bool:
-    """Whether the upper halves of 16-bit samples, cut or rounded, are those of samples of 12 bits at most."""
+    """Tell from the high bytes of 16-bit samples, truncated or rounded, whether the samples have at most 12 bits."""
     return max(high for _, high in cast("tuple[tuple[float, float], ...]", image.getextrema())) <= 16
 
 
 def _jpeg2000_bits(data: bytes) -> int:
-    """Bits of the first band's samples, as the codestream's header says; 0 where there is none."""
+    """Read the bits a sample of the first band from the codestream's header; 0 where there is none."""
     at = data.find(b"\xff\x4f\xff\x51")
     return (data[at + 42] & 0x7F) + 1 if 0 <= at < len(data) - 42 else 0
 
 
 def _scaled(values: np.ndarray, declared: int | None, transparent: Any) -> Image.Image:
-    """Deep samples (H, W) or (H, W, bands) as an image of 8 bits, white where they are the transparent colour."""
+    """Convert deep samples (H, W) or (H, W, bands) to an 8-bit image, white where they are the transparent colour."""
     pixels = to_8_bits(values, declared)
     if isinstance(transparent, int | tuple):
         same = values == np.array(transparent)
@@ -415,9 +416,9 @@ def _scaled(values: np.ndarray, declared: int | None, transparent: Any) -> Image
 
 
 def _line_ends_restored(data: bytes) -> bytes:
-    """A binary PPM or PGM file whose line ends a tool for texts has made CR LF, as it was before; all else as it is.
+    """Undo the conversion of LF to CR LF in a binary PPM or PGM file; return any other data unchanged.
 
-    Git does so on Windows to files that it takes for text. Pillow then reads the header's last LF as the first red
+    Git on Windows converts files that it takes for text. Pillow then reads the header's last LF as the first sample,
     and every colour from the channel before its own: red signs turn green.
     """
     head = _CRLF_HEADER.match(data)
@@ -425,7 +426,7 @@ def _line_ends_restored(data: bytes) -> bytes:
         return data
     wanted = int(head[2]) * int(head[3]) * (3 if head[1] == b"6" else 1)
     header = head[0].replace(b"\r\n", b"\n")
-    # Only where the length proves it: the header alone has been changed, or the pixels' LFs with it.
+    # Only where the length proves it: either the header alone was converted, or the pixels too.
     for pixels in (data[head.end() :], data[head.end() :].replace(b"\r\n", b"\n")):
         if len(pixels) == wanted:
             return header + pixels
@@ -433,14 +434,14 @@ def _line_ends_restored(data: bytes) -> bytes:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as upright 8-bit RGB: EXIF orientation applied, alpha laid on white, deep grey scaled.
+    """Convert any Pillow image to upright 8-bit RGB: EXIF orientation applied, alpha laid on white, deep grey scaled.
 
-    Grey of 16 or 32 bits and floats are scaled by the largest value in the image, as `imagefiles.depth` says: 16 bits
-    lose their low byte (65535 becomes 255), unless all values fit into 8, 10 or 12 bits, which are then the scale. So a
-    16-bit image whose brightest pixel is under a sixteenth of the range comes out brightened.
+    Grey of 16 or 32 bits and floats are scaled by the largest value in the image, see `imagefiles.depth`: 16-bit
+    samples lose their low byte (65535 becomes 255), unless all values fit in 8, 10 or 12 bits, which then set the
+    scale. So a 16-bit image whose brightest pixel is under a sixteenth of the range is brightened.
 
     Raises:
-        BadImageError: deep values fit no usual scale.
+        BadImageError: the deep samples fit no usual scale.
     """
     return _rgb(image, _orientation(image))
 
@@ -460,13 +461,13 @@ def _rgb(image: Image.Image, orientation: int, declared: int | None = None) -> I
         from PIL import ImageCms
 
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        # None for a call in place only.
+        # The result is None only when converting in place.
         return cast(Image.Image, ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB"))
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def crop(image: Image.Image, roi: tuple[int, int, int, int] | None) -> Image.Image:
-    """Cut a box out of an RGB image: x1, y1, x2, y2 in pixels, inclusive as in GTSRB's files. None takes the whole.
+    """Crop an RGB image to x1, y1, x2, y2 in pixels, inclusive as in GTSRB's files; None takes the whole image.
 
     Raises:
         BadImageError: the roi does not lie inside the image.
@@ -474,42 +475,43 @@ def crop(image: Image.Image, roi: tuple[int, int, int, int] | None) -> Image.Ima
     if roi is None:
         return image
     x1, y1, x2, y2 = (int(v) for v in roi)
-    # Pillow would fill what lies outside with black.
+    # Pillow would fill the outside with black.
     if not (0 <= x1 <= x2 < image.width and 0 <= y1 <= y2 < image.height):
-        raise BadImageError(f"the roi {x1},{y1},{x2},{y2} leaves the image of {image.width}×{image.height} pixels")
+        raise BadImageError(f"the roi {x1},{y1},{x2},{y2} is not inside the {image.width}×{image.height} image")
     # Image.crop applies Pillow's own limit of pixels.
-    part = Image.new("RGB", (x2 + 1 - x1, y2 + 1 - y1))
-    part.paste(image, (-x1, -y1))
-    return part
+    box = Image.new("RGB", (x2 + 1 - x1, y2 + 1 - y1))
+    box.paste(image, (-x1, -y1))
+    return box
 
 
-def resize(image: Image.Image, size: tuple[int, int], roi: tuple[int, int, int, int] | None = None) -> np.ndarray:
-    """Resize an RGB image to a uint8 array (height, width, 3), squashed to ``size`` = (height, width), bilinear.
+def resize(image: Image.Image, input_hw: tuple[int, int], roi: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """Resize an RGB image to a uint8 array (height, width, 3), bilinear, ignoring its aspect ratio.
 
     Args:
-        roi: see `crop`, which comes first.
+        input_hw: (height, width) in pixels.
+        roi: the box to `crop` first.
 
     Raises:
         BadImageError: the roi does not lie inside the image.
     """
     image = crop(image, roi)
-    height, width = size
+    height, width = input_hw
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8)
 
 
-def load(path: str | Path, size: tuple[int, int], roi: tuple[int, int, int, int] | None = None) -> np.ndarray:
-    """One image from its path to a uint8 array (height, width, 3); see `read`, `decode` and `resize`."""
+def load(path: str | Path, input_hw: tuple[int, int], roi: tuple[int, int, int, int] | None = None) -> np.ndarray:
+    """Read, decode and resize one image to a uint8 array (height, width, 3); see `read`, `decode` and `resize`."""
     image = decode(read(path), str(path))
     try:
-        return resize(image, size, roi)
+        return resize(image, input_hw, roi)
     except BadImageError as error:
         raise BadImageError(f"{path}: {error}") from error
 
 
 def thumbnail(path: str | Path, roi: tuple[int, int, int, int] | None = None, side: int = 256) -> np.ndarray:
-    """Read an image for a person to look at: uint8 (height, width, 3), its own proportions, at most ``side`` pixels.
+    """Make a thumbnail to show to people: uint8 (height, width, 3) in its own aspect ratio, at most ``side`` pixels.
 
     Raises:
         BadImageError: it cannot be read, or the roi does not lie inside it.
@@ -520,7 +522,7 @@ def thumbnail(path: str | Path, roi: tuple[int, int, int, int] | None = None, si
 
 
 def _open(path: str) -> tuple[IO[bytes], int]:
-    """The encoded bytes of a path as a file, and how many to read at most: one more than it says it has."""
+    """Open a path's encoded bytes as a file; return it and how many bytes to read: one more than its declared size."""
     if has_scheme(path):
         data = importlib.import_module(SCHEMES[path.partition(":")[0]]).read(path)
         return io.BytesIO(data), len(data)
@@ -533,22 +535,22 @@ def _open(path: str) -> tuple[IO[bytes], int]:
             raise BadImageError(f"{path}: no such member in the archive") from error
         _refuse_bytes(path, info.file_size)
         if info.flag_bits & 1:
-            raise BadImageError(f"{path}: encrypted, so it cannot be read: unpack the archive first")
+            raise BadImageError(f"{path}: encrypted, so it cannot be read; unpack the archive first")
         if info.compress_type not in BOUNDED_METHODS:
-            raise BadImageError(f"{path}: compressed by a method that is not read: zip it with deflate")
-        # Read with no bound, zipfile unpacks up to 2 GB before it looks at the size that it was told.
+            raise BadImageError(f"{path}: compressed by a method that is not read; zip it with deflate")
+        # Without a limit, zipfile decompresses up to 2 GB before it checks the declared size.
         return handle.open(info), info.file_size + 1
-    # Making a Path takes a tenth of the time that a small image takes, and is done for every one.
+    # os.stat, not Path: constructing a Path would take a tenth of a small image's time.
     length = os.stat(path).st_size  # noqa: PTH116
-    most = max_bytes()
-    if length > most:
-        # Of a film or an archive its kind says more than its size.
+    limit = max_bytes()
+    if length > limit:
+        # For a video or an archive its type is more helpful than its size.
         with Path(path).open("rb") as file:
             if described := describe_kind(file.read(1024)):
                 raise BadImageError(f"{path}: {_NO_IMAGE}: {described}")
         _refuse_bytes(path, length)
-    # Pipes and devices say 0, whatever they hold.
-    return open(path, "rb"), (length or most) + 1  # noqa: PTH123
+    # Pipes and devices have length 0.
+    return open(path, "rb"), (length or limit) + 1  # noqa: PTH123
 
 
 def _named(name: str, error: BadImageError) -> BadImageError:
@@ -558,8 +560,8 @@ def _named(name: str, error: BadImageError) -> BadImageError:
 
 def _unreadable(name: str, error: Exception, what: str = "cannot be read") -> BadImageError:
     if isinstance(error, MemoryError):
-        return BadImageError(f"{name}: too large for the memory that is free")
-    # Pillow gives it on within a SyntaxError.
+        return BadImageError(f"{name}: too large for the free memory")
+    # Pillow wraps it in a SyntaxError.
     if struct.error in (type(error), type(error.__cause__)):
         return BadImageError(f"{name}: {what} (it ends too early)")
     reason = " ".join(str(getattr(error, "strerror", None) or error).split())
@@ -567,7 +569,7 @@ def _unreadable(name: str, error: Exception, what: str = "cannot be read") -> Ba
 
 
 def _orientation(image: Image.Image) -> int:
-    """As in EXIF, 1 for upright: from the image's EXIF block, else from its XMP, else from the tags of a TIFF."""
+    """Read the EXIF orientation, 1 for upright: from the EXIF block, else from XMP, else from the tags of a TIFF."""
     info = image.info
     exif = info.get("exif")
     if exif is None and "Raw profile type exif" in info:
@@ -587,9 +589,9 @@ _pillows_check: Any = getattr(Image, "_decompression_bomb_check", None)
 
 
 def _check_pixels(*args: Any, **options: Any) -> None:
-    """Pillow's check of sizes, which for images that are decoded here is by their own limit.
+    """Replace Pillow's check of image sizes by `refuse_pixels` while this module decodes an image.
 
-    Pillow's limit is one for the whole process and belongs to the program that imports this package.
+    Pillow's limit is a global that belongs to the program that imports this package, so it is left as it is.
     """
     if getattr(_limits, "own", False):
         refuse_pixels(*args[0])
@@ -612,6 +614,6 @@ def _own_limit() -> Iterator[None]:
 
 
 def _refuse_bytes(path: str, size: int) -> None:
-    most = max_bytes()
-    if size > most:
-        raise BadImageError(f"{path}: {size:,} bytes are too many (at most {most:,})")
+    limit = max_bytes()
+    if size > limit:
+        raise BadImageError(f"{path}: too large ({size:,} bytes, at most {limit:,})")

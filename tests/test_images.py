@@ -177,7 +177,7 @@ def test_a_jpeg_2000_of_deep_colours_is_refused() -> None:
     data = bytearray(encoded(Image.fromarray(picture()), "JPEG2000"))
     assert images.decode(bytes(data)).size == (WIDTH, HEIGHT)
     data[data.index(b"\xff\x4f\xff\x51") + 42] = 15
-    with pytest.raises(BadImageError, match="JPEG 2000 of colours of over 8 bits"):
+    with pytest.raises(BadImageError, match="JPEG 2000 with colours of more than 8 bits"):
         images.decode(bytes(data))
 
 
@@ -335,7 +335,7 @@ def test_32_bit_integers_are_scaled_or_refused(values: list[int], expected: list
         ([0, 0.5, 1, 1.5], "floats up to 1.5"),
         ([0, 0.5, 1, 300.5], "floats up to 300.5"),
         ([-0.5, 0, 0.5, 1], "floats from -0.5 to 1"),
-        ([np.nan, np.nan], "nothing but NaN"),
+        ([np.nan, np.nan], "only NaN"),
         ([0, 0.5, 1, np.inf], "floats from 0 to inf"),
         ([0, 0.5, 1, 1e9], "floats up to 1e\\+09"),
     ],
@@ -455,22 +455,22 @@ def test_size_is_told_from_the_header_alone(tmp_path: Path) -> None:
     data = encoded(Image.fromarray(picture()))
     (tmp_path / "a.png").write_bytes(data[:60])
     archive = zipped(tmp_path / "a.zip", {"a.png": data[:60], "b.png": b"", "c.png": png_claiming(50_000, 50_000)})
-    assert images.size(tmp_path / "a.png") == (WIDTH, HEIGHT)
-    assert images.size(f"{archive}/a.png") == (WIDTH, HEIGHT)
+    assert images.image_wh(tmp_path / "a.png") == (WIDTH, HEIGHT)
+    assert images.image_wh(f"{archive}/a.png") == (WIDTH, HEIGHT)
     for name, reason in (
         ("b.png", "the file is empty"),
         ("c.png", "too many pixels"),
         ("d.png", "no such member"),
     ):
         with pytest.raises(BadImageError, match=rf"{name}: {reason}"):
-            images.size(f"{archive}/{name}")
+            images.image_wh(f"{archive}/{name}")
 
 
 def test_size_is_as_stored(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / "a.jpg").write_bytes(encoded(smooth().resize((64, 96)), "JPEG", exif=exif))
-    assert images.size(tmp_path / "a.jpg") == (64, 96)
+    assert images.image_wh(tmp_path / "a.jpg") == (64, 96)
 
 
 # Bombs
@@ -537,7 +537,7 @@ def test_pillows_limit_of_pixels_has_no_say_and_stays_the_hosts(
             assert np.array_equal(np.asarray(images.decode(data)), expected[kind]), kind
             path = tmp_path / kind
             path.write_bytes(data)
-            assert images.size(path) == (WIDTH, HEIGHT)
+            assert images.image_wh(path) == (WIDTH, HEIGHT)
             assert images.load(path, (8, 8), (1, 1, 20, 12)).shape == (8, 8, 3)
         assert Image.MAX_IMAGE_PIXELS == 10
         with pytest.raises(Image.DecompressionBombError):
@@ -601,7 +601,7 @@ def test_a_large_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         file.truncate(images.MAX_BYTES + 1)
 
     def refuse() -> None:
-        with pytest.raises(BadImageError, match="bytes are too many"):
+        with pytest.raises(BadImageError, match=r"too large \("):
             images.read(path)
 
     assert peak_of(refuse) < 2**20
@@ -628,7 +628,7 @@ def test_a_member_that_claims_too_much_is_refused_unread(tmp_path: Path) -> None
     patched(path, 22, 24, "<I", 3 * 2**30)
 
     def refuse() -> None:
-        with pytest.raises(BadImageError, match="bytes are too many"):
+        with pytest.raises(BadImageError, match=r"too large \("):
             images.read(f"{path}/a.png")
 
     assert peak_of(refuse) < 2**20
@@ -651,7 +651,7 @@ def test_methods_that_unpack_without_bound_are_refused(tmp_path: Path, method: i
     path = zipped(tmp_path / "bomb.zip", {"a.png": bytes(64 * 2**20)}, method)
 
     def refuse() -> None:
-        for look in (images.read, images.size):
+        for look in (images.read, images.image_wh):
             with pytest.raises(BadImageError, match="zip it with deflate"):
                 look(f"{path}/a.png")
 
@@ -907,7 +907,7 @@ def test_roi_is_inclusive_and_cut_before_resizing() -> None:
 def test_a_roi_that_leaves_the_image_is_refused(tmp_path: Path, roi: tuple[int, int, int, int]) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encoded(Image.fromarray(picture())))
-    with pytest.raises(BadImageError, match=rf"a\.png: the roi {roi[0]},.* leaves the image of 24×16 pixels"):
+    with pytest.raises(BadImageError, match=rf"a\.png: the roi {roi[0]},.* is not inside the 24×16 image"):
         images.load(path, (8, 8), roi)
 
 

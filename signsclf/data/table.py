@@ -165,7 +165,7 @@ def apply_crop(source: Source, crop: bool) -> Source:
     rows = zip(source.table["path"], source.table["roi"], source.roi_sizes, strict=True)
     for path, (x1, y1, x2, y2), declared in rows:
         try:
-            width, height = images.size(path)
+            width, height = images.image_wh(path)
         except BadImageError:
             continue
         name = source.relative(path)
@@ -361,7 +361,7 @@ def _sizes(source: Source) -> str:
 def _readable_sizes(paths: Iterable[str]) -> Iterator[tuple[int, int]]:
     for path in paths:
         try:
-            yield images.size(path)
+            yield images.image_wh(path)
         except BadImageError:
             continue
 

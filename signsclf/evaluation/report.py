@@ -90,7 +90,7 @@ def examine(
         evaluation.targets,
         groups=groups,
         short_sides=np.array(
-            [min(said or images.size(path)) for said, path in zip(evaluation.sizes, evaluation.paths, strict=True)]
+            [min(said or images.image_wh(path)) for said, path in zip(evaluation.sizes, evaluation.paths, strict=True)]
         ),
         calibration=FoldedCalibration(
             temperature=config.temperature,

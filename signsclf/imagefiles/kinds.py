@@ -1,4 +1,4 @@
-"""Tells kinds of files apart, by name and by content: which are images that are read, and what the others are."""
+"""Recognise file formats by name and by content: which are images that can be read, and what the others are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from signsclf.errors import BadImageError
 
 
 def words(text: str) -> frozenset[str]:
-    """The words of a text, for long sets of suffixes and names."""
+    """Split a text into a set of words, for long sets of suffixes and names."""
     return frozenset(text.split())
 
 
@@ -22,13 +22,13 @@ SUFFIXES = words("""
 .png .apng .jpg .jpeg .jpe .jfif .jif .jfi .pjpeg .pjp .mpo .bmp .dib .gif .ppm .pgm .pbm .pnm .tif .tiff .webp
 .jp2 .j2k .j2c .jpc .jpf .jpx .jpg2
 """)
-"""Suffixes of the kinds that every Pillow reads."""
+"""Suffixes of the formats that every Pillow reads."""
 
 _DECODED = {
     **dict.fromkeys((".avif", ".avifs"), "AVIF"),
     **dict.fromkeys((".heic", ".heif", ".heics", ".heifs", ".hif"), "HEIF"),
 }
-"""Suffixes of the kinds that are read where a decoder is installed."""
+"""Suffixes of the formats that are read where a decoder is installed."""
 _NO_DECODER = {
     "AVIF": "no decoder: pip install -U pillow, or convert to JPEG or PNG",
     "HEIF": "no decoder: pip install pillow-heif, or convert to JPEG or PNG",
@@ -41,7 +41,7 @@ _UNREAD = words("""
 """)
 """Suffixes of still pictures that are not read."""
 _DRAWINGS = words(".svg .svgz .ai .eps .ps .pdf .ico .cur .icns .wmf .emf")
-"""Those of them that hardly are photos: a folder of these is no class that would be missed."""
+"""Those of them that are rarely photos, so that a folder of them is not a class that was missed."""
 _OTHER = words("""
 .txt .csv .tsv .json .jsonl .ndjson .xml .yaml .yml .toml .ini .cfg .md .rst .html .htm .css .js .py .ipynb .sh
 .log .names .data .cache .parquet .feather .arrow .npy .npz .pkl .pickle .mat .h5 .hdf5 .pt .pth .onnx
@@ -50,12 +50,12 @@ _OTHER = words("""
 .flv .mts .aae .xmp .thm .exe .dll .so .bak .old .orig .tmp .temp .part .partial .crdownload .download .swp
 .lock
 """)
-"""Suffixes of files that are no pictures, or copies of ones: their content is not looked at."""
-_LOOKS = 200
-"""So many files of an unknown suffix are looked into before it is taken for one that images do not have."""
+"""Suffixes of files that are not images, or are backup copies: their content is not examined."""
+_MAX_SNIFFED = 200
+"""After so many files of an unknown suffix without an image, further ones are not examined."""
 
 HEAD = 64
-"""Bytes at a file's start that tell its kind to `kind_of`."""
+"""How many bytes from a file's start `kind_of` needs."""
 
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),
@@ -70,7 +70,7 @@ _SIGNATURES = (
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG2000"),
     (b"\xff\x4f\xff\x51", "JPEG2000"),
 )
-# Headers of Windows bitmaps that were saved without their first 14 bytes, by their own length.
+# Windows bitmaps saved without their first 14 bytes: the header starts with its own length.
 _DIB = re.compile(rb"(?:\x28|\x34|\x38|\x40|\x6c|\x7c)\0\0\0.{8}\x01\0(?:\x01|\x04|\x08|\x10|\x18|\x20)\0", re.DOTALL)
 _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
@@ -90,15 +90,15 @@ _CLASSES = {
     "HEIF": ("pillow_heif", "HeifImageFile"),
 }
 
-_AGAIN = "download it again"
+_DOWNLOAD_AGAIN = "download it again"
 _TO_PNG = "convert it to JPEG or PNG"
-# Compiled when a file is first asked about: few predictions ever are of a file that is no image.
+# Not compiled at import: few predictions ever meet a file that is not an image.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"version https://git-lfs\.github\.com/", "a Git LFS pointer, not the file itself", "run `git lfs pull`"),
-    (rb"[./\w]{0,99}/annex/objects/", "a pointer of git-annex, not the file itself", "run `git annex get`"),
+    (rb"[./\w]{0,99}/annex/objects/", "a git-annex pointer, not the file itself", "run `git annex get`"),
     (rb"qoif", "a QOI image", _TO_PNG),
     (rb"(?s:.{257})ustar", "a tar archive", "unpack it"),
-    (rb"\x89PNG|\xef\xbf\xbdPNG", "a PNG that a transfer as text has damaged", _AGAIN),
+    (rb"\x89PNG|\xef\xbf\xbdPNG", "a PNG damaged by a transfer in text mode", _DOWNLOAD_AGAIN),
     (rb"%PDF-", "a PDF document", _TO_PNG),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript", _TO_PNG),
     (rb"8BPS", "a Photoshop document", _TO_PNG),
@@ -115,13 +115,13 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"SIMPLE  =", "a FITS file", _TO_PNG),
     (
         rb"FUJIFILMCCD-RAW|IIRO|IIU\0|\0MRM|FOVb|II\x1a\0\0\0HEAPCCDR",
-        "a RAW photo of a camera",
-        "develop it to JPEG or PNG",
+        "a camera's RAW photo",
+        "convert it to JPEG or PNG",
     ),
     (rb"PK\x03\x04|PK\x05\x06", "a zip archive", "name it .zip, or unpack it"),
     (rb"\x1f\x8b", "a gzip file", "unpack it"),
     (rb"BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "an archive (7z, RAR, xz or the like)", "unpack it"),
-    (rb"(?s:.{4})ftyp(?:crx )", "a RAW photo of a camera", "develop it to JPEG or PNG"),
+    (rb"(?s:.{4})ftyp(?:crx )", "a camera's RAW photo", "convert it to JPEG or PNG"),
     (rb"(?s:.{4})ftyp|(?s:.{4})(?:moov|mdat|wide)", "a video", "extract its frames"),
     (
         rb"RIFF(?s:.{4})AVI |\x1a\x45\xdf\xa3|\0\0\x01[\xba\xb3]|FLV\x01|\x30\x26\xb2\x75",
@@ -132,27 +132,27 @@ _OTHERS: tuple[tuple[bytes, str, str], ...] = (
     (rb"\x93NUMPY", "a NumPy array", "save it as PNG"),
     (rb"\x89HDF", "an HDF5 file", "save its images as PNG"),
     (rb"SQLite format 3|\xd0\xcf\x11\xe0", "a database or an Office document", "remove it"),
-    (rb"\0\x05\x16\x07", "what macOS keeps beside a file (AppleDouble)", "remove it"),
+    (rb"\0\x05\x16\x07", "a file of macOS metadata (AppleDouble)", "remove it"),
     (rb"\x7fELF|MZ", "a program", "remove it"),
 )
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name ends like that of an image that is read (upper case counts)."""
+    """Tell whether a file's name has the suffix, in any case, of an image format that can be read here."""
     suffix = suffix_of(name)
     return suffix in SUFFIXES or (suffix in _DECODED and image_class(_DECODED[suffix]) is not None)
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a name's last part in lower case, with its dot; "" where there is none."""
-    # As pathlib has it, five times as fast: asked for every name of a source.
+    """Return the suffix of a path's last part in lower case, with its dot; "" where there is none."""
+    # The same as pathlib's, five times as fast: it is called for every name of a source.
     start = max(name.rfind("/"), name.rfind("\\")) + 1
     dot = name.rfind(".", start)
     return name[dot:].lower() if start < dot < len(name) - 1 else ""
 
 
 def why_unread(suffix: str) -> str | None:
-    """Why pictures of this suffix are not read and what helps; None for images that are, and for other files."""
+    """Say why images of this suffix are not read and what to do; None for readable images and for other files."""
     if suffix in _UNREAD:
         return _CONVERT
     kind = _DECODED.get(suffix)
@@ -160,18 +160,18 @@ def why_unread(suffix: str) -> str | None:
 
 
 def is_photo_suffix(suffix: str) -> bool:
-    """Whether pictures of this suffix, which are not read, are photos rather than drawings or icons."""
+    """Tell whether a suffix belongs to photos, rather than drawings or icons, that are not read."""
     return suffix not in _DRAWINGS and why_unread(suffix) is not None
 
 
 def skipped_text(suffixes: Iterable[str]) -> str:
-    """Files that are not read, by suffix, as in "6 .heic (no decoder: …), 1 .svg (not read: …)"."""
+    """Describe files that are not read, by suffix: "6 .heic (no decoder: …), 1 .svg (not read: …)"."""
     counts = Counter(suffixes).most_common()
     return ", ".join(f"{n:,} {suffix} ({why_unread(suffix) or _CONVERT})" for suffix, n in counts)
 
 
 def read_head(path: str) -> bytes:
-    """The first `HEAD` bytes of a file on disk.
+    """Read the first `HEAD` bytes of a file on disk.
 
     Raises:
         OSError: it cannot be read.
@@ -181,7 +181,7 @@ def read_head(path: str) -> bytes:
 
 
 def kind_of(head: bytes) -> str | None:
-    """The kind of image that the first `HEAD` bytes of a file belong to, as in "JPEG"; None for other files."""
+    """Recognise the image format, such as "JPEG", from a file's first `HEAD` bytes; None for other files."""
     for signature, kind in _SIGNATURES:
         if head.startswith(signature):
             return kind
@@ -195,13 +195,13 @@ def kind_of(head: bytes) -> str | None:
 
 
 def describe_kind(data: bytes) -> str | None:
-    """What bytes are that are no image, and what helps, as in "a PDF document; convert it to JPEG or PNG".
+    """Describe data that is not a readable image and say what to do: "a PDF document; convert it to JPEG or PNG".
 
     Args:
         data: a file from its start on, or its first kilobyte.
 
     Returns:
-        None for images, and where nothing is known of the content.
+        None for images, and for content that is not recognised.
     """
     head = data[:1024]
     kind = kind_of(head)
@@ -211,47 +211,47 @@ def describe_kind(data: bytes) -> str | None:
         if re.match(pattern, head):
             return f"{what}; {remedy}"
     if head and not any(head):
-        return f"nothing but zero bytes, as of a download that was broken off; {_AGAIN}"
+        return f"only zero bytes, perhaps an interrupted download; {_DOWNLOAD_AGAIN}"
     return _describe_text(head)
 
 
 def image_class(kind: str) -> Callable[..., Any] | None:
-    """The class of Pillow that opens files of a kind; None where it, or its decoder, is not installed.
+    """Return the Pillow class that opens files of a format; None where it, or its decoder, is not installed.
 
-    It is imported when it is first asked for: to look at a PNG needs no other plugin.
+    Its module is imported on first use: opening a PNG needs no other plugin.
     """
     return _image_class(kind)
 
 
 class Sniffer:
-    """Decides of files by name and, where that says nothing, by content."""
+    """Decides whether files are images by name and, where the name does not tell, by content."""
 
     def __init__(self) -> None:
-        self._fruitless: Counter[str] = Counter()
+        self._n_no_image: Counter[str] = Counter()
 
     def look(self, name: str, head: Callable[[], bytes]) -> bool:
-        """Whether a file is an image that is read, whatever its name.
+        """Tell whether a file is an image that can be read, whatever its name.
 
         Args:
             name: its name or path.
-            head: gives its first `HEAD` bytes, or raises OSError or BadImageError; called where the name says
-                nothing.
+            head: returns its first `HEAD` bytes, or raises OSError or BadImageError; called only where the name does
+                not tell.
         """
         suffix = suffix_of(name)
         if is_image_name(name):
             return True
-        if suffix in _OTHER or name.endswith("~") or self._fruitless[suffix] >= _LOOKS:
+        if suffix in _OTHER or name.endswith("~") or self._n_no_image[suffix] >= _MAX_SNIFFED:
             return False
         try:
             kind = kind_of(head())
         except (OSError, BadImageError):
             kind = None
-        # Two letters or a few small numbers at a file's start are no proof, and RAW photos start as TIFFs do.
-        unproved = kind in ("BMP", "DIB", "PPM") or (kind == "TIFF" and suffix in _UNREAD)
-        if kind is None or unproved or image_class(kind) is None:
-            self._fruitless[suffix] += 1
+        # Signatures of two bytes or a few small numbers are weak evidence, and RAW photos start like TIFFs.
+        is_weak = kind in ("BMP", "DIB", "PPM") or (kind == "TIFF" and suffix in _UNREAD)
+        if kind is None or is_weak or image_class(kind) is None:
+            self._n_no_image[suffix] += 1
             return False
-        self._fruitless[suffix] = -_LOOKS
+        self._n_no_image[suffix] = -_MAX_SNIFFED
         return True
 
 
@@ -259,19 +259,19 @@ class Sniffer:
 def _image_class(kind: str) -> Callable[..., Any] | None:
     module, name = _CLASSES[kind]
     try:
-        found = importlib.import_module(module)
+        plugin = importlib.import_module(module)
     except ImportError:
         return None
-    if kind == "AVIF" and not found.SUPPORTED:
+    if kind == "AVIF" and not plugin.SUPPORTED:
         return None
-    opened = getattr(found, name, None)
-    return _quiet_jpeg(opened) if kind == "JPEG" else opened
+    opener = getattr(plugin, name, None)
+    return _quiet_jpeg(opener) if kind == "JPEG" else opener
 
 
 def _quiet_jpeg(base: Any) -> Any:
     class QuietJpeg(base):
         def _open(self) -> None:
-            # Pillow looks for a resolution that it lacks in the EXIF block, and warns of every damage there.
+            # Without a resolution Pillow searches the EXIF block for one, and warns of any damage there.
             self.info["dpi"] = (72, 72)
             super()._open()
 
@@ -279,7 +279,7 @@ def _quiet_jpeg(base: Any) -> Any:
 
 
 def _container(head: bytes) -> str | None:
-    """HEIF or AVIF by the brands of an ISO media file; None for films."""
+    """Recognise HEIF or AVIF by the brands of an ISO media file; None for videos."""
     major = _BRANDS.get(head[8:12])
     if head[8:12] not in (b"mif1", b"msf1"):
         return major
@@ -295,13 +295,13 @@ def _describe_text(head: bytes) -> str | None:
         return None
     text = text.lstrip().lower()
     if re.match(r"<!doctype html|<html|<head|<body", text) or ("<html" in text and text.startswith("<")):
-        return f"an HTML page, perhaps an error or a login; {_AGAIN}"
+        return f"an HTML page, perhaps an error or a login page; {_DOWNLOAD_AGAIN}"
     if text.startswith("<svg") or (text.startswith("<") and "<svg" in text):
         return f"an SVG drawing; {_TO_PNG}"
     if text.startswith("<?xml") or re.match(r"<\w+[ >/]", text):
-        return f"an XML text; {_AGAIN}"
+        return f"an XML file; {_DOWNLOAD_AGAIN}"
     if re.match(r"[\[{]\s*[\"\[{\]}0-9-]", text):
-        return f"a JSON text, perhaps an error message; {_AGAIN}"
+        return f"a JSON file, perhaps an error message; {_DOWNLOAD_AGAIN}"
     if text.startswith(("data:image/", "ivborw0kggo", "/9j/", "r0lgod")):
         return "an image as base64 text; decode it first"
     try:
@@ -309,5 +309,5 @@ def _describe_text(head: bytes) -> str | None:
     except UnicodeError:
         return None
     if plain.strip() and all(c.isprintable() or c in "\t\r\n\f" for c in plain):
-        return f"a text; {_AGAIN}"
+        return f"a text file; {_DOWNLOAD_AGAIN}"
     return None

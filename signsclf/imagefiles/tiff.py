@@ -1,8 +1,8 @@
-"""Reads TIFF files: the header first, which tells what Pillow and libtiff can read rightly, then the pixels.
+"""Read TIFF files: first the header, which decides whether Pillow and libtiff read the file correctly, then the pixels.
 
-Pillow gets a header of its own with the tags of the first image that its pixels need and no others: so it neither
-warns of damaged metadata nor follows what a hostile file makes of them, and every release of it reads alike. Samples
-of over 8 bits are fetched as bytes, since Pillow drops some of them or mixes planes up.
+Pillow gets a rewritten header with only those tags of the first image that its pixels need. So damaged metadata causes
+no warnings, a hostile file cannot exploit it, and all releases of Pillow read alike. Samples of more than 8 bits are
+read as bytes, since Pillow drops some of them or mixes up planes.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL = 256, 257, 258, 259, 
 _OFFSETS, _ORIENTATION, _SAMPLES, _ROWS, _COUNTS, _HIGHEST, _PLANAR = 273, 274, 277, 278, 279, 281, 284
 _PREDICTOR, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS = 317, 322, 323, 324, 325
 _EXTRA, _FORMAT, _RAW, _SUBFILE, _SUBIFDS = 338, 339, 50706, 254, 330
-_KEPT = (_FILL, 292, 293, 320, 347, 529, 530, 531, 532)
-"""Handed on as they are: bit order, options of fax codes, palette, tables of JPEG, what YCbCr needs."""
+_COPIED = (_FILL, 292, 293, 320, 347, 529, 530, 531, 532)
+"""Tags copied unchanged: bit order, fax options, palette, JPEG tables, parameters of YCbCr."""
 _LONGS = {_OFFSETS, _COUNTS, _TILE_OFFSETS, _TILE_COUNTS, 292, 293}
-_READ = {*range(256, 260), _PHOTOMETRIC, _OFFSETS, _ORIENTATION, *range(277, 280), _HIGHEST, _PLANAR, _PREDICTOR}
-_READ |= {*range(322, 326), _EXTRA, _FORMAT, _RAW, _SUBFILE, _SUBIFDS, *_KEPT}
+_NEEDED = {*range(256, 260), _PHOTOMETRIC, _OFFSETS, _ORIENTATION, *range(277, 280), _HIGHEST, _PLANAR, _PREDICTOR}
+_NEEDED |= {*range(322, 326), _EXTRA, _FORMAT, _RAW, _SUBFILE, _SUBIFDS, *_COPIED}
 
 _TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _RATIONAL = 5
-_MOST_VALUES = 2_000_000
-"""Longer lists in a tag are refused; a strip for every row of the tallest image is less."""
+_MAX_VALUES = 2_000_000
+"""A tag with more values is refused; the tallest image with a strip for every row has fewer."""
 
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 """Photometric interpretation to its number of bands: grey (white or black is 0), RGB, palette, CMYK, YCbCr, Lab."""
 _BYTE_CODECS = {1, 5, 8, 32773, 32946, 34925, 50000}
-"""Compressions that work on bytes, whatever these mean: none, LZW, Deflate, PackBits, LZMA, Zstandard."""
+"""Compressions of arbitrary bytes: none, LZW, Deflate, PackBits, LZMA, Zstandard."""
 _PICTURE_CODECS = {2, 3, 4, 6, 7, 32771, 32809, 50001}
 _CODEC_NAMES = {34712: "JPEG 2000", 33003: "JPEG 2000", 33005: "JPEG 2000", 34887: "LERC", 34892: "lossy JPEG"}
 _FORMAT_NAMES = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "complex"}
@@ -50,18 +50,18 @@ _FORMAT_NAMES = {1: "unsigned", 2: "signed", 3: "float", 5: "complex", 6: "compl
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the first image of a TIFF file says of itself.
+    """The tags of a TIFF file's first image.
 
     Attributes:
-        order: "<" or ">", the order of bytes.
-        tags: number of each tag that counts for the pixels to its values.
+        order: the byte order, "<" or ">".
+        tags: number of each tag that the pixels need to its values.
     """
 
     order: str
     tags: dict[int, tuple[int, ...]]
 
     def one(self, tag: int, default: int) -> int:
-        """A tag's first value."""
+        """Return a tag's first value."""
         return self.tags.get(tag, (default,))[0]
 
     @property
@@ -71,18 +71,18 @@ class Header:
 
     @property
     def orientation(self) -> int:
-        """As in EXIF: 1 for upright."""
+        """The orientation as in EXIF: 1 for upright."""
         return self.one(_ORIENTATION, 1)
 
 
 def read_header(file: IO[bytes]) -> Header:
-    """The first image's tags.
+    """Read the first image's tags.
 
     Raises:
-        BadImageError: the header is damaged, or that of a RAW photo.
+        BadImageError: the header is damaged.
     """
     try:
-        header = _parse(file, _READ)
+        header = _parse(file, _NEEDED)
     except (struct.error, KeyError, OverflowError) as error:
         raise BadImageError("damaged or truncated (its header)") from error
     width, height = header.size
@@ -92,7 +92,7 @@ def read_header(file: IO[bytes]) -> Header:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The orientation that an EXIF block names; 1 where it is damaged or has none."""
+    """Read the orientation from an EXIF block; 1 where it is damaged or has none."""
     try:
         return _parse(io.BytesIO(exif.removeprefix(b"Exif\0\0")), {_ORIENTATION}).orientation
     except (struct.error, KeyError, OverflowError, BadImageError):
@@ -100,29 +100,29 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def decode(data: bytes, header: Header) -> Image.Image:
-    """The pixels as a Pillow image of 8 bits a sample, not yet turned upright.
+    """Decode the pixels to a Pillow image of 8 bits a sample, not yet turned upright.
 
     Args:
-        header: of these very bytes, its size already found bearable.
+        header: of this file; its size in pixels has been checked.
 
     Raises:
-        BadImageError: the file is damaged or of a kind that cannot be read rightly; the kind is named.
+        BadImageError: the file is damaged, or of a variant that cannot be read correctly, which the message names.
     """
     bits, sample, bands, colours = _refuse_unreadable(header)
     photometric = header.one(_PHOTOMETRIC, 0)
     planar = header.one(_PLANAR, 1) == 2 and bands > 1
-    # Older releases of Pillow mistake the length of a row of uncompressed YCbCr.
-    bare = photometric == 6 and header.one(_COMPRESSION, 1) == 1
-    if bits <= 8 and not planar and not bare:
+    # Older releases of Pillow get the row length of uncompressed YCbCr wrong.
+    is_bare_ycbcr = photometric == 6 and header.one(_COMPRESSION, 1) == 1
+    if bits <= 8 and not planar and not is_bare_ycbcr:
         return _load(_rewritten(data, header, bands=bands))
     if header.one(_COMPRESSION, 1) not in _BYTE_CODECS:
-        kept = "planes" if bits <= 8 else f"{bits} bits"
-        raise BadImageError(f"a TIFF of {kept} in a compression for 8 bits; {_REMEDY}")
+        stored = "planes" if bits <= 8 else f"{bits} bits"
+        raise BadImageError(f"a TIFF of {stored} in a compression for 8 bits; {_REMEDY}")
     if bits % 8:
         values, declared = _unpacked(data, header, bits, bands), None
     else:
         values, declared = _samples(data, header, bits // 8, sample, bands, planar), header.one(_HIGHEST, 0)
-    # Of the bands beside the colours the first may be transparency.
+    # The first band after the colours may be transparency.
     values = values[..., : colours + (header.one(_EXTRA, 2) in (1, 2))]
     values = to_8_bits(values, declared)
     if photometric == 0:
@@ -141,34 +141,36 @@ _REMEDY = "save it as an uncompressed TIFF or a PNG of 8 bits"
 
 
 def _refuse_unreadable(header: Header) -> tuple[int, int, int, int]:
-    """Bits a sample, its format, bands, and how many of these are colours."""
-    # Of a RAW photo the first image is a small preview.
+    """Refuse a file that Pillow cannot read correctly; return bits a sample, sample format, bands, and colour bands.
+
+    Raises:
+        BadImageError: it cannot be read; the message names the variant.
+    """
+    # In a RAW photo the first image is only a small preview.
     if _RAW in header.tags or (header.one(_SUBFILE, 0) & 1 and _SUBIFDS in header.tags):
-        raise BadImageError("a RAW photo of a camera; develop it to JPEG or PNG")
+        raise BadImageError("a camera's RAW photo; convert it to JPEG or PNG")
     compression, photometric = header.one(_COMPRESSION, 1), header.one(_PHOTOMETRIC, 0)
     if compression == 6:
         photometric = 6
     if compression not in _BYTE_CODECS | _PICTURE_CODECS:
         name = _CODEC_NAMES.get(compression, f"number {compression}")
-        raise BadImageError(f"a TIFF in a compression that is not read ({name}); {_REMEDY}")
+        raise BadImageError(f"a TIFF in an unsupported compression ({name}); {_REMEDY}")
     colours = _COLOURS.get(photometric)
     if colours is None:
         what = (
-            "of a camera's raw sensor"
-            if photometric in (32803, 34892)
-            else f"of colours that are not read ({photometric})"
+            "of raw sensor data" if photometric in (32803, 34892) else f"in an unsupported colour space ({photometric})"
         )
         raise BadImageError(f"a TIFF {what}; convert it to RGB")
     counts = header.tags.get(_COUNTS, header.tags.get(_TILE_COUNTS, ()))
     if photometric == 6 and compression == 1 and sum(counts) < 3 * header.size[0] * header.size[1]:
-        raise BadImageError(f"a TIFF of YCbCr colours of lower resolution without compression; {_REMEDY}")
+        raise BadImageError(f"an uncompressed TIFF of subsampled YCbCr colours; {_REMEDY}")
     bits, formats = header.tags.get(_BITS, (1,)), header.tags.get(_FORMAT, (1,))
     bands = header.one(_SAMPLES, 3 if compression in (6, 7) and photometric in (2, 6) else 1)
     extra = len(header.tags.get(_EXTRA, ())) or (1 if photometric == 2 and bands == 4 else 0)
     if bands > colours + extra or bands > colours + 3 or (photometric in (0, 1, 3) and bands > 2):
-        raise BadImageError(f"a TIFF of {bands} bands, of which it is unknown which are colours; save three as RGB")
+        raise BadImageError(f"a TIFF of {bands} bands that does not say which are colours; save three of them as RGB")
     if bands < colours:
-        raise BadImageError(f"damaged or truncated ({bands} bands, where its colours need {colours})")
+        raise BadImageError(f"damaged ({bands} bands, where its colours need {colours})")
     if len(set(bits[:bands])) > 1 or len(set(formats[:bands])) > 1:
         raise BadImageError(f"a TIFF whose bands differ in depth ({', '.join(map(str, bits[:bands]))} bits); {_REMEDY}")
     depth, sample = bits[0], 1 if formats[0] == 4 else formats[0]
@@ -180,12 +182,12 @@ def _refuse_unreadable(header: Header) -> tuple[int, int, int, int]:
         name = f"{depth}-bit {_FORMAT_NAMES.get(sample, 'unknown')} samples"
         raise BadImageError(f"a TIFF of {name}; {_REMEDY}")
     if planar and (depth < 8 or photometric in (3, 6)):
-        raise BadImageError(f"a TIFF in planes of {depth} bits; {_REMEDY}")
+        raise BadImageError(f"a TIFF of separate planes of {depth} bits; {_REMEDY}")
     return depth, sample, bands, colours
 
 
 def _samples(data: bytes, header: Header, width: int, sample: int, bands: int, planar: bool) -> np.ndarray:
-    """All samples, (height, width, bands), of ``width`` bytes each, fetched as rows of bytes."""
+    """Read all samples, (height, width, bands), of ``width`` bytes each, as rows of bytes."""
     columns, rows = header.size
     tile = header.one(_TILE_WIDTH, 0)
     block = tile or columns
@@ -203,7 +205,7 @@ def _samples(data: bytes, header: Header, width: int, sample: int, bands: int, p
 
 
 def _unpacked(data: bytes, header: Header, depth: int, bands: int) -> np.ndarray:
-    """Samples (height, width, bands) of 9 to 15 bits, which lie in each row without gaps: the upper 8 bits of each."""
+    """Read the upper 8 bits of samples (height, width, bands) of 10, 12 or 14 bits, which are packed without gaps."""
     columns, rows = header.size
     length = (columns * bands * depth + 7) // 8
     raw = np.asarray(_load(_rewritten(data, header, scale=1, size=(length, rows))))
@@ -215,12 +217,12 @@ def _unpacked(data: bytes, header: Header, depth: int, bands: int) -> np.ndarray
 
 
 def _unpredicted(raw: np.ndarray, header: Header, dtype: np.dtype, bands: int, block: int) -> np.ndarray:
-    """Bytes (rows, columns, bytes a pixel) as samples (rows, columns, bands) in the machine's order of bytes."""
+    """Undo the predictor: bytes (rows, columns, bytes a pixel) to native samples (rows, columns, bands)."""
     rows, columns, _ = raw.shape
     predictor = header.one(_PREDICTOR, 1) if header.one(_COMPRESSION, 1) != 1 else 1
     native = dtype.newbyteorder("=")
     if predictor == 3 and dtype.kind == "f":
-        # Differences of bytes over a block's row, in which all first bytes come first, then all second ones.
+        # Differences of bytes along a block's row, in which all first bytes come first, then all second bytes.
         blocks = raw.reshape(rows, columns // block, -1, bands)
         blocks = np.add.accumulate(blocks, axis=2, dtype=np.uint8)
         blocks = blocks.reshape(rows, columns // block, dtype.itemsize, block * bands).swapaxes(2, 3)
@@ -244,7 +246,7 @@ def _rewritten(
     size: tuple[int, int] | None = None,
     plane: int | None = None,
 ) -> bytes:
-    """The file with a header of its pixels alone: as they are, or (``scale`` bytes a pixel) as grey rows of bytes."""
+    """Rewrite the header to describe only the pixels: as they are, or as grey rows of ``scale`` bytes a pixel."""
     width, height = size or header.size
     tiled = _TILE_OFFSETS in header.tags
     across, down = (
@@ -262,17 +264,17 @@ def _rewritten(
     if len(offsets) < parts:
         raise BadImageError("damaged or truncated (parts of its pixels are missing)")
     if header.one(_COMPRESSION, 1) == 1:
-        # Their lengths are known, and some writers' are wrong.
+        # Computed from the size, since some writers store wrong lengths.
         samples = scale or header.one(_BITS, 1) * bands / 8
         stored = [down if tiled else min(down, height - i * down) for i in range(parts)]
         lengths = [math.ceil(across * samples) * rows for rows in stored]
     elif not lengths and parts == 1:
         lengths = (len(data) - offsets[0],)
     ends = [offset + length for offset, length in zip(offsets, lengths, strict=False)]
-    # What starts in the header is a part that was never written.
+    # An offset inside the header is a part that was never written.
     if len(lengths) < parts or max(ends) > len(data) or min(offsets) < 8:
         raise BadImageError("damaged or truncated (parts of its pixels are missing)")
-    tags = {tag: header.tags[tag] for tag in _KEPT if tag in header.tags}
+    tags = {tag: header.tags[tag] for tag in _COPIED if tag in header.tags}
     tags[_COMPRESSION] = (header.one(_COMPRESSION, 1),)
     if scale:
         tags |= {_PHOTOMETRIC: (1,), _BITS: (8,), _SAMPLES: (1,)}
@@ -297,12 +299,12 @@ def _rewritten(
 
 
 def _written(data: bytes, order: str, tags: dict[int, tuple[int, ...]]) -> bytes:
-    """A classic TIFF of these tags behind the same bytes."""
+    """Write a classic TIFF: the same bytes, followed by a directory of these tags."""
     start = len(data) + len(data) % 2
-    entries, more = b"", b""
-    behind = start + 2 + 12 * len(tags) + 4
+    entries, overflow = b"", b""
+    overflow_start = start + 2 + 12 * len(tags) + 4
     for tag, values in sorted(tags.items()):
-        if tag == 529 or tag == 532:  # kept as pairs of numerator and denominator
+        if tag in (529, 532):  # rationals, as pairs of numerator and denominator
             code, count, packed = _RATIONAL, len(values) // 2, struct.pack(f"{order}{len(values)}I", *values)
         elif tag == 347:
             code, count, packed = 7, len(values), bytes(values)
@@ -310,13 +312,13 @@ def _written(data: bytes, order: str, tags: dict[int, tuple[int, ...]]) -> bytes
             code = 4 if max(values) > 0xFFFF or tag in _LONGS else 3
             count, packed = len(values), struct.pack(f"{order}{len(values)}{'HI'[code - 3]}", *values)
         if len(packed) > 4:
-            field = struct.pack(f"{order}I", behind + len(more))
-            more += packed + bytes(len(packed) % 2)
+            field = struct.pack(f"{order}I", overflow_start + len(overflow))
+            overflow += packed + bytes(len(packed) % 2)
         else:
             field = packed.ljust(4, b"\0")
         entries += struct.pack(f"{order}HHI", tag, code, count) + field
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
-    body = struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + more
+    body = struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + overflow
     return b"".join((head, memoryview(data)[8:], bytes(len(data) % 2), body))
 
 
@@ -326,7 +328,7 @@ def _load(data: bytes) -> Image.Image:
     try:
         image = TiffImageFile(io.BytesIO(data))
     except SyntaxError as error:
-        raise BadImageError(f"a TIFF of a kind that is not read ({error}); {_REMEDY}") from error
+        raise BadImageError(f"an unsupported TIFF ({error}); {_REMEDY}") from error
     with _libtiff_mute():
         image.load()
     return image
@@ -335,10 +337,10 @@ def _load(data: bytes) -> Image.Image:
 def _parse(file: IO[bytes], wanted: set[int]) -> Header:
     def read(offset: int, length: int) -> bytes:
         file.seek(offset)
-        found = file.read(length)
-        if len(found) < length:
+        data = file.read(length)
+        if len(data) < length:
             raise struct.error("the file ends")
-        return found
+        return data
 
     order = {b"II": "<", b"MM": ">"}[read(0, 2)]
     (version,) = struct.unpack(f"{order}H", read(2, 2))
@@ -363,7 +365,7 @@ def _parse(file: IO[bytes], wanted: set[int]) -> Header:
             code, count = 4, 2 * count
         if code not in _TYPES:
             continue
-        if count > _MOST_VALUES:
+        if count > _MAX_VALUES:
             raise struct.error("too many values")
         layout = f"{order}{count}{_TYPES[code]}"
         length = struct.calcsize(layout)
@@ -378,14 +380,14 @@ def _parse(file: IO[bytes], wanted: set[int]) -> Header:
 
 _muting = threading.Lock()
 _muted: list[Any] = []
-"""libtiff's own handler of errors, once for each thread that reads a TIFF just now."""
+"""libtiff's own error handler, once for each thread that is reading a TIFF."""
 
 
 @contextlib.contextmanager
 def _libtiff_mute() -> Iterator[None]:
-    """Keeps libtiff from writing of damaged files to standard error while any thread is in here.
+    """Keep libtiff from writing errors to standard error while any thread is inside this context.
 
-    Pillow tells of them by an exception all the same. Where its libtiff cannot be reached nothing is changed.
+    Pillow reports them by an exception anyway. Where Pillow's libtiff cannot be reached nothing changes.
     """
     handler = _libtiff_handler()
     if handler is None:
@@ -403,7 +405,7 @@ def _libtiff_mute() -> Iterator[None]:
 
 
 def _unmute_after_fork() -> None:
-    """In a forked process, where another thread may have held the lock, and will never come out."""
+    """Reset the handler in a forked process: another thread may have held the lock, and does not exist any more."""
     global _muting
     _muting = threading.Lock()
     if _muted and (handler := _libtiff_handler()):

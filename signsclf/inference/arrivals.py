@@ -1,4 +1,4 @@
-"""Items in batches as they arrive: full ones where they come fast, what is there where they are long in coming."""
+"""Batches of items as they arrive: full ones from a fast source, partial ones from a slow source."""
 
 from __future__ import annotations
 
@@ -12,63 +12,64 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 PATIENCE = 0.5
-"""Seconds that items wait for others to fill their batch. Short of that, batches depend on the items alone."""
-_LOOK = 0.5  # Windows hears Ctrl-C between waits only
+"""Seconds that items wait for others to fill their batch. From a faster source, batches depend on the items alone."""
+_POLL_SECONDS = 0.5  # Windows handles Ctrl-C only between waits
 
 
-def arriving(source: Iterable[T], most: int) -> Arrivals[T] | AtHand[T]:
-    """The items of a sequence as they are, those of any other iterable as they arrive."""
-    return AtHand(source) if isinstance(source, Sequence) else Arrivals(source, most)
+def arriving(source: Iterable[T], max_open: int) -> Arrivals[T] | AtHand[T]:
+    """Wrap an iterable so that its items can be taken in batches; only a sequence is read in the caller's thread."""
+    return AtHand(source) if isinstance(source, Sequence) else Arrivals(source, max_open)
 
 
 class AtHand(Generic[T]):
-    """The batches of a sequence, for which nothing need be awaited; see `Arrivals`."""
+    """Batches of a sequence, whose items are there already; see `Arrivals` for the methods."""
 
     def __init__(self, source: Sequence[T]) -> None:
         self._items = iter(source)
 
     def take(self, n: int, wait: bool) -> list[T]:
+        """Return the next n items, fewer at the end."""
         return list(islice(self._items, n))
 
     def done(self, n: int) -> None:
-        pass
+        """Do nothing: no item is read ahead."""
 
     def close(self) -> None:
-        pass
+        """Do nothing: there is no thread to stop."""
 
 
 class Arrivals(Generic[T]):
-    """Reads an iterable in a thread of its own, so that what it gave can be used while it is asked for more.
+    """Reads an iterable in a thread of its own, so that items can be used while the next one is awaited.
 
     Args:
-        source: what it raises is raised by `take`, after all items before.
-        most: items that are asked for and not `done` with, at most.
+        source: an exception that it raises is raised by `take`, after all items before it.
+        max_open: the largest number of items that are read and not yet reported by `done`.
     """
 
-    def __init__(self, source: Iterable[T], most: int) -> None:
-        self._most, self._open = most, 0
+    def __init__(self, source: Iterable[T], max_open: int) -> None:
+        self._max_open, self._open = max_open, 0
         self._items: deque[T] = deque()
         self._wanted = 1
         self._ended = self._closed = False
         self._error: BaseException | None = None
         self._changed = threading.Condition()
-        # It may wait for a camera for ever, and must not keep the process from ending.
+        # A daemon: the source may wait for a camera for ever, and must not keep the process from exiting.
         threading.Thread(target=self._read, args=(source,), name="signsclf-arrivals", daemon=True).start()
 
     def take(self, n: int, wait: bool) -> list[T]:
-        """The next items.
+        """Return the next items.
 
         Args:
-            n: how many, 1 to ``most``.
-            wait: for the first item, and then `PATIENCE` for the others; else none are given unless there are n, or all
-                that are left.
+            n: how many, 1 to ``max_open``.
+            wait: wait for the first item, and then up to `PATIENCE` for the others. Without it the result is empty
+                unless n items, or all that are left, have arrived.
 
         Returns:
-            The items; with ``wait`` none at the end only.
+            At most n items; with ``wait`` an empty list means the end.
         """
         with self._changed:
             if wait:
-                while not self._await(1, _LOOK):
+                while not self._await(1, _POLL_SECONDS):
                     pass
             if wait or self._ended:
                 self._await(n, PATIENCE)
@@ -80,19 +81,19 @@ class Arrivals(Generic[T]):
             return taken
 
     def done(self, n: int) -> None:
-        """So many of the items taken are done with: as many more may be asked for."""
+        """Report that n of the items taken have been processed, so that as many more may be read."""
         with self._changed:
             self._open -= n
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ask for no more items."""
+        """Stop reading the source."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def _await(self, n: int, seconds: float) -> bool:
-        """Wait for n items or the end, so many seconds at most; whether it came to that."""
+        """Wait for n items or the end, but no longer than so many seconds; return whether that came."""
         self._wanted, until = n, time.monotonic() + seconds
         while len(self._items) < n and not self._ended:
             left = until - time.monotonic()
@@ -109,7 +110,7 @@ class Arrivals(Generic[T]):
                     self._open += 1
                     if len(self._items) >= self._wanted:
                         self._changed.notify_all()
-                    while self._open >= self._most and not self._closed:
+                    while self._open >= self._max_open and not self._closed:
                         self._changed.wait()
                     if self._closed:
                         return

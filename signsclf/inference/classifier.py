@@ -1,4 +1,4 @@
-"""A model folder and images in, Predictions out. NumPy, Pillow and ONNX Runtime only."""
+"""Predict with a model folder, by NumPy, Pillow and ONNX Runtime only."""
 
 from __future__ import annotations
 
@@ -36,25 +36,26 @@ from signsclf.model.folder import (
 from signsclf.threads import usable_cores
 
 Array: TypeAlias = np.ndarray[Any, Any]
-Source: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | Array
-"""What an image may be given as; arrays are uint8 of H×W (grey), H×W×3 (RGB) or H×W×4 (RGBA)."""
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | Array
+"""An image: a path, encoded bytes, an open binary file, a Pillow image, or a uint8 array H×W (grey), H×W×3 (RGB) or
+H×W×4 (RGBA)."""
 
 READY_MADE = "gtsrb-signnet"
 MAX_BATCH = 64
 _BATCH_VALUES = 64 * 3 * 256 * 256  # 64 images of 256×256; larger ones come in smaller batches
-_CHUNK = 8  # images a task: a task for each image would cost more than decoding a small one
+_CHUNK = 8  # images per decoding task; a task per image would cost more than decoding a small image
 _BATCHES_AHEAD = 3
-_ANEW = "fetch or export the model again"
+_REFETCH = "fetch or export the model again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The answer for one image; checked at construction.
+    """The prediction for one image; checked at construction.
 
     Attributes:
-        path: the image's path as it was given; "" for one that came without.
+        path: the image's path as it was given; "" for an image given without one.
         label: the most probable class; None where the image could not be read.
-        index: its place in ``Classifier.labels``.
+        index: its index in ``Classifier.labels``.
         probability: its calibrated probability, 0 to 1.
         top_k: (label, probability), the most probable first.
         accepted: whether the probability reaches the model's reject threshold; None where it has none.
@@ -87,22 +88,22 @@ class Prediction:
             raise ValueError("top_k starts with the label itself and goes down in probability")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, as JSON can hold them."""
+        """Return the fields by name, as JSON values."""
         return asdict(self)
 
 
 class Classifier:
     """An exported model, ready to predict; may be used from several threads at once.
 
-    It can be copied and pickled: as its folder and its arguments, with which it is opened anew.
+    It can be copied and pickled: only its folder and arguments are stored, and the copy opens the folder again.
 
     Attributes:
-        folder: its folder, absolute, so that a change of the working directory does no harm.
-        config: what config.json says.
+        folder: the model folder as an absolute path, independent of the working directory.
+        config: the content of config.json.
         labels: the classes, in the order of the outputs.
-        size: (height, width) in pixels that the model takes.
-        threads: how many CPU threads it uses at most.
-        batch_size: images in a batch, where the caller does not say.
+        size: the input size (height, width) in pixels.
+        threads: the largest number of CPU threads that it uses.
+        batch_size: images in a batch where the caller gives no number.
     """
 
     def __init__(
@@ -112,12 +113,12 @@ class Classifier:
 
         Args:
             threads: 1 or more; None takes the CPU cores that this process may use.
-            device: "cpu", or "cuda" where ONNX Runtime was installed with it.
+            device: "cpu", or "cuda" where the installed ONNX Runtime supports it.
             file: the network's file in the folder.
 
         Raises:
             ModelError: the folder is missing, damaged or of an unknown version.
-            DeviceError: ``device`` is "cuda", and ONNX Runtime cannot use it; the message says why.
+            DeviceError: ``device`` is "cuda" and ONNX Runtime cannot use it; the message says why.
         """
         if threads is not None and threads < 1:
             raise SignsclfError(f"threads is {threads}, where it should be 1 or more")
@@ -143,8 +144,8 @@ class Classifier:
         path = self.folder / CARD
         return read_text(path) if path.is_file() else ""
 
-    def predict(self, image: Source, top_k: int = 5) -> Prediction:
-        """The classes of one image, the most probable first.
+    def predict(self, image: ImageInput, top_k: int = 5) -> Prediction:
+        """Predict the class of one image.
 
         Raises:
             BadImageError: the image cannot be read.
@@ -153,53 +154,53 @@ class Classifier:
         pixels = images.resize(open_image(image), self.size)
         return self._predictions([_name(image)], self.probabilities(pixels[None]), top_k)[0]
 
-    def predict_batch(self, images: Iterable[Source], top_k: int = 5) -> list[Prediction]:
-        """One Prediction an image, in the order given; for one that cannot be read it holds the error.
+    def predict_batch(self, images: Iterable[ImageInput], top_k: int = 5) -> list[Prediction]:
+        """Predict the classes of several images, in the order given; the Prediction of an unreadable one has its error.
 
         Args:
             images: a list, generator or other iterable of images, or a uint8 array N×H×W×3 (RGB) or N×H×W×4 (RGBA).
 
         Raises:
-            SignsclfError: it is a single image, or no images.
+            SignsclfError: ``images`` is a single image, or no images at all.
         """
         return list(stream(self, images, top_k=top_k))
 
     def logits(self, batch: Array) -> Array:
-        """Outputs of the last layer: float32 (N, classes), for uint8 RGB (N, height, width, 3) of `size`.
+        """Compute the last layer's outputs, float32 (N, classes), for uint8 RGB images (N, height, width, 3) of `size`.
 
         Raises:
-            ModelError: the network cannot be run on it, or gives values that are no numbers.
+            ModelError: the network cannot be run on the batch, or gives NaN or infinite values.
         """
         return self._run(batch, "logits")[0]
 
     def probabilities(self, batch: Array) -> Array:
-        """Calibrated probabilities, float64 (N, classes), each row summing to 1; see `logits`."""
+        """Compute calibrated probabilities, float64 (N, classes), each row summing to 1; see `logits`."""
         logits = self.logits(batch).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         np.exp(logits, out=logits)
         return cast(Array, logits / logits.sum(axis=1, keepdims=True))
 
     def features(self, batch: Array) -> Array | None:
-        """The last feature map, float32 (N, channels, h, w); None where the network has none."""
+        """Compute the last feature map, float32 (N, channels, h, w); None where the network has none."""
         return self._run(batch, "features")[0] if self._has_features else None
 
     def logits_and_features(self, batch: Array) -> tuple[Array, Array]:
-        """Give what `logits` and `features` do, from one run of a network that has a feature map."""
+        """Compute `logits` and `features` in one run of a network that has a feature map."""
         logits, features = self._run(batch, "logits", "features")
         return logits, features
 
     @cached_property
     def class_weights(self) -> Array:
-        """Read what the last layer weighs each channel of the feature map with: float64 (classes, channels).
+        """The last layer's weights for the channels of the feature map, float64 (classes, channels).
 
         Raises:
-            ModelError: the network has no feature map that its last layer reads, or model.safetensors does not fit it.
+            ModelError: the last layer does not read a feature map, or model.safetensors does not fit it.
         """
         name = self.config.classifier
         if not self._has_features or name is None:
             raise ModelError(
-                f"{self.folder}: {self.config.architecture} has no last feature map to explain by; "
-                "models with pooled features and one linear layer have"
+                f"{self.folder}: {self.config.architecture} cannot be explained, its last layer does not read a "
+                "pooled feature map; use a model that ends in pooling and one linear layer"
             )
         weights = read_tensor(self.folder / WEIGHTS, name)
         channels = next(node.shape[1] for node in self._session.get_outputs() if node.name == "features")
@@ -209,7 +210,8 @@ class Classifier:
         return weights.reshape(wanted).astype(np.float64)
 
     def _check_signature(self) -> bool:
-        """Refuse a network that is not the one that config.json tells of; whether it gives a feature map."""
+        """Check that the network's inputs and outputs are those that config.json describes; return whether it has a
+        feature map."""
         inputs = {node.name: node for node in self._session.get_inputs()}
         outputs = {node.name: node for node in self._session.get_outputs()}
         image, logits = inputs.get("image"), outputs.get("logits")
@@ -222,12 +224,12 @@ class Classifier:
             or isinstance(image.shape[0], int)
         ):
             height, width = self.size
-            raise ModelError(f"{self._file}: its input is not images of uint8 (N, {height}, {width}, 3)")
+            raise ModelError(f"{self._file}: its input is not uint8 images (N, {height}, {width}, 3); {_REFETCH}")
         if logits is None or logits.type != "tensor(float)" or logits.shape[1:] != [len(self.labels)]:
-            raise ModelError(f"{self._file}: its outputs are not logits for the {len(self.labels)} classes")
+            raise ModelError(f"{self._file}: its output is not logits of {len(self.labels)} classes; {_REFETCH}")
         metadata = self._session.get_modelmeta().custom_metadata_map
         if parse_json(metadata.get("labels", "null"), f"{self._file}: labels") != list(self.labels):
-            raise ModelError(f"{self._file}: its labels are not those of {CONFIG}; {_ANEW}")
+            raise ModelError(f"{self._file}: its labels differ from those of {CONFIG}; {_REFETCH}")
         return "features" in outputs and len(outputs["features"].shape) == 4
 
     def _run(self, batch: Array, *outputs: str) -> list[Array]:
@@ -236,7 +238,7 @@ class Classifier:
             height, width = self.size
             raise ModelError(f"a batch should be uint8 (N, {height}, {width}, 3), and is {batch.dtype} {batch.shape}")
         try:
-            # At least one run, so that no images give an array of the right shape.
+            # At least one run, so that an empty batch gives an empty array of the right shape.
             parts = [
                 self._session.run(list(outputs), {"image": batch[start : start + self.batch_size]})
                 for start in range(0, max(len(batch), 1), self.batch_size)
@@ -247,7 +249,7 @@ class Classifier:
         for output, pieces in zip(outputs, zip(*parts, strict=True), strict=True):
             result = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
             if len(result) != len(batch) or not np.isfinite(result).all():
-                raise ModelError(f"{self._file}: gives {output} that are no numbers; {_ANEW}")
+                raise ModelError(f"{self._file}: gives NaN or infinite {output}; {_REFETCH}")
             results.append(result)
         return results
 
@@ -270,62 +272,62 @@ class Classifier:
 
 def stream(
     classifier: Classifier,
-    sources: Iterable[Source],
+    sources: Iterable[ImageInput],
     *,
     top_k: int = 5,
     batch_size: int | None = None,
     workers: int | None = None,
 ) -> Iterator[Prediction]:
-    """Predictions for any number of images, in their order, in memory that does not grow with their number.
+    """Yield predictions for any number of images, in their order, in constant memory.
 
     Images are decoded in ``workers`` threads while the network runs, a few batches ahead of what has been
     yielded. An image that cannot be read gives a Prediction with its error. A model trained on crops
-    (``config.crop`` "roi") takes each image as such a crop. An iterator is read in a thread of its own: what has come
-    from it is answered within a second, however long the next image takes. What it gives may be changed or closed as
-    soon as it is asked for the next. When it raises, the images before are answered first. A list or tuple is read in
-    the caller's thread.
+    (``config.crop`` "roi") expects each image to be such a crop. A list or tuple is read in the caller's thread, any
+    other iterable in a thread of its own: its images are answered within a second of their arrival, however long the
+    next one takes, and it may change or close an image as soon as it is asked for the next. When it raises, the images
+    before are answered first.
 
     Args:
-        sources: images, or a uint8 array N×H×W×3 or N×H×W×4; see `Source`.
-        batch_size: images a run of the network; None takes the classifier's.
+        sources: images, or a uint8 array N×H×W×3 or N×H×W×4; see `ImageInput`.
+        batch_size: images per run of the network; None takes the classifier's.
         workers: decoding threads; None takes the classifier's ``threads``.
 
     Raises:
-        SignsclfError: a number is not 1 or more, or ``sources`` is a single image or no images.
+        SignsclfError: a number is not 1 or more, or ``sources`` is a single image or no images at all.
         ModelError: the network fails.
     """
     _check_top_k(top_k)
-    several = _many(sources, classifier.size)
+    inputs = _image_inputs(sources, classifier.size)
     batch_size = classifier.batch_size if batch_size is None else batch_size
     workers = classifier.threads if workers is None else workers
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise SignsclfError(f"{name} is {value}, where it should be 1 or more")
-    return _stream(classifier, several, top_k, batch_size, workers)
+    return _stream(classifier, inputs, top_k, batch_size, workers)
 
 
 def _stream(
-    classifier: Classifier, sources: Iterable[Source | BadImageError], top_k: int, batch_size: int, workers: int
+    classifier: Classifier, sources: Iterable[ImageInput | BadImageError], top_k: int, batch_size: int, workers: int
 ) -> Iterator[Prediction]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="signsclf-decode")
-    waiting: deque[tuple[list[str], list[Future[list[Array | str]]]]] = deque()
+    pending: deque[tuple[list[str], list[Future[list[Array | str]]]]] = deque()
     arrivals = arriving(sources, _BATCHES_AHEAD * batch_size)
     try:
         while True:
-            # With nothing under way, what is there is taken, however few.
-            while len(waiting) < _BATCHES_AHEAD and (batch := arrivals.take(batch_size, wait=not waiting)):
+            # When no batch is being decoded, a partial one is taken rather than waited for.
+            while len(pending) < _BATCHES_AHEAD and (batch := arrivals.take(batch_size, wait=not pending)):
                 chunks = [batch[start : start + _CHUNK] for start in range(0, len(batch), _CHUNK)]
                 tasks = [pool.submit(_pixels, chunk, classifier.size) for chunk in chunks]
-                waiting.append(([_name(source) for source in batch], tasks))
-            if not waiting:
+                pending.append(([_name(source) for source in batch], tasks))
+            if not pending:
                 return
-            names, tasks = waiting.popleft()
+            names, tasks = pending.popleft()
             decoded = [pixels for task in tasks for pixels in task.result()]
-            good = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
+            readable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
             paths = [n for n, pixels in zip(names, decoded, strict=True) if isinstance(pixels, np.ndarray)]
             answers: Iterator[Prediction] = iter(())
-            if good:
-                answers = iter(classifier._predictions(paths, classifier.probabilities(np.stack(good)), top_k))
+            if readable:
+                answers = iter(classifier._predictions(paths, classifier.probabilities(np.stack(readable)), top_k))
             for name, pixels in zip(names, decoded, strict=True):
                 yield Prediction(path=name, error=pixels) if isinstance(pixels, str) else next(answers)
             arrivals.done(len(names))
@@ -334,17 +336,17 @@ def _stream(
         pool.shutdown(cancel_futures=True)
 
 
-def _many(sources: Iterable[Source], size: tuple[int, int]) -> Iterable[Source | BadImageError]:
-    """Take the images of what should hold several; refuse what is one image, or none.
+def _image_inputs(sources: Iterable[ImageInput], size: tuple[int, int]) -> Iterable[ImageInput | BadImageError]:
+    """Check that ``sources`` holds several images, and return them as an iterable.
 
-    A list keeps its images as they are while they wait to be decoded; what an iterator gave may be one buffer that
-    it fills again, or a file that it closes: of that a copy is taken.
+    Images of a list stay as they are until they are decoded. An iterator may fill one buffer again and again, or close
+    a file when asked for the next, so its images are copied.
     """
     if isinstance(sources, np.ndarray):
         if sources.ndim == 4 and sources.dtype == np.uint8 and sources.shape[3] in (3, 4):
-            return cast("Iterable[Source]", sources)
+            return cast("Iterable[ImageInput]", sources)
         if sources.ndim == 1 and sources.dtype.kind in "OU":  # of paths or images
-            return cast("list[Source]", sources.tolist())
+            return cast("list[ImageInput]", sources.tolist())
         what = f"an array of {sources.dtype} {'×'.join(map(str, sources.shape))}"
     elif (
         isinstance(sources, str | bytes | bytearray | memoryview | os.PathLike | Image.Image | Mapping)
@@ -355,17 +357,17 @@ def _many(sources: Iterable[Source], size: tuple[int, int]) -> Iterable[Source |
         if isawaitable(sources):
             _forget(sources)
     else:
-        return sources if isinstance(sources, list | tuple) else map(partial(_kept, size=size), sources)
+        return sources if isinstance(sources, list | tuple) else map(partial(_copied, size=size), sources)
     raise SignsclfError(
         f"images: {what}, where a list of images (or another iterable) or a uint8 array N×H×W×3 is needed; "
-        "for a single image there is predict"
+        "for a single image use predict"
     )
 
 
-def _kept(source: Source, size: tuple[int, int]) -> Source | BadImageError:
-    """Take an image such that it stays what it is now, or why it cannot be read.
+def _copied(source: ImageInput, size: tuple[int, int]) -> ImageInput | BadImageError:
+    """Copy an image, so that later changes to the original do not matter; return the error if it cannot be read.
 
-    Pixels are kept at the network's size: a few batches of a camera's frames would fill the memory.
+    Pixels are resized to the network's input: a few batches of a camera's frames would fill the memory.
     """
     try:
         if isinstance(source, np.ndarray | Image.Image):
@@ -377,11 +379,11 @@ def _kept(source: Source, size: tuple[int, int]) -> Source | BadImageError:
         return error
 
 
-def open_image(source: Source) -> Image.Image:
-    """An upright RGB image from whatever it is given as; see `Source`.
+def open_image(source: ImageInput) -> Image.Image:
+    """Open an image, as RGB and upright, from any `ImageInput`.
 
     Raises:
-        BadImageError: it cannot be read, or is of another kind.
+        BadImageError: it cannot be read, or ``source`` is of another type.
     """
     if isinstance(source, str | os.PathLike):
         name = str(user_path(_name(source), BadImageError))
@@ -403,7 +405,7 @@ def open_image(source: Source) -> Image.Image:
             return images.to_rgb(source)
         except BadImageError as error:
             raise BadImageError(f"image: {error}") from error
-        except Exception as error:  # of many kinds, as in `images.decode`
+        except Exception as error:  # of many types, as in `images.decode`
             raise BadImageError(f"image: damaged or truncated ({first_line(error)})") from error
     if isinstance(source, np.ndarray):
         shaped = source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))
@@ -417,28 +419,28 @@ def open_image(source: Source) -> Image.Image:
         return images.decode(_read_file(source))
     if isawaitable(source):
         _forget(source)
-        raise BadImageError("image: a coroutine: await it, and give what comes")
-    way = "; for many images there is predict_batch" if isinstance(source, list | tuple | Iterator) else ""
+        raise BadImageError("image: a coroutine, not an image: await it and give the result")
+    hint = "; for many images use predict_batch" if isinstance(source, list | tuple | Iterator) else ""
     raise BadImageError(
-        f"image: {type(source).__name__} is not a path, bytes, binary file, Pillow image or uint8 array{way}"
+        f"image: {type(source).__name__} is not a path, bytes, binary file, Pillow image or uint8 array{hint}"
     )
 
 
 def _read_file(file: BinaryIO) -> bytes:
-    """Read all that a file object gives, which pipes, sockets and uploads give in parts.
+    """Read a file object to its end; pipes, sockets and uploads give their bytes in parts.
 
     Raises:
         BadImageError: it cannot be read, gives no bytes, or gives over `images.max_bytes`.
     """
     parts: list[bytes] = []
-    most = images.max_bytes()
-    left = most + 1
+    limit = images.max_bytes()
+    left = limit + 1
     while left > 0:
         try:
             part: object = file.read(left)
             if isinstance(part, bytes | bytearray | memoryview):
                 part = bytes(part)
-        except Exception as error:  # file objects of other packages raise their own kinds
+        except Exception as error:  # file objects of other packages raise their own types
             raise BadImageError(f"image: the file object cannot be read ({first_line(error)})") from error
         if isawaitable(part):
             _forget(part)
@@ -453,26 +455,26 @@ def _read_file(file: BinaryIO) -> bytes:
             return b"".join(parts)
         parts.append(part)
         left -= len(part)
-    raise BadImageError(f"image: over {most:,} bytes are too many")
+    raise BadImageError(f"image: too large (over {limit:,} bytes)")
 
 
 def _forget(awaitable: object) -> None:
-    """Close a coroutine, which would else warn that it was never awaited."""
+    """Close a coroutine, which would otherwise warn that it was never awaited."""
     if hasattr(awaitable, "close"):
         awaitable.close()
 
 
-def _opened(kind: type[Classifier], folder: Path, threads: int | None, device: str, file: str) -> Classifier:
-    """Open a classifier that comes out of a pickle."""
-    return kind(folder, threads, device=device, file=file)
+def _opened(classifier_type: type[Classifier], folder: Path, threads: int | None, device: str, file: str) -> Classifier:
+    """Open a classifier again when it is unpickled."""
+    return classifier_type(folder, threads, device=device, file=file)
 
 
 def find_model(explicit: str | None, environ: Mapping[str, str], cwd: Path) -> tuple[Path, str]:
-    """The model folder to use, and in words where it comes from.
+    """Find the model folder to use; return it and, in words, how it was chosen.
 
     Args:
-        explicit: what the user named, else ``$SIGNSCLF_MODEL``, else models/default below ``cwd``, else the ready-made
-            model for German traffic signs that comes with the package.
+        explicit: the folder that the user named. Without one it is ``$SIGNSCLF_MODEL``, else models/default in ``cwd``,
+            else the ready-made model for German traffic signs that comes with the package.
 
     Raises:
         ModelError: there is none of these.
@@ -492,14 +494,14 @@ def find_model(explicit: str | None, environ: Mapping[str, str], cwd: Path) -> t
 
 
 def ready_made() -> Path | None:
-    """The model folder that comes with the package, in a wheel inside it, in a checkout beside it."""
+    """Find the model folder that comes with the package: inside it in a wheel, next to it in a checkout."""
     package = Path(__file__).parents[1]
     places = (package / "models" / READY_MADE, package.parent / "models" / READY_MADE)
     return next((place for place in places if (place / CONFIG).is_file()), None)
 
 
-def _pixels(sources: Sequence[Source | BadImageError], size: tuple[int, int]) -> list[Array | str]:
-    """Each image at the network's size, or why it cannot be read."""
+def _pixels(sources: Sequence[ImageInput | BadImageError], size: tuple[int, int]) -> list[Array | str]:
+    """Decode images at the network's input size; for an unreadable one return the error's text instead."""
     result: list[Array | str] = []
     for source in sources:
         try:
@@ -511,7 +513,7 @@ def _pixels(sources: Sequence[Source | BadImageError], size: tuple[int, int]) ->
     return result
 
 
-def _name(source: Source | BadImageError) -> str:
+def _name(source: ImageInput | BadImageError) -> str:
     return os.fsdecode(source) if isinstance(source, str | os.PathLike) else ""
 
 

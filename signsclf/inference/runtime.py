@@ -1,4 +1,4 @@
-"""ONNX Runtime, imported here and nowhere else, so that it reports nothing, logs nothing and says where it runs."""
+"""ONNX Runtime, imported only here: without telemetry and logging, and with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
-_OURS = "onnxruntime" not in sys.modules
-_SILENT = _TELEMETRY not in os.environ
-# Read when the library is loaded, which from then on writes to the home folder and looks its maker's host up.
+_FIRST_IMPORT = "onnxruntime" not in sys.modules
+_TELEMETRY_UNSET = _TELEMETRY not in os.environ
+# The library reads this when it is loaded; unset, it writes to the home folder and looks up its vendor's host.
 os.environ.setdefault(_TELEMETRY, "1")
 
 import onnxruntime  # noqa: E402
@@ -19,22 +19,22 @@ from signsclf.errors import DeviceError, ModelError, SignsclfError, first_line, 
 from signsclf.files import native_path  # noqa: E402
 from signsclf.threads import usable_cores  # noqa: E402
 
-if _SILENT and hasattr(onnxruntime, "disable_telemetry_events"):
+if _TELEMETRY_UNSET and hasattr(onnxruntime, "disable_telemetry_events"):
     onnxruntime.disable_telemetry_events()
-if _OURS:  # whoever imported it before may have a log of its own
+if _FIRST_IMPORT:  # whoever imported it earlier may want its log
     onnxruntime.set_default_logger_severity(4)
 
 MAX_BYTES = 2**31 - 1
-"""What a file of protocol buffers, and so a graph that holds its own weights, can have at most."""
+"""The largest file of protocol buffers, and so the largest ONNX file that holds its own weights."""
 
 _CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
-# y = x, opset 13: opening it loads CUDA's libraries, which nothing before tells of.
+# The network y = x, opset 13. Opening it is the only way to find out whether CUDA's libraries can be loaded.
 _IDENTITY = (
     b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
     b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
 )
-# Fields of ONNX's messages that lead to tensors, by their numbers, which never change.
+# Fields of ONNX's messages that lead to tensors, by field number; numbers never change.
 _INNER = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -48,16 +48,16 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 
 
 def open_session(path: Path, *, device: str = "cpu", threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Open a session for a network's file, which has to hold all its weights itself.
+    """Open an inference session for an ONNX file, which must contain all its weights.
 
     Args:
         device: "cpu" or "cuda".
-        threads: CPU threads at most; None takes the cores that this process may use.
+        threads: the largest number of CPU threads; None takes the cores that this process may use.
 
     Raises:
         DeviceError: ``device`` is "cuda" and CUDA cannot be used; the message says why.
-        ModelError: the file is not there, too large, damaged, or keeps weights in other files.
-        SignsclfError: ``device`` is another word.
+        ModelError: the file is missing, too large, damaged, or keeps weights in other files.
+        SignsclfError: ``device`` is anything else.
     """
     if device not in ("cpu", "cuda"):
         raise SignsclfError(f"device is {device!r}, where it should be cpu or cuda")
@@ -77,7 +77,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
         try:
             session = _session(_model(path), [_CUDA, _CPU], threads)
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
-            _opened_on_cpu(path, threads)  # where this fails too, the file is at fault
+            _opened_on_cpu(path, threads)  # raises ModelError if the file itself is at fault
             raise DeviceError(f"cuda: ONNX Runtime cannot use it ({first_line(error)})") from error
         if _CUDA not in session.get_providers():
             raise DeviceError(f"cuda: {_libraries()}")
@@ -86,7 +86,7 @@ def open_session(path: Path, *, device: str = "cpu", threads: int | None = None)
 
 
 def cuda_trouble() -> str | None:
-    """Say why ONNX Runtime cannot use CUDA here, and what to do, in a line; None where it can."""
+    """Say in one line why ONNX Runtime cannot use CUDA here and what to do; None where it can."""
     if why := _not_offered():
         return why
     try:
@@ -112,26 +112,26 @@ def _not_offered() -> str | None:
 
 
 def _installed() -> set[str]:
-    """Find which of `_PACKAGES` are installed where the module lies that was imported."""
-    # By the folders that installers leave: importlib.metadata takes longer to import than a prediction.
+    """Find which of `_PACKAGES` are installed in the folder of the imported module."""
+    # From the names of the .dist-info folders: importing importlib.metadata takes longer than a prediction.
     try:
-        beside = [path.name for path in Path(onnxruntime.__file__).parents[1].iterdir()]
+        entries = [path.name for path in Path(onnxruntime.__file__).parents[1].iterdir()]
     except OSError:
         return set()
-    names = {name.partition("-")[0].lower() for name in beside if name.endswith(".dist-info")}
+    names = {name.partition("-")[0].lower() for name in entries if name.endswith(".dist-info")}
     return {package for package in _PACKAGES if package.replace("-", "_") in names}
 
 
 def _libraries() -> str:
-    """Say why the CUDA provider was left out: ONNX Runtime only logs it, so its library is loaded again here."""
+    """Say why the CUDA provider was left out; ONNX Runtime only logs it, so its library is loaded again here."""
     import ctypes
 
     why = "of another version than it needs, or missing"
-    below = Path(onnxruntime.__file__).parent / "capi"
+    capi = Path(onnxruntime.__file__).parent / "capi"
     for name in ("libonnxruntime_providers_cuda.so", "onnxruntime_providers_cuda.dll"):
-        if (below / name).is_file():
+        if (capi / name).is_file():
             try:
-                ctypes.CDLL(str(below / name))
+                ctypes.CDLL(str(capi / name))
             except OSError as error:
                 if "cannot open shared object" in str(error) or os.name == "nt":
                     why = first_line(error)
@@ -149,7 +149,7 @@ def _opened_on_cpu(path: Path, threads: int | None) -> onnxruntime.InferenceSess
 
 
 def _model(path: Path) -> str | bytes:
-    """The file's path, or its content where the path is no UTF-8, which is all that ONNX Runtime takes."""
+    """Return the file's path, or its content where the path is not valid UTF-8, which ONNX Runtime requires."""
     text = native_path(path)
     try:
         text.encode("utf-8")
@@ -162,19 +162,19 @@ def _session(model: str | bytes, providers: list[str], threads: int | None) -> o
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors come as exceptions; standard error is the caller's
-    # Threads that wait for work by spinning would take the CPU from those that decode.
+    options.log_severity_level = 4  # fatal only: errors come as exceptions, and standard error belongs to the caller
+    # Threads that spin while they wait for work would take the CPU from the decoding threads.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Work in small blocks, of which each thread takes the next: none waits for one that another process holds up.
+    # Small blocks of work, so that no thread waits long for one that another process slows down.
     options.add_session_config_entry("session.dynamic_block_base", "4")
-    # Without its fallback, which prints to standard output and hides the reason.
+    # No fallback to the CPU: it prints to standard output and hides the reason.
     return onnxruntime.InferenceSession(model, options, providers=providers, enable_fallback=0)
 
 
 def _keeps_weights_elsewhere(path: Path) -> bool:
-    """Tell whether an ONNX file has tensors whose values lie in other files; a damaged one may be said to have."""
+    """Tell whether an ONNX file has tensors whose values lie in other files; True for some damaged files too."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        # Such a tensor names its file under this key. The search takes milliseconds, the walk up to a second.
+        # Such a tensor names its file under this key. The search takes milliseconds, parsing up to a second.
         if data.find(b"location") < 0:
             return False
         ends = [(0, len(data), "model")]
@@ -211,4 +211,4 @@ def _varint(data: mmap.mmap, position: int, end: int) -> tuple[int, int]:
         position, shift = position + 1, shift + 7
         if byte < 0x80:
             return value, position
-    return value, end + 1  # cut off or overlong
+    return value, end + 1  # cut off or too long

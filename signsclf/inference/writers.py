@@ -1,4 +1,4 @@
-"""Writes a stream of predictions as a table, JSON, JSON lines, CSV or Parquet, row by row."""
+"""Write a stream of predictions as a table, JSON, JSON lines, CSV or Parquet, row by row."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PARQUET_ROWS = 10_000
 
 
 def write(predictions: Iterable[Prediction], sink: TextIO, form: Format, top_k: int) -> None:
-    """Writes predictions as text, each as soon as it comes; `write_parquet` is for the binary format.
+    """Write predictions as text, each as soon as it arrives; `write_parquet` writes the binary format.
 
     Args:
-        top_k: how many classes a prediction has at most: so many columns has the CSV.
+        top_k: the largest number of classes of a prediction, which decides the columns of the CSV.
     """
     if form is Format.CSV:
         _csv(predictions, sink, top_k)
@@ -31,7 +31,7 @@ def write(predictions: Iterable[Prediction], sink: TextIO, form: Format, top_k: 
 
 
 def write_parquet(predictions: Iterable[Prediction], sink: BinaryIO) -> None:
-    """Writes predictions to a Parquet file, ten thousand rows a time.
+    """Write predictions to a Parquet file in groups of ten thousand rows.
 
     Raises:
         MissingExtraError: pyarrow is not installed.
@@ -65,7 +65,7 @@ def write_parquet(predictions: Iterable[Prediction], sink: BinaryIO) -> None:
 def _record(prediction: Prediction) -> dict[str, Any]:
     record = prediction.to_dict()
     record["top_k"] = [{"label": label, "probability": p} for label, p in prediction.top_k]
-    # File names need not be text; what is written is.
+    # File names may hold bytes that are not UTF-8; they are written as escapes.
     for name in ("path", "error"):
         if record[name] is not None:
             record[name] = file_text(record[name]).encode("utf-8", "backslashreplace").decode()
@@ -86,13 +86,13 @@ def _jsonl(predictions: Iterable[Prediction], sink: TextIO) -> None:
 
 def _csv(predictions: Iterable[Prediction], sink: TextIO, top_k: int) -> None:
     writer = csv.writer(sink, lineterminator="\n")
-    more = [f"{name}_{k}" for k in range(2, top_k + 1) for name in ("label", "probability")]
-    writer.writerow([*_COLUMNS, *more])
+    other_columns = [f"{name}_{k}" for k in range(2, top_k + 1) for name in ("label", "probability")]
+    writer.writerow([*_COLUMNS, *other_columns])
     for prediction in predictions:
         record = _record(prediction)
-        others = [value for pair in prediction.top_k[1:top_k] for value in pair]
-        cells = ["" if record[name] is None else record[name] for name in _COLUMNS] + others
-        writer.writerow(cells + [""] * (len(_COLUMNS) + len(more) - len(cells)))
+        other_cells = [value for pair in prediction.top_k[1:top_k] for value in pair]
+        cells = ["" if record[name] is None else record[name] for name in _COLUMNS] + other_cells
+        writer.writerow(cells + [""] * (len(_COLUMNS) + len(other_columns) - len(cells)))
 
 
 def _table(predictions: Iterable[Prediction], sink: TextIO) -> None:

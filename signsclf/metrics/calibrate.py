@@ -88,8 +88,8 @@ def reject_threshold(probabilities: np.ndarray, targets: np.ndarray, max_accepte
     """Choose the lowest confidence at which at most ``max_accepted_error`` of the accepted images are wrong.
 
     A network that is hardly ever wrong would then accept everything, out-of-distribution images too. So up to one
-    hundredth of the images, those of the lowest confidence, is rejected in any case; with ``max_accepted_error`` 1 all are
-    accepted.
+    hundredth of the images, those of the lowest confidence, is rejected in any case; with ``max_accepted_error`` 1 all
+    are accepted.
 
     Args:
         probabilities: (N, C).

@@ -62,7 +62,7 @@ def test_unreadable_images_are_named_with_the_reason_and_still_counted(clean: Pa
     assert set(found) == {"train/Stop/a.png", "train/Stop/b.png", "test/Yield/c.png"}
     assert "truncated" in found["train/Stop/a.png"]
     assert found["train/Stop/b.png"] == "the file is empty"
-    assert found["test/Yield/c.png"].startswith("not an image that can be read: a text; ")
+    assert found["test/Yield/c.png"].startswith("not an image that can be read: a text file; ")
     assert result.n == 7
     assert result.totals == {"Stop": 4, "Yield": 3}
 

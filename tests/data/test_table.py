@@ -601,7 +601,7 @@ class TestDescribe:
         draw(root / "1.png", size=(31, 17))
         cut = root / "2.png"
         cut.write_bytes((root / "1.png").read_bytes()[:50])
-        assert images.size(str(cut)) == (31, 17)
+        assert images.image_wh(str(cut)) == (31, 17)
 
 
 @pytest.mark.realdata

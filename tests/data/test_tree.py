@@ -203,7 +203,7 @@ def test_hidden_images_are_named_with_their_number(place: Place) -> None:
     assert counts(source) == {"9mm": 3, "45ACP": 3}
     (note,) = source.notes
     hidden = "'.22LR' (3), '.308' (3), '.net' (1), '9mm/.*' (1)"
-    assert note.startswith(f"images in hidden folders or files are left out: {hidden}; rename without the dot")
+    assert note.startswith(f"images in hidden folders or files are left out: {hidden}; to include them, rename")
 
 
 def test_a_source_of_hidden_classes_alone_is_not_called_empty(place: Place) -> None:

@@ -77,8 +77,8 @@ def test_a_bitmap_without_its_file_header_is_one() -> None:
         (b"\0\0\0\x14ftypqt  \0\0\0\0", "video", "extract its frames"),
         (b"\x1a\x45\xdf\xa3\x01\0\0\0", "video", "extract its frames"),
         (b"RIFF\0\0\1\0AVI LIST", "video", "extract its frames"),
-        (b"\0\0\0\x18ftypcrx \0\0\0\1", "RAW photo", "develop it"),
-        (b"FUJIFILMCCD-RAW 0201", "RAW photo", "develop it"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "RAW photo", "convert it"),
+        (b"FUJIFILMCCD-RAW 0201", "RAW photo", "convert it"),
         (b"PK\x03\x04\x14\0\0\0", "zip archive", "unpack it"),
         (b"\x1f\x8b\x08\0", "gzip", "unpack it"),
         (b"\0\0\1\0\1\0\x10\x10", "icon", "convert it"),
@@ -114,7 +114,7 @@ def test_without_a_decoder_the_kind_and_what_to_install_are_told(tmp_path: Path)
     for data, kind, package in ((HEIC, "HEIC", "pillow-heif"), (AVIF, "AVIF", "-U pillow")):
         path = tmp_path / f"{kind}.jpg"
         path.write_bytes(data)
-        for look in (images.size, lambda path: images.load(path, (8, 8))):
+        for look in (images.image_wh, lambda path: images.load(path, (8, 8))):
             with pytest.raises(BadImageError, match=f"{kind}.jpg: .*{kind}, no decoder: pip install {package},"):
                 look(path)
     assert not any(map(imagekinds.is_image_name, ("a.heic", "a.HEIF", "a.avif")))

@@ -109,7 +109,7 @@ class TestClassifier:
         folder = write_folder(tmp_path / "zero")
         onnx.save(model, folder / "model.onnx")
         write_sums(folder)
-        with fails("model.onnx: gives logits that are no numbers"):
+        with fails("model.onnx: gives NaN or infinite logits"):
             Classifier(folder).predict(plain("black"))
         model.graph.initializer[2].CopyFrom(onnx.numpy_helper.from_array(np.ones((4, 3), np.float32), "weight"))
         folder = write_folder(tmp_path / "shape")
@@ -232,7 +232,7 @@ class TestBadImages:
     )
 
     def test_many_images_for_one_are_told_where_they_go(self, classifier):
-        with pytest.raises(BadImageError, match=r"list is not a path.*for many images there is predict_batch"):
+        with pytest.raises(BadImageError, match=r"list is not a path.*for many images use predict_batch"):
             classifier.predict([plain("red"), plain("blue")])
 
     @pytest.mark.parametrize(("image", "why"), BAD)
@@ -580,9 +580,9 @@ class TestLoading:
     @pytest.mark.parametrize(
         ("changes", "why"),
         [
-            ({"classes": ("red", "blue", "green")}, "labels are not those"),
-            ({"classes": ("red", "green")}, "not logits for the 2 classes"),
-            ({"input_size": (8, 6)}, r"uint8 \(N, 8, 6, 3\)"),
+            ({"classes": ("red", "blue", "green")}, "labels differ from those"),
+            ({"classes": ("red", "green")}, "not logits of 2 classes"),
+            ({"input_size": (8, 6)}, r"uint8 images \(N, 8, 6, 3\)"),
         ],
     )
     def test_a_network_of_another_model(self, tmp_path: Path, changes: dict, why: str):

@@ -48,7 +48,7 @@ def test_a_large_image_is_made_smaller_and_the_callers_left_alone(tmp_path: Path
 
 def test_models_without_a_map_say_so(tmp_path: Path, half_red: Image.Image):
     for name, options in (("a", {"features": False}), ("b", {"classifier": None})):
-        with pytest.raises(ModelError, match="tiny has no last feature map"):
+        with pytest.raises(ModelError, match="tiny cannot be explained"):
             heat_map(Classifier(write_folder(tmp_path / name, **options)), half_red)
     folder = write_folder(tmp_path / "c")
     write_safetensors(folder / "model.safetensors", {"fc.weight": WEIGHT[:, :2].copy()})
@@ -61,7 +61,7 @@ def test_the_command_says_so_before_it_predicts(cli, tmp_path: Path, half_red: I
     folder = write_folder(tmp_path / "m", features=False)
     ran = cli("predict", tmp_path / "a.png", "--model", folder, "--explain", tmp_path / "maps")
     assert ran.code == 2
-    assert "no last feature map" in ran.complaint
+    assert "cannot be explained" in ran.complaint
     assert ran.out == ""
     assert not (tmp_path / "maps").exists()
 

@@ -233,7 +233,9 @@ def test_a_folder_of_hidden_images_alone_is_not_called_empty(tmp_path: Path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    assert why_no_image(str(tmp_path)).startswith("a folder of hidden images alone: '.308' (2), '.x.png' (1); rename")
+    assert why_no_image(str(tmp_path)).startswith(
+        "a folder of hidden images alone: '.308' (2), '.x.png' (1); to include"
+    )
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need rights there")
