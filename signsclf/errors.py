@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Each message is one line: what was wrong, what would be right, what to do."""
+"""Errors that a user can fix. Each message is one line: what was wrong, what would be right, what to do."""
 
 from __future__ import annotations
 
@@ -28,50 +28,50 @@ class SignsclfError(Exception):
     """Base of every error that signsclf raises on purpose.
 
     Attributes:
-        exit_code: what the command line exits with: 1 for trouble found, 2 for wrong use.
+        exit_code: the command line's exit code: 1 where something failed, 2 where it was used wrongly.
     """
 
     exit_code = 2
 
 
 class SourceError(SignsclfError):
-    """The source of images cannot be used: not there, empty, of no known layout, or inconsistent."""
+    """The source of images cannot be used: missing, empty, of no known layout, or inconsistent."""
 
 
 class BadImageError(SignsclfError):
-    """An image cannot be read: truncated, not an image, too large, or of a kind that is refused."""
+    """An image cannot be read: truncated, not an image, too large, or in an unsupported format."""
 
     exit_code = 1
 
 
 class ModelError(SignsclfError):
-    """A model folder, checkpoint or weights file is missing, damaged, unknown or does not fit."""
+    """A model folder, checkpoint or weights file is missing, damaged, of unknown format, or does not match."""
 
 
 class DeviceError(SignsclfError):
-    """The device that was asked for cannot be used here."""
+    """The requested device cannot be used here."""
 
 
 class ParityError(SignsclfError):
-    """A check that guards a result was not passed, so nothing was written."""
+    """A parity check failed, so nothing was written."""
 
     exit_code = 1
 
 
 class DivergedError(SignsclfError):
-    """The loss left all bounds, so that going on with the training is no use."""
+    """The training diverged: its loss is NaN, infinite or far too large."""
 
     exit_code = 1
 
 
 class RunError(SignsclfError):
-    """Something unexpected ended a training; its traceback is in the run's folder."""
+    """An unexpected error ended a training; the traceback is in the run's folder."""
 
     exit_code = 1
 
 
 class DownloadError(SignsclfError):
-    """A download failed, or what came is not what was asked for."""
+    """A download failed, or the file received is not the expected one."""
 
     exit_code = 1
 
@@ -119,16 +119,16 @@ def _missing_modules(extra: str) -> list[str]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether main or GPU memory ran out, by any name that Python, torch and its allocators have for it."""
+    """Tell whether an error means that main or GPU memory ran out, whichever library raised it."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     # torch.OutOfMemoryError, without importing torch.
     if any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__):
         return True
     words = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
-    return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
+    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
 def first_line(error: BaseException) -> str:
-    """Shorten another library's error to part of a line: its first line, or its type where it says nothing."""
+    """Shorten another library's error for use within a message: its first line, or its type if it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

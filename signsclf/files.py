@@ -1,4 +1,4 @@
-"""Files that the program writes: whole or not at all, through links, into devices and pipes; digests, CSV and JSON.
+"""Write files: atomically, through links, into devices and pipes; digests, CSV and JSON bytes, paths of users.
 
 Standard library only.
 """
@@ -23,20 +23,20 @@ from signsclf.errors import SignsclfError
 from signsclf.text import file_text
 
 _TMP_NAME = re.compile(r"\.signsclf-[0-9a-f]{12}\.tmp")
-# On these file systems a file is as safe as it gets once it is closed.
+# Raised by file systems without fsync, where closing a file is all that can be done.
 _CANNOT_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
-_NO_SPACE = "make room there, or "
-_REMEDIES = {errno.ENOSPC: _NO_SPACE, errno.EFBIG: _NO_SPACE, errno.ENOENT: "make its folder first, or "}
+_FREE_SPACE = "free space there, or "
+_REMEDIES = {errno.ENOSPC: _FREE_SPACE, errno.EFBIG: _FREE_SPACE, errno.ENOENT: "create its folder first, or "}
 if hasattr(errno, "EDQUOT"):
-    _REMEDIES[errno.EDQUOT] = _NO_SPACE
+    _REMEDIES[errno.EDQUOT] = _FREE_SPACE
 
 
 def write_atomic(path: str | Path, data: bytes, raises: type[SignsclfError] = SignsclfError) -> None:
-    """Write a file whole or not at all, see `open_output`.
+    """Write a file atomically, see `open_output`.
 
     Raises:
-        SignsclfError: it cannot be written; of the type ``raises``.
+        SignsclfError: the file cannot be written; of the type ``raises``.
     """
     with open_output(path, raises=raises) as file:
         file.write(data)
@@ -44,27 +44,27 @@ def write_atomic(path: str | Path, data: bytes, raises: type[SignsclfError] = Si
 
 @contextlib.contextmanager
 def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfError] = SignsclfError) -> Iterator[IO]:
-    """Open a file to be written as a stream, whole or not at all.
+    """Open a file to be written atomically as a stream.
 
-    What is written goes to a tmp file in the same folder, which takes the file's place, with the mode of the file
-    that was there, when the context ends without an error; otherwise what was there stays, and no tmp file does.
-    A symbolic link stays, and its target is written. A device, a pipe or an open file of the process, such as
-    /dev/null or /dev/stdout, is written to directly and never replaced.
+    The data goes to a temporary file in the same folder, which replaces the file, and takes over its mode, when the
+    context ends without an error; after an error the old file is unchanged and the temporary one is deleted. Of a
+    symbolic link the target is written. A device, a pipe or an open file of the process, such as /dev/null or
+    /dev/stdout, is written to directly and never replaced.
 
     Args:
-        text: gives a text file in UTF-8 that leaves line ends as they are; lone surrogates are escaped. Into a
-            device or a pipe each line goes at once.
+        text: open a text file in UTF-8 that leaves line ends unchanged and escapes lone surrogates. It is
+            line-buffered if it is a device or a pipe.
 
     Raises:
-        SignsclfError: it cannot be written; of the type ``raises``, and naming ``path``. What the body of the
-            ``with`` statement raises itself passes through.
+        SignsclfError: the file cannot be written; of the type ``raises``, and naming ``path``. Errors raised in the
+            body of the ``with`` statement pass through.
     """
     path = Path(path)
 
     def failure(error: OSError | ValueError) -> SignsclfError:
         reason = getattr(error, "strerror", None) or str(error)
-        help_first = _REMEDIES.get(getattr(error, "errno", None), "")
-        return raises(f"{path}: cannot be written ({reason}); {help_first}name another place")
+        remedy = _REMEDIES.get(getattr(error, "errno", None), "")
+        return raises(f"{path}: cannot be written ({reason}); {remedy}name another place")
 
     try:
         direct = writes_directly(path)
@@ -107,24 +107,24 @@ def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfEr
 
 
 def writes_directly(path: str | Path) -> bool:
-    """Tell whether a path names a device, a pipe or an open file of a process, which is written to and not replaced."""
+    """Tell whether a path is a device, a pipe or an open file of a process, which must not be replaced."""
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError):
         return False
     if stat.S_ISDIR(mode):
         return False
-    # /dev/stdout and /proc/self/fd/1 lead to whatever file the shell has opened, which must stay the same file.
+    # /dev/stdout and /proc/self/fd/1 lead to a file that the shell has opened, which must stay the same file.
     return not stat.S_ISREG(mode) or Path(path).absolute().parts[1:2] in (("dev",), ("proc",))
 
 
 def is_tmp_name(name: str) -> bool:
-    """Tell whether a file is called as `open_output` calls an unfinished one, which a killed process leaves behind."""
+    """Tell whether a name is one of `open_output`'s temporary files, which a killed process leaves behind."""
     return _TMP_NAME.fullmatch(name) is not None
 
 
 def file_hash(path: str | Path, algorithm: str = "sha256") -> str:
-    """Hash a file, with SHA-256 unless told otherwise, as hexadecimal digits.
+    """Hash a file, with SHA-256 unless another algorithm is given, as hexadecimal digits.
 
     Raises:
         OSError: it cannot be read.
@@ -137,10 +137,10 @@ def file_hash(path: str | Path, algorithm: str = "sha256") -> str:
 
 
 def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
-    r"""Give a CSV file's bytes: UTF-8, lines that end in "\n"; lone surrogates, from odd file names, are escaped.
+    r"""Format rows as a CSV file: UTF-8, lines that end in "\n"; lone surrogates, from odd file names, are escaped.
 
-    Cells are written as they are, also those that a spreadsheet takes for a formula ("=…", "+…", "-…", "@…"):
-    paths and labels are read back by programs, and a mark before them would name another file or class.
+    Cells are written unchanged, even if a spreadsheet would take them for a formula ("=…", "+…", "-…", "@…"): programs
+    read paths and labels back, and an escape character would make them name another file or class.
     """
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -148,17 +148,17 @@ def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Give a JSON file's bytes: UTF-8, indented, a line end at the end; lone surrogates are escaped as JSON does.
+    """Format a value as a JSON file: UTF-8, indented, with a final line end; lone surrogates are escaped.
 
     Raises:
-        ValueError: a number is NaN or infinite, which JSON has no word for.
+        ValueError: a number is NaN or infinite, which JSON cannot express.
     """
-    # A file name's bytes that are no UTF-8 are lone surrogates to Python: here \udcNN, which JSON reads back.
+    # Python decodes bytes of file names that are not UTF-8 as lone surrogates; \udcNN is valid JSON for one.
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut; not known to Windows, where a folder cannot be opened."""
+    """Make a rename durable, so that it survives a power cut; does nothing on Windows, which cannot open folders."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -168,23 +168,23 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make all files below a folder last through a power cut, before the folder is renamed to where it is looked for.
+    """Make all files in a folder durable, to be called before it is renamed to its final place.
 
     Raises:
-        OSError: a file cannot be written to the disk.
+        OSError: a file cannot be synced to the disk.
     """
     for path in sorted(folder.rglob("*")):
         if path.is_dir():
             sync_folder(path)
         elif path.is_file() and not path.is_symlink():
-            # Windows wants a handle that could write, which others refuse of a file that is to be read only.
+            # Windows needs a writable handle; elsewhere a read-only file cannot be opened for writing.
             with contextlib.suppress(PermissionError), path.open("r+b" if os.name == "nt" else "rb") as file:
                 _sync(file.fileno())
     sync_folder(folder)
 
 
 class _Raw(io.FileIO):
-    """A file whose failures to write name the output that the user asked for."""
+    """A file that reports failed writes with the name of the output that the user asked for."""
 
     def __init__(self, path: str, mode: str, failure: Any) -> None:
         super().__init__(path, mode)
@@ -205,25 +205,25 @@ def _sync(handle: int) -> None:
             raise
 
 
-# A Path has lost the second slash of an address.
+# One slash too: Path drops the second slash of an address.
 _ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+):([/\\]{1,2})|data:[a-z]+/")
 
 
 def user_path(path: str | os.PathLike[str], raises: type[SignsclfError] = SignsclfError) -> Path:
-    """Replace a ``~`` or ``~name`` at the start by that home folder, where no shell has done so.
+    """Expand a leading ``~`` or ``~name`` to that home folder, as a shell would.
 
-    A file or folder that is itself called ``~name`` is meant where it exists.
+    A file or folder that is itself called ``~name`` takes precedence.
 
     Raises:
-        SignsclfError: there is no such user, or no home folder, or it is a web address; of the type ``raises``.
+        SignsclfError: there is no such user or home folder, or it is a web address; of the type ``raises``.
     """
     text = os.fspath(path)
     if (address := _ADDRESS.match(text)) and not os.path.lexists(text):
         if address[1] is None:
-            raise raises(f"{text[:40]}: an image as text in a data address; decode it, and save it as a file")
-        remedy = "give the path alone" if address[1].lower() == "file" else "download it, and give the file"
+            raise raises(f"{text[:40]}: an image in a data: address; decode it and save it as a file")
+        remedy = "give the path alone" if address[1].lower() == "file" else "download it and give the file"
         shown = text if len(address[2]) == 2 else f"{address[1]}://{text[address.end() :]}"
-        raise raises(f"{shown}: an address, and nothing is fetched; {remedy}")
+        raise raises(f"{shown}: a web address, which is not fetched; {remedy}")
     path = Path(path)
     first = path.parts[0] if path.parts else ""
     if not first.startswith("~") or (first != "~" and os.path.lexists(first)):
@@ -239,5 +239,5 @@ def user_path(path: str | os.PathLike[str], raises: type[SignsclfError] = Signsc
 
 
 def native_path(path: str | os.PathLike[str]) -> str:
-    """A path as libraries written in other languages take it: as the UTF-8 that it is on disk, whatever the locale."""
+    """Return a path for libraries written in other languages: as UTF-8 as it is on disk, whatever the locale."""
     return file_text(os.fspath(path))

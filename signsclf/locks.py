@@ -1,4 +1,4 @@
-"""A lock between processes on what both would write, which goes with the process that holds it, however that ends."""
+"""A lock between processes on a file or folder; it is released when its process ends, even if that is killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 
 from signsclf.errors import SignsclfError
 
-_TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+_HELD_ERRORS = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 
 
 class LockedError(SignsclfError):
@@ -20,17 +20,17 @@ class LockedError(SignsclfError):
 
 @contextlib.contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """Holds the lock on a file or folder, which need not exist: ``.NAME.lock`` beside it, gone afterwards.
+    """Hold the lock on a file or folder, which need not exist, by a file ``.NAME.lock`` in the same folder.
 
-    A lock file that a killed process left behind locks nothing. Folders made for it go again where they stay empty.
-    On a file system that knows no locks there is none: the work goes on without.
+    The lock file is deleted afterwards; one left behind by a killed process locks nothing. Parent folders that were
+    created for it are deleted again if they are empty. On a file system without locks nothing is locked.
 
     Raises:
-        LockedError: it is held already.
-        OSError: the lock file cannot be made.
+        LockedError: the lock is held already.
+        OSError: the lock file cannot be created.
     """
     path = target.with_name(f".{target.name}.lock")
-    made = [folder for folder in path.parents if not folder.exists()]
+    created = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     file = None
     try:
@@ -40,28 +40,28 @@ def locked(target: Path) -> Iterator[None]:
         if file is not None:
             _release(path, file)
         with contextlib.suppress(OSError):
-            for folder in made:
+            for folder in created:
                 folder.rmdir()
 
 
 def _take(path: Path, target: Path) -> IO[bytes]:
     while True:
-        # Without a buffer nothing is left to be written on closing, which a full disk would refuse again.
+        # Unbuffered, so that closing the file writes nothing, which would fail again on a full disk.
         file = path.open("a+b", buffering=0)
         try:
             _lock(file)
         except OSError as error:
-            if error.errno not in _TAKEN:
+            if error.errno not in _HELD_ERRORS:
                 return file
             holder = _holder(file)
             file.close()
             raise LockedError(
-                f"{target} is being written by another signsclf{holder}; wait for its end, or choose another name"
+                f"{target} is being written by another signsclf{holder}; wait until it ends, or choose another name"
             ) from error
-        # Its last holder may have deleted it between the two calls: a lock on a file without a name keeps nobody out.
+        # The last holder may have deleted the file between the two calls; then the lock would keep nobody out.
         with contextlib.suppress(OSError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                with contextlib.suppress(OSError):  # a full disk: the lock holds, if without a name
+                with contextlib.suppress(OSError):  # a full disk: the lock holds even without the process id in it
                     file.truncate(0)
                     file.write(str(os.getpid()).encode())
                 return file
@@ -69,7 +69,7 @@ def _take(path: Path, target: Path) -> IO[bytes]:
 
 
 def _release(path: Path, file: IO[bytes]) -> None:
-    # Deleted while it is locked, so that nobody else's goes; Windows deletes no open file.
+    # Deleted while it is locked, so that no other process's file is deleted; Windows cannot delete an open file.
     if os.name != "nt":
         path.unlink(missing_ok=True)
     file.close()
@@ -89,7 +89,7 @@ def _lock(file: IO[bytes]) -> None:
     if os.name == "nt":
         import msvcrt
 
-        # A byte far behind the process's number, which others read.
+        # A byte far behind the process id, which other processes must be able to read.
         file.seek(1 << 20)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         file.seek(0)

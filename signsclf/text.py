@@ -10,19 +10,19 @@ LABEL_LENGTH = 44
 
 # Joiners spell words of Persian and Indic scripts and combine pictographs; between Latin letters they only hide.
 _JOINER = re.compile("(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
-# Format characters that are seen: Arabic, Syriac and Kaithi number and verse signs.
-_SEEN_FORMATS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
+# Format characters that are visible: Arabic, Syriac and Kaithi number and verse signs.
+_VISIBLE_FORMATS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
 _NUMBER = re.compile("[0-9]+")
 _UNDECODED = re.compile("[\udc80-\udcff]+")  # what Python makes of bytes that the locale cannot decode
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def visible(text: object) -> str:
-    r"""Replace by an escape such as ``\x1b`` whatever a terminal obeys or does not show.
+    r"""Escape characters that a terminal interprets or does not show, as in ``\x1b``.
 
     These are control characters (C0, C1, DEL), line and paragraph separators, marks of writing direction and other
-    invisible format characters, and lone surrogates, which stand for bytes of file names that are no text. The result
-    is one line, can be encoded as UTF-8, and printing it cannot move, recolour or retitle anything.
+    invisible format characters, and lone surrogates, which stand for bytes of file names that are not text. The result
+    is one line, can be encoded as UTF-8, and cannot move the cursor, change colours or set the title of a terminal.
     """
     text = str(text)
     if text.isascii() and text.isprintable():
@@ -30,13 +30,13 @@ def visible(text: object) -> str:
     text = decoded(text)
     joiners = {found.start() for found in _JOINER.finditer(text)}
     return "".join(
-        letter if i in joiners or letter in _SEEN_FORMATS or not _is_hidden(letter) else _escape(letter)
+        letter if i in joiners or letter in _VISIBLE_FORMATS or not _is_hidden(letter) else _escape(letter)
         for i, letter in enumerate(text)
     )
 
 
 def decoded(text: str) -> str:
-    """Read as UTF-8 what bytes of file names a text holds that the locale could not decode; others stay as they are."""
+    """Decode as UTF-8 those bytes of file names in a text that the locale could not decode, where they are UTF-8."""
 
     def read(found: re.Match[str]) -> str:
         return bytes(ord(letter) - 0xDC00 for letter in found[0]).decode("utf-8", "surrogateescape")
@@ -45,10 +45,11 @@ def decoded(text: str) -> str:
 
 
 def file_text(name: str) -> str:
-    r"""Read the name of a file as the UTF-8 that it is on disk, whatever the locale took its bytes for.
+    r"""Decode the name of a file as UTF-8, whatever the locale's encoding.
 
-    Under ``LC_ALL=C`` Python has lone surrogates for the bytes of ``ü.png``, under Latin-1 two letters. Names that are
-    no UTF-8 stay as they are. The result is for people and for labels; to open the file, use the name itself.
+    Under ``LC_ALL=C`` Python decodes the bytes of ``ü`` to lone surrogates, under Latin-1 to two letters. Names that
+    are not UTF-8 are returned unchanged. The result is for people and for labels; to open the file, use the name
+    itself.
     """
     if name.isascii():
         return name
@@ -59,28 +60,28 @@ def file_text(name: str) -> str:
 
 
 def short(text: object, length: int = LABEL_LENGTH) -> str:
-    """Shorten `visible` text to at most that many letters, the last an … where some were cut."""
+    """Shorten `visible` text to at most ``length`` characters; a shortened text ends in an …"""
     text = visible(text)
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 def columns(text: str) -> int:
-    """Count the columns that a terminal gives to `visible` text: 2 for wide letters, 0 for marks on other letters."""
+    """Count the terminal columns of `visible` text: 2 for wide characters, 0 for combining marks."""
     return sum(map(_columns, text))
 
 
 def fitted(text: object, width: int) -> str:
-    """Cut `visible` text at ``width`` columns of a terminal, with an … in place of what is cut, or fill it with spaces.
+    """Fit `visible` text to ``width`` terminal columns: cut it, ending in an …, or pad it with spaces.
 
     Args:
         width: 1 or more.
     """
     text = visible(text)
     if columns(text) > width:
-        room, kept = width - 1, []
+        columns_left, kept = width - 1, []
         for letter in text:
-            room -= _columns(letter)
-            if room < 0:
+            columns_left -= _columns(letter)
+            if columns_left < 0:
                 break
             kept.append(letter)
         text = "".join(kept) + "…"
@@ -88,7 +89,7 @@ def fitted(text: object, width: int) -> str:
 
 
 def count(n: int, singular: str, plural: str | None = None) -> str:
-    """Such as "1 image" or "1,234 images"."""
+    """Format a number with its noun: "1 image", "1,234 images"."""
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
 
 
@@ -98,7 +99,7 @@ def compact_count(n: int) -> str:
 
 
 def natural_key(name: str) -> tuple[str, str]:
-    """Give a sorting key by which 9 comes before 10, and upper and lower case stand together."""
+    """Make a key for natural sorting: 9 comes before 10, and upper and lower case are sorted together."""
 
     def comparable(found: re.Match[str]) -> str:
         # A NUL sorts before all letters; of two numbers the longer is the greater.

@@ -1,4 +1,4 @@
-"""How many CPU cores this process may use: the one number behind every thread count."""
+"""Find how many CPU cores this process may use; every thread count derives from that."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, at least 1: those of its CPU affinity, less where a cgroup limits CPU time.
+    """Count the CPU cores that this process may use, at least 1: its CPU affinity, limited by its cgroup's quota.
 
-    A container's quota of 1.5 cores counts as 2: one thread would leave half a core unused.
+    A quota is rounded up: with 1.5 cores, one thread would leave half a core unused.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cgroup_quota()
@@ -22,14 +22,14 @@ def usable_cores() -> int:
 
 
 def cgroup_quota(mount: Path | None = None, of_process: Path | None = None) -> float | None:
-    """The CPU time that Linux control groups grant this process, in cores; None without a limit.
+    """Read the CPU time that Linux control groups grant this process, in cores; None without a limit.
 
-    The tightest limit of its group and of all parents counts. Reads version 2 (``cpu.max``) and version 1
+    The tightest limit of its group and all parent groups applies. Reads version 2 (``cpu.max``) and version 1
     (``cpu.cfs_quota_us``).
 
     Args:
         mount: where the cgroup file systems are mounted; `CGROUP_MOUNT` by default.
-        of_process: the file that names the process's groups; `CGROUP_OF_PROCESS` by default.
+        of_process: the file that lists the process's groups; `CGROUP_OF_PROCESS` by default.
     """
     mount, of_process = mount or CGROUP_MOUNT, of_process or CGROUP_OF_PROCESS
     try:
@@ -49,7 +49,7 @@ def cgroup_quota(mount: Path | None = None, of_process: Path | None = None) -> f
 
 
 def _limits(root: Path, group: str, quota: Callable[[Path], float | None]) -> list[float]:
-    # In a container the group may be named as the host sees it, while the mount shows the container's own as its root.
+    # In a container the group may have its name on the host, while the mount has the container's group as its root.
     parts = [part for part in group.split("/") if part not in ("", "..")]
     folders = [root.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
     return [limit for folder in folders if (limit := quota(folder)) is not None]

@@ -175,7 +175,7 @@ def test_digests_csv_and_json(tmp_path):
 
 
 def test_the_remedy_is_of_the_reason(tmp_path):
-    with pytest.raises(SignsclfError, match=r"\(No such file or directory\); make its folder first, or name"):
+    with pytest.raises(SignsclfError, match=r"\(No such file or directory\); create its folder first, or name"):
         write_atomic(tmp_path / "none" / "a.csv", b"x")
     (tmp_path / "file").touch()
     with pytest.raises(SignsclfError, match=r"\(Not a directory\); name another place"):

@@ -1,1 +1,1 @@
-"""Figures as files: plots, sheets, tables, the HTML report."""
+"""Reports as files: plots, image sheets, tables, the HTML report."""

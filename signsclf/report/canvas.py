@@ -1,4 +1,4 @@
-"""What all pictures here share: colours, type and how labels are written."""
+"""The style shared by all pictures: colours, type, how labels are written, how files are saved."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ _DPI = 130
 
 @contextlib.contextmanager
 def styled() -> Iterator[None]:
-    """matplotlib's defaults and ours, whatever the user's matplotlibrc says; restored afterwards."""
+    """Apply matplotlib's defaults and our style, ignoring the user's matplotlibrc, which is restored afterwards."""
     import_matplotlib()
     import matplotlib
 
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**_STYLE, "font.family": [BASE_FONT]})
-        # Of marks that choose the look of a letter; any letter that no font has is not written, see `lettering`.
+        # Variation selectors have no glyph of their own. Letters that no font has are never written, see `lettering`.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         yield
 
 
 def new_figure(width: float, height: float, **settings: Any) -> Figure:
-    """An empty white figure of that size in inches; `settings` go to matplotlib's Figure."""
+    """Create an empty white figure; width and height are in inches, ``settings`` go to matplotlib's Figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -69,8 +69,8 @@ def new_figure(width: float, height: float, **settings: Any) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure as PNG, trimmed to what is drawn on it; raises as `write_atomic`."""
+    """Write the figure as a PNG, cropped to its content; raises as `write_atomic`."""
     buffer = BytesIO()
-    # Without the Software entry, which names matplotlib's version, equal pictures are equal bytes.
+    # No Software entry: it names matplotlib's version, and equal pictures should be equal bytes.
     figure.savefig(buffer, format="png", bbox_inches="tight", pad_inches=0.25, metadata={"Software": None})
     write_atomic(path, mark_png(buffer.getvalue()))

@@ -1,4 +1,4 @@
-"""A Report and the predictions behind it as files: figures for programs, tables and pictures for people."""
+"""Write a Report and its predictions to files: figures for programs, tables and pictures for people."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def write_report(
     *,
     figures: tuple[str, Mapping[str, Any]] | None = None,
 ) -> list[Path]:
-    """Write a judgement into a folder, made if need be; files of these names that are there are replaced.
+    """Write an evaluation into a folder, which is created if needed; existing files of these names are replaced.
 
     - metrics.json: `Report.to_dict`.
     - per_class.csv: label, n, precision, recall, f1, and the recall's 95 % Wilson interval recall_low and recall_high,
@@ -36,21 +36,21 @@ def write_report(
     - predictions.csv: path, label, predicted, probability (of the predicted label), in the order given.
     - confusion.png and mistakes.png, see `signsclf.report.plots`, where matplotlib is installed.
 
-    Each file is written whole or not at all. Text is UTF-8; what is no text in odd file names is escaped.
+    Each file is written atomically. Text is UTF-8; bytes of file names that are not UTF-8 are escaped.
 
     Args:
-        report: the figures of these very probabilities.
+        report: the figures of these probabilities.
         probabilities, targets, classes: as for `Report.from_probabilities`.
-        paths: what each image is called, N of them; they are written out as they are.
-        load_image: gives the uint8 array (height, width, 3) of one of `paths`; called for the worst mistakes
+        paths: the N images' names, written unchanged.
+        load_image: returns the uint8 array (height, width, 3) of one of `paths`; called for the worst mistakes
             only, before anything is written.
-        figures: name and content of the JSON file, in place of metrics.json.
+        figures: name and content of a JSON file to write instead of metrics.json.
 
     Returns:
         The files written.
 
     Raises:
-        ValueError: the arguments do not fit each other.
+        ValueError: the arguments do not match each other.
         SignsclfError: the folder or a file cannot be written; what `load_image` raises passes through.
     """
     probabilities, targets, classes = check_predictions(probabilities, targets, classes)
@@ -59,7 +59,7 @@ def write_report(
     if len(paths) != len(targets):
         raise ValueError(f"{len(targets)} images, but {len(paths)} paths")
     if [(c.label, c.n) for c in report.per_class] != list(zip(classes, confused.n_true.tolist(), strict=True)):
-        raise ValueError("the report is not of these targets and classes")
+        raise ValueError("the report does not match these targets and classes")
 
     confidence = np.minimum(probabilities.max(axis=1).astype(np.float64), 1)
     wrong = np.flatnonzero(predicted != targets)
@@ -71,7 +71,7 @@ def write_report(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SignsclfError(
-            f"{folder}: cannot be made a folder ({error.strerror or error}); name one that can be written to"
+            f"{folder}: the folder cannot be created ({error.strerror or error}); name another one"
         ) from error
     written = []
 
@@ -88,28 +88,28 @@ def write_report(
     heads = ("label", "n", "precision", "recall", "f1", "recall_low", "recall_high")
     write_atomic(new("per_class.csv"), csv_bytes([heads, *rows]))
     guesses = zip(paths, targets, predicted, confidence, strict=True)
-    rows = ((path, classes[true], classes[guess], cell(sure)) for path, true, guess, sure in guesses)
+    rows = ((path, classes[true], classes[guess], cell(probability)) for path, true, guess, probability in guesses)
     write_atomic(new("predictions.csv"), csv_bytes([("path", "label", "predicted", "probability"), *rows]))
     if not has_extra("plots"):
         return written
     plots.confusion_matrix(confused, classes, new("confusion.png"))
-    judged = f"in {count(len(targets), 'image')}"
-    of = f"The {len(worst)} surest of " if len(worst) < len(wrong) else ""
-    title = f"{of}{count(len(wrong), 'mistake')} {judged}" if len(wrong) else judged
-    plots.worst_mistakes(
-        images,
-        [classes[i] for i in targets[worst]],
-        [classes[i] for i in predicted[worst]],
-        confidence[worst].tolist(),
-        new("mistakes.png"),
-        MISTAKES_SHOWN,
-        classes=classes,
-        names=["/".join(PurePosixPath(paths[i].replace("\\", "/")).parts[-2:]) for i in worst],
-        title=title,
-    )
+    n_images = f"in {count(len(targets), 'image')}"
+    of = f"The {len(worst)} most confident of " if len(worst) < len(wrong) else ""
+    title = f"{of}{count(len(wrong), 'mistake')} {n_images}" if len(wrong) else n_images
+    mistakes = [
+        plots.Mistake(
+            image=image,
+            true=classes[targets[i]],
+            predicted=classes[predicted[i]],
+            confidence=float(confidence[i]),
+            name="/".join(PurePosixPath(paths[i].replace("\\", "/")).parts[-2:]),
+        )
+        for image, i in zip(images, worst, strict=True)
+    ]
+    plots.worst_mistakes(mistakes, new("mistakes.png"), MISTAKES_SHOWN, classes=classes, title=title)
     return written
 
 
 def cell(share: float | None) -> str:
-    """A share as a CSV cell; empty for None."""
+    """Format a share as a CSV cell; empty for None."""
     return "" if share is None else f"{share:.6f}"

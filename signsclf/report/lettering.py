@@ -1,4 +1,4 @@
-"""Which installed font has the letters of a text, and what stands for a class name that no font can show."""
+"""Choose fonts that have the letters of a text, and replace class names that no installed font can show."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any
 from signsclf.text import count, short, visible
 
 BASE_FONT = "DejaVu Sans"
-"""Comes with matplotlib."""
-# These show a box for every letter, or nothing.
+"""The font that comes with matplotlib."""
+# Fonts that show every letter as a box, or not at all.
 _NO_LETTERS = ("last resort", "lastresort", "adobe blank", "adobeblank", "notdef")
 
 
 def class_names(classes: Sequence[str]) -> list[str]:
-    """Class names as a picture can show them, within `canvas.styled`, whose fonts are extended for them.
+    """Prepare class names for a picture: to be called within `canvas.styled`, to which it adds the fonts they need.
 
     Args:
-        classes: all of them, in index order.
+        classes: all classes, in index order.
 
     Returns:
-        The names in the same order, each on one line. Of a name with a letter that no installed font has, the class
-        index stands for what cannot be shown, and one line in the log of ``signsclf`` says so.
+        The names in the same order, each on one line. In a name with letters that no installed font has, the class
+        index replaces those letters, and a warning is logged once under ``signsclf``.
     """
     names = [visible(name) for name in classes]
     lacking = _take_fonts(names)
     if not lacking:
         return names
-    _say_lacking(tuple(names), lacking)
+    _warn_lacking(tuple(names), lacking)
     return [_with_index(name, index, lacking) if lacking & set(name) else name for index, name in enumerate(names)]
 
 
 def lettered(text: object) -> str:
-    """A text as a picture can show it, like `class_names`; letters that no font has are escaped, as in ``\\u505c``."""
+    """Prepare any other text for a picture, like `class_names`; letters that no font has are escaped: ``\\u505c``."""
     text = visible(text)
     lacking = _take_fonts([text])
     return "".join(_escaped(letter) if letter in lacking else letter for letter in text)
@@ -43,8 +43,8 @@ def lettered(text: object) -> str:
 
 def _with_index(name: str, index: int, lacking: frozenset[str]) -> str:
     rest = "".join(letter for letter in name if letter not in lacking)
-    told = any(unicodedata.category(letter)[0] in "LN" for letter in rest)
-    return f"class {index}: {rest.strip()}" if told else f"class {index}"
+    is_readable = any(unicodedata.category(letter)[0] in "LN" for letter in rest)
+    return f"class {index}: {rest.strip()}" if is_readable else f"class {index}"
 
 
 def _escaped(letter: str) -> str:
@@ -52,18 +52,18 @@ def _escaped(letter: str) -> str:
 
 
 @functools.cache
-def _say_lacking(names: tuple[str, ...], lacking: frozenset[str]) -> None:
+def _warn_lacking(names: tuple[str, ...], lacking: frozenset[str]) -> None:
     without = [name for name in names if lacking & set(name)]
     logging.getLogger("signsclf").warning(
-        "pictures: no installed font has the letters of %s, such as %s; the class index stands for each, and the CSV "
-        "files have the names; install a font for them, such as Noto Sans",
+        "pictures: no installed font has the letters of %s, such as %s; pictures show the class index instead; "
+        "install a font that has them, such as Noto Sans",
         count(len(without), "class name"),
         short(without[0]),
     )
 
 
 def _take_fonts(texts: Iterable[str]) -> frozenset[str]:
-    """Add fonts to those in use until every letter has one that can be had; the letters that have none."""
+    """Add fonts to those in use until every letter has one, if any does; return the letters that no font has."""
     import matplotlib
 
     wanted = {letter for text in texts for letter in text if not letter.isascii()}
@@ -88,12 +88,12 @@ def _fonts_for(letters: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]
         if shown:
             families.append(entry.name)
             lacking -= shown
-    # Marks that choose the look of the letter before them are no loss.
+    # Variation selectors only change the look of the letter before them, so a missing one does not matter.
     return tuple(families), frozenset(letter for letter in lacking if not 0xFE00 <= ord(letter) <= 0xFE0F)
 
 
 def installed_fonts() -> list[Any]:
-    """matplotlib's entries of the fonts that it found, without those that have no letters of their own."""
+    """List the fonts that matplotlib found, without those that have no real letters."""
     from matplotlib import font_manager
 
     fonts = font_manager.fontManager.ttflist
@@ -101,7 +101,7 @@ def installed_fonts() -> list[Any]:
 
 
 def _preference(font: Any) -> tuple[Any, ...]:
-    """Upright and regular ones first, then those without serifs, Noto's before others."""
+    """Sort key of fonts: upright before italic, then regular weight, sans serif, Noto."""
     name = font.name.lower()
     weight = font.weight if isinstance(font.weight, int) else 400
     return font.style != "normal", abs(weight - 400), "sans" not in name, "noto" not in name, name, font.fname
@@ -109,7 +109,7 @@ def _preference(font: Any) -> tuple[Any, ...]:
 
 @functools.cache
 def _charmap(file: str) -> frozenset[int]:
-    """Code points for which a font has glyphs; none where it cannot be read, or has pictures instead of outlines."""
+    """Return the code points that a font has glyphs for; none where it cannot be read or has bitmaps, not outlines."""
     from matplotlib.ft2font import FT2Font
 
     try:
@@ -120,7 +120,7 @@ def _charmap(file: str) -> frozenset[int]:
 
 
 def _is_rendered(file: str, letter: str) -> bool:
-    """Whether a glyph has an outline: some fonts of pictographs map letters to coloured layers alone."""
+    """Tell whether a glyph has an outline: some emoji fonts map letters to coloured layers only."""
     from matplotlib.ft2font import FT2Font
 
     if unicodedata.category(letter)[0] in "MZC":

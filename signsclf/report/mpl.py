@@ -1,4 +1,4 @@
-"""Imports matplotlib where $MPLBACKEND names a backend that this environment lacks, as a notebook's does elsewhere."""
+"""Import matplotlib even where $MPLBACKEND names a backend that is not installed, as a notebook's often does."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import sys
 
 
 def import_matplotlib() -> None:
-    """Import matplotlib, which refuses to be imported where $MPLBACKEND is not known to it.
+    """Import matplotlib, which cannot be imported while $MPLBACKEND names an unknown backend.
 
-    Pictures here are drawn to files by a canvas of their own. What comes later finds the backend that the variable
-    names, where it is a valid one, and the environment as it was. Call it before anything that imports matplotlib,
-    such as fastai.
+    Pictures here are rendered to files without any backend. Afterwards the variable is set as before, and its backend
+    is selected if it is a valid one. Call this before anything that imports matplotlib, such as fastai.
     """
     if "matplotlib" in sys.modules:
         return

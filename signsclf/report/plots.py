@@ -1,6 +1,6 @@
-"""Pictures for judging a run, by matplotlib's Figure API alone: no pyplot, no window, no state left behind.
+"""Plots of a run and of an evaluation, by matplotlib's Figure API alone: no pyplot, no window, no global state.
 
-Each function writes one PNG, whole or not at all, and the same bytes for the same input and versions. Labels
+Each function writes one PNG atomically, and the same bytes for the same input and versions. Labels
 are shown as they are, never read as mathematics, and shortened with an … where they are too long.
 """
 
@@ -17,16 +17,16 @@ import numpy as np
 from signsclf.metrics.classification import Confusion
 from signsclf.report.canvas import AMBER, BLUE, FAINT, GREEN, INK, PURPLE, SKY, VERMILLION, new_figure, save, styled
 from signsclf.report.lettering import class_names
-from signsclf.report.sheets import batch, worst_mistakes
+from signsclf.report.sheets import Mistake, batch, worst_mistakes
 from signsclf.text import compact_count, count, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["batch", "class_counts", "confusion_matrix", "lr_find", "training_curves", "worst_mistakes"]
+__all__ = ["Mistake", "batch", "class_counts", "confusion_matrix", "lr_find", "training_curves", "worst_mistakes"]
 
 MAX_MATRIX_CLASSES = 100
-"""A confusion matrix of more classes shows the `SHOWN_MATRIX_CLASSES` most confused ones only."""
+"""A confusion matrix of more classes shows only the `SHOWN_MATRIX_CLASSES` most confused ones."""
 SHOWN_MATRIX_CLASSES = 40
 MAX_BARS = 100
 """A bar chart of more classes shows this many: the commonest half and the rarest half."""
@@ -34,10 +34,10 @@ MAX_BARS = 100
 
 @styled()
 def confusion_matrix(confused: Confusion, classes: Sequence[str], path: str | Path) -> None:
-    """Counts of true class (rows) against predicted class (columns).
+    """Plot a confusion matrix: counts of true class (rows) against predicted class (columns).
 
-    Right answers are blue and wrong ones orange, each the darker the larger its share of the row; the orange
-    scale is stretched so that a single mistake is seen. Rows carry the class's number of images and recall.
+    Right answers are blue, wrong ones orange; a cell is darker, the larger its share of the row. The orange scale is
+    stretched so that a single mistake is visible. Each row states the class's number of images and recall.
     Of more than `MAX_MATRIX_CLASSES` classes the most confused are shown, and the title says so.
 
     Args:
@@ -45,7 +45,7 @@ def confusion_matrix(confused: Confusion, classes: Sequence[str], path: str | Pa
         classes: the names of its classes.
 
     Raises:
-        ValueError: there are more or fewer names than classes.
+        ValueError: the number of names and of classes differ.
         SignsclfError: the file cannot be written.
     """
     from matplotlib import colormaps
@@ -74,7 +74,7 @@ def confusion_matrix(confused: Confusion, classes: Sequence[str], path: str | Pa
     colours[diagonal, diagonal] = colormaps["Blues"](np.where(right > 0, 0.1 + 0.8 * right, 0))
     colours[counts == 0] = (0.975, 0.975, 0.975, 1)
 
-    # Before anything is written: texts take the fonts that are in use when they are made.
+    # Before any text is created: a text uses the fonts that are set at its creation.
     names = class_names(classes)
     cell = min(max(13 / n, 0.21), 0.9)
     size = min(max(cell * 72 * 0.42, 6.5), 11)
@@ -116,12 +116,12 @@ def confusion_matrix(confused: Confusion, classes: Sequence[str], path: str | Pa
         Patch(color=colormaps["Blues"](0.8), label="right"),
         Patch(color=colormaps["Oranges"](0.6), label="wrong"),
     ]
-    below = axes.get_window_extent().y0 - axes.get_tightbbox().y0
+    labels_height = axes.get_window_extent().y0 - axes.get_tightbbox().y0
     axes.legend(
         handles=key,
         title="darker: larger share of the row",
         loc="upper left",
-        bbox_to_anchor=(0, -below / figure.dpi / (cell * n)),
+        bbox_to_anchor=(0, -labels_height / figure.dpi / (cell * n)),
         ncols=2,
         alignment="left",
         borderpad=0,
@@ -133,11 +133,11 @@ def confusion_matrix(confused: Confusion, classes: Sequence[str], path: str | Pa
 
 @styled()
 def training_curves(history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
-    """Losses, and accuracy and macro-F1 on the validation images, by epoch.
+    """Plot losses, and accuracy and macro-F1 on the validation images, by epoch.
 
     Args:
-        history: one mapping an epoch, in order, with `epoch`, `train_loss`, and `valid_loss`, `accuracy`
-            and `macro_f1` (shares in [0, 1]) where measured; None, NaN or a missing key leaves a gap.
+        history: one mapping per epoch, in order, with `epoch`, `train_loss`, and, where measured, `valid_loss`,
+            `accuracy` and `macro_f1` (in [0, 1]); None, NaN or a missing key leaves a gap.
 
     Raises:
         ValueError: the history is empty.
@@ -146,7 +146,7 @@ def training_curves(history: Sequence[Mapping[str, Any]], path: str | Path) -> N
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     if not history:
-        raise ValueError("training_curves: the history holds no epoch")
+        raise ValueError("training_curves: the history has no epoch")
     epochs = [int(row["epoch"]) for row in history]
 
     def series(key: str) -> np.ndarray:
@@ -193,15 +193,15 @@ def training_curves(history: Sequence[Mapping[str, Any]], path: str | Path) -> N
 
 @styled()
 def lr_find(lrs: Sequence[float], losses: Sequence[float], suggestions: Mapping[str, float], path: str | Path) -> None:
-    """Loss against learning rate (logarithmic), with the suggested rates marked.
+    """Plot a learning rate range test: loss against learning rate (logarithmic), with the suggested rates marked.
 
     Args:
         lrs: the rates tried, each above 0, rising.
-        losses: the loss at each; those that are not finite are left out, and a diverging end is cut off.
+        losses: the loss at each rate; infinite and NaN ones are left out, and a diverging end is cut off.
         suggestions: name to rate, such as ``{"valley": 1e-3}``.
 
     Raises:
-        ValueError: not as many losses as rates, or no finite loss.
+        ValueError: the number of losses and rates differ, or no loss is finite.
         SignsclfError: the file cannot be written.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -212,7 +212,7 @@ def lr_find(lrs: Sequence[float], losses: Sequence[float], suggestions: Mapping[
     kept = np.isfinite(values) & np.isfinite(rates) & (rates > 0)
     rates, values = rates[kept], values[kept]
     if len(rates) == 0:
-        raise ValueError("lr_find: no finite loss to draw")
+        raise ValueError("lr_find: no finite loss to plot")
     figure = new_figure(8, 4.8, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(rates, values, color=FAINT, linewidth=1.6)
@@ -232,7 +232,7 @@ def lr_find(lrs: Sequence[float], losses: Sequence[float], suggestions: Mapping[
         )
     axes.set_xscale("log")
     lowest = int(values.argmin())
-    # What comes before the minimum is the story; the explosion after it would flatten that to a line.
+    # The part before the minimum matters; the divergence after it would flatten that part to a line.
     low, high = values[lowest], values[: lowest + 1].max()
     margin = 0.08 * (high - low) or 0.5 * abs(low) or 1.0
     axes.set_ylim(low - margin, high + 2.5 * margin)
@@ -250,21 +250,23 @@ def lr_find(lrs: Sequence[float], losses: Sequence[float], suggestions: Mapping[
 
 @styled()
 def class_counts(labels: Sequence[str], counts: Sequence[int], path: str | Path) -> None:
-    """Images of each class as horizontal bars, the commonest at the top.
+    """Plot the number of images of each class as horizontal bars, the commonest class at the top.
+
+    Of more than `MAX_BARS` classes only the commonest and the rarest are shown, and the title says so.
 
     Args:
         labels: all classes, in index order.
-        counts: images of each.
+        counts: images of each class.
         path: of the PNG.
 
-    Of more than `MAX_BARS` classes the commonest and the rarest are shown, and the title says so.
-
     Raises:
-        ValueError: no classes, or not as many counts as labels.
+        ValueError: there are no classes, or the number of counts and labels differ.
         SignsclfError: the file cannot be written.
     """
     if len(labels) == 0 or len(labels) != len(counts):
-        raise ValueError(f"class_counts: need one count a label and at least one, got {len(labels)} and {len(counts)}")
+        raise ValueError(
+            f"class_counts: need at least one label and one count per label, got {len(labels)} and {len(counts)}"
+        )
     numbers = np.asarray(counts, dtype=np.int64)
     order = np.argsort(-numbers, kind="stable")
     title = f"{count(int(numbers.sum()), 'image')} of {count(len(labels), 'class', 'classes')}"
@@ -303,13 +305,13 @@ def class_counts(labels: Sequence[str], counts: Sequence[int], path: str | Path)
 
 
 def most_confused(confused: Confusion, n: int) -> np.ndarray:
-    """The first n classes met on going through all pairs, the most often confused first; in class order."""
+    """Choose n classes: those of the most often confused pairs, then the first ones; returned in class order."""
     pairs: dict[tuple[int, int], int] = {}
     for true, predicted, images in confused.mistakes():
         pair = min(true, predicted), max(true, predicted)
         pairs[pair] = pairs.get(pair, 0) + images
-    met = dict.fromkeys(c for pair in sorted(pairs, key=lambda pair: (-pairs[pair], pair)) for c in pair)
-    chosen = list(itertools.islice(dict.fromkeys((*met, *range(confused.n_classes))), n))
+    confused_first = dict.fromkeys(c for pair in sorted(pairs, key=lambda pair: (-pairs[pair], pair)) for c in pair)
+    chosen = list(itertools.islice(dict.fromkeys((*confused_first, *range(confused.n_classes))), n))
     return np.sort(np.array(chosen))
 
 

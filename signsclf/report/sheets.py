@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,56 +20,67 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_BATCH = 64
-_SIDE, _GAP = 1.8, 0.25
+_SIDE, _GAP = 1.8, 0.25  # of a cell, in inches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """A wrongly classified image.
+
+    Attributes:
+        image: uint8 (height, width, 3).
+        true, predicted: its labels.
+        confidence: probability of the predicted label, in [0, 1].
+        name: a short text to show below, such as the end of its path.
+    """
+
+    image: np.ndarray
+    true: str
+    predicted: str
+    confidence: float
+    name: str | None = None
 
 
 @styled()
 def worst_mistakes(
-    images: Sequence[np.ndarray],
-    true: Sequence[str],
-    predicted: Sequence[str],
-    probability: Sequence[float],
+    mistakes: Sequence[Mistake],
     path: str | Path,
     n_shown: int = 24,
     *,
     classes: Sequence[str] = (),
-    names: Sequence[str] | None = None,
     title: str | None = None,
 ) -> None:
-    """A sheet of wrongly labelled images, the surest of them first; without any, a picture that says so.
+    """Write a sheet of mistakes, those of the highest confidence first; without any, a picture that says so.
 
     Args:
-        images: uint8 arrays (height, width, 3) of any sizes; only mistakes belong here.
-        true, predicted: the labels of each.
-        probability: of the predicted label, each in [0, 1].
-        n_shown: at most so many are drawn.
+        n_shown: the largest number of images shown.
         classes: all classes in index order, for labels that no font can show; see `class_names`.
-        names: what to write small below each, such as the end of its path.
         title: above the sheet; by default how many are shown of how many there are.
 
     Raises:
         SignsclfError: the file cannot be written.
     """
-    order = np.argsort(-np.asarray(probability, dtype=np.float64), kind="stable")[:n_shown]
-    if len(order) == 0:
+    shown = sorted(mistakes, key=lambda mistake: -mistake.confidence)[:n_shown]
+    if not shown:
         figure = new_figure(6, 2.2)
         figure.text(0.5, 0.58, "no mistakes", ha="center", va="center", fontsize=20, color=GREEN)
         figure.text(0.5, 0.4, title or "every image got its true label", ha="center", va="center", color=FAINT)
         save(figure, path)
         return
-    of = f"{len(order):,} of " if len(order) < len(images) else ""
-    shown = dict(zip(classes, class_names(classes), strict=True))
-    figure, cells = _sheet(len(order), 6, title or f"{of}{count(len(images), 'mistake')}, surest first", 1.2)
-    for axes, i in zip(cells, order, strict=True):
-        _picture(axes, images[i])
+    of = f"{len(shown):,} of " if len(shown) < len(mistakes) else ""
+    names = dict(zip(classes, class_names(classes), strict=True))
+    title = title or f"{of}{count(len(mistakes), 'mistake')}, highest confidence first"
+    figure, cells = _sheet(len(shown), 6, title, 1.2)
+    for axes, mistake in zip(cells, shown, strict=True):
+        _picture(axes, mistake.image)
         lines = [
-            (f"true: {shown.get(true[i], true[i])}", BLUE, 9, 2),
-            (f"predicted: {shown.get(predicted[i], predicted[i])}", VERMILLION, 9, 2),
-            (f"{probability[i]:.1%} sure", INK, 9, 1),
+            (f"true: {names.get(mistake.true, mistake.true)}", BLUE, 9, 2),
+            (f"predicted: {names.get(mistake.predicted, mistake.predicted)}", VERMILLION, 9, 2),
+            (f"confidence: {mistake.confidence:.1%}", INK, 9, 1),
         ]
-        if names is not None:
-            # The end of a path tells images apart, so that is what is kept.
-            name = lettered(names[i])
+        if mistake.name is not None:
+            # Shortened at the start: the end of a path tells images apart.
+            name = lettered(mistake.name)
             lines.append((name if len(name) <= 36 else "…" + name[-35:], FAINT, 7, 1))
         _caption(axes, lines)
     save(figure, path)
@@ -76,15 +88,15 @@ def worst_mistakes(
 
 @styled()
 def batch(images: np.ndarray, labels: Sequence[str], path: str | Path, classes: Sequence[str] = ()) -> None:
-    """A batch as the network sees it, augmentation included, with labels; at most `MAX_BATCH` images of it.
+    """Write a sheet of a batch as the network sees it, augmented, with labels; at most `MAX_BATCH` images.
 
     Args:
         images: uint8 (N, height, width, 3), N ≥ 1.
-        labels: the N names.
+        labels: their N labels.
         classes: all classes in index order, for labels that no font can show; see `class_names`.
 
     Raises:
-        ValueError: no images, or not as many labels.
+        ValueError: there are no images, or the number of labels differs.
         SignsclfError: the file cannot be written.
     """
     if len(images) == 0 or len(images) != len(labels):
@@ -103,7 +115,7 @@ def batch(images: np.ndarray, labels: Sequence[str], path: str | Path, classes: 
 
 
 def _sheet(n: int, columns: int, title: str, caption: float) -> tuple[Figure, list[Axes]]:
-    """A grid of n square cells, with room for captions of that height in inches below each."""
+    """Create a grid of n square cells; ``caption`` is the height in inches of the captions below each."""
     columns = min(n, columns)
     width, height = columns * (_SIDE + _GAP), math.ceil(n / columns) * (_SIDE + caption)
     figure = new_figure(width, height)
@@ -122,19 +134,19 @@ def _picture(axes: Axes, image: np.ndarray) -> None:
 
 
 def _caption(axes: Axes, parts: Sequence[tuple[str, str, float, int]]) -> None:
-    """Text below a picture, each part (text, colour, size, most lines): what does not fit ends in an …"""
-    below = 4.0
-    for text, colour, size, most in parts:
+    """Write text below a picture; parts are (text, colour, font size, largest number of lines), shortened by an …"""
+    offset = 4.0
+    for text, colour, size, max_lines in parts:
         width = int((_SIDE + _GAP) * 72 / (0.55 * size))
-        for line in textwrap.wrap(lettered(text), width, max_lines=most, placeholder=" …"):
+        for line in textwrap.wrap(lettered(text), width, max_lines=max_lines, placeholder=" …"):
             axes.annotate(
                 line,
                 (0, 0),
-                (0, -below),
+                (0, -offset),
                 "axes fraction",
                 "offset points",
                 color=colour,
                 fontsize=size,
                 va="top",
             )
-            below += size * 1.35
+            offset += size * 1.35

@@ -20,13 +20,13 @@ NAMES = ["stop", "停止", "前方優先", "한국", "قف", "หยุด", "�
 @pytest.fixture(autouse=True)
 def _nothing_remembered():
     yield
-    for cached in (lettering._fonts_for, lettering._charmap, lettering._say_lacking):
+    for cached in (lettering._fonts_for, lettering._charmap, lettering._warn_lacking):
         cached.cache_clear()
 
 
 @pytest.fixture
 def said(caplog) -> pytest.LogCaptureFixture:
-    lettering._say_lacking.cache_clear()
+    lettering._warn_lacking.cache_clear()
     lettering._fonts_for.cache_clear()
     caplog.set_level(logging.WARNING, "signsclf")
     return caplog
@@ -152,10 +152,11 @@ def test_pictures_have_no_boxes_and_give_no_warnings(fonts, request, tmp_path, r
     plots.class_counts(NAMES, [1] * len(NAMES), tmp_path / "counts.png")
     images = np.zeros((len(NAMES), 8, 8, 3), np.uint8)
     plots.batch(images, NAMES, tmp_path / "batch.png", NAMES)
-    plots.worst_mistakes(
-        images, NAMES, NAMES[::-1], [0.5] * len(NAMES), tmp_path / "mistakes.png", classes=NAMES,
-        names=["写真/停.png"] * len(NAMES),
-    )  # fmt: skip
+    mistakes = [
+        plots.Mistake(image=image, true=true, predicted=predicted, confidence=0.5, name="写真/停.png")
+        for image, true, predicted in zip(images, NAMES, NAMES[::-1], strict=True)
+    ]
+    plots.worst_mistakes(mistakes, tmp_path / "mistakes.png", classes=NAMES)
     assert not [str(warning.message) for warning in recwarn if "lyph" in str(warning.message)]
     assert len(list(tmp_path.glob("*.png"))) == 4
 

@@ -45,13 +45,17 @@ DRAW = {
         counted(np.arange(len(labels) ** 2).reshape(len(labels), -1)), labels, path
     ),
     "worst_mistakes": lambda labels, path: plots.worst_mistakes(
-        [IMAGE] * len(labels), labels, labels[::-1], [0.5] * len(labels), path, names=labels
+        [mistake(label, other, 0.5, label) for label, other in zip(labels, labels[::-1], strict=True)], path
     ),
     "batch": lambda labels, path: plots.batch(np.stack([IMAGE] * len(labels)), labels, path),
     "lr_find": lambda labels, path: plots.lr_find(LRS, 1 / (1 + LRS), dict.fromkeys(labels, 1e-3), path),
     "class_counts": lambda labels, path: plots.class_counts(labels, range(len(labels)), path),
     "training_curves": lambda labels, path: plots.training_curves(HISTORY, path),
 }
+
+
+def mistake(true: str, predicted: str, confidence: float, name: str | None = None) -> plots.Mistake:
+    return plots.Mistake(image=IMAGE, true=true, predicted=predicted, confidence=confidence, name=name)
 
 
 @pytest.fixture
@@ -168,28 +172,28 @@ class TestConfusionMatrix:
 
 
 class TestWorstMistakes:
-    def test_the_surest_come_first_and_no_more_than_asked(self, tmp_path, texts):
-        true, predicted = ["t0", "t1", "t2"], ["p0", "p1", "p2"]
-        plots.worst_mistakes([IMAGE] * 3, true, predicted, [0.5, 0.9, 0.7], tmp_path / "out.png", n_shown=2)
-        shown = [text for text in texts if text.startswith(("true", "predicted")) or text.endswith("sure")]
+    def test_the_most_confident_come_first_and_no_more_than_asked(self, tmp_path, texts):
+        mistakes = [mistake(f"t{i}", f"p{i}", confidence) for i, confidence in enumerate((0.5, 0.9, 0.7))]
+        plots.worst_mistakes(mistakes, tmp_path / "out.png", n_shown=2)
+        shown = [text for text in texts if text.startswith(("true", "predicted", "confidence"))]
         assert shown == [
             "true: t1",
             "predicted: p1",
-            "90.0% sure",
+            "confidence: 90.0%",
             "true: t2",
             "predicted: p2",
-            "70.0% sure",
+            "confidence: 70.0%",
         ]
-        assert "2 of 3 mistakes, surest first" in texts
+        assert "2 of 3 mistakes, highest confidence first" in texts
 
     def test_without_mistakes_the_picture_says_so(self, tmp_path, texts):
-        plots.worst_mistakes([], [], [], [], tmp_path / "out.png")
+        plots.worst_mistakes([], tmp_path / "out.png")
         assert "no mistakes" in texts
         assert size(tmp_path / "out.png") > (100, 50)
 
     def test_long_labels_end_in_an_ellipsis_and_long_paths_begin_with_one(self, tmp_path, texts):
         path = "folder/" * 20 + "image.png"
-        plots.worst_mistakes([IMAGE], ["word " * 40], ["b"], [1.0], tmp_path / "out.png", names=[path])
+        plots.worst_mistakes([mistake("word " * 40, "b", 1.0, path)], tmp_path / "out.png")
         assert any(text.startswith("word") and text.endswith("…") for text in texts)
         assert any(text.startswith("…") and text.endswith("folder/image.png") for text in texts)
 
