@@ -17,18 +17,20 @@ RENAMED = {
 """Old name to new name, of commands and of options. Entries are removed one version after they were added."""
 
 
-def current_name(name: str, known: Container[str]) -> str:
+def current_name(name: str, known: Container[str], group: str = "") -> str:
     """Return the new name of a command or option of the version before, after a line about it; else the name itself.
 
     Args:
         name: a word of the command line; an option may have ``=VALUE`` after its name.
         known: names that are valid where the word stands; an old name that is among them is a name like any other.
+        group: of a command, what stands before it.
     """
     old, equals, value = name.partition("=")
     new = RENAMED.get(old)
     if new is None or old in known or new not in known:
         return name
-    eprint(f"note: {old} is now called {new}; the next version no longer knows the old name")
+    before = f"{group} " if group else ""
+    eprint(f"note: `{before}{old}` is now called `{before}{new}`; the next version knows the new name only")
     return new + equals + value
 
 
@@ -47,4 +49,4 @@ class RenamingGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that the first argument names; see click."""
-        return super().resolve_command(ctx, [current_name(args[0], self.commands), *args[1:]])
+        return super().resolve_command(ctx, [current_name(args[0], self.commands, ctx.command_path), *args[1:]])

@@ -26,7 +26,9 @@ def test_an_old_command_does_what_the_new_one_does(cli, model):
     old, new = cli("reload", model, "--json"), cli("verify", model, "--json")
     assert (old.code, new.code) == (0, 0)
     assert json.loads(old.out)["figures"] == json.loads(new.out)["figures"]
-    assert old.err == "note: reload is now called verify; the next version no longer knows the old name\n"
+    assert (
+        old.err == "note: `signsclf reload` is now called `signsclf verify`; the next version knows the new name only\n"
+    )
     assert new.err == ""
     assert "reload" not in cli("--help").out
 
@@ -36,7 +38,7 @@ def test_an_old_option_does_what_the_new_one_does(cli, source, tmp_path, words):
     ran = cli("train", source, "--out", tmp_path / "m", *words)
     assert ran.code == 2
     assert ran.err.splitlines()[0] == (
-        "note: --accept-error is now called --max-accepted-error; the next version no longer knows the old name"
+        "note: `--accept-error` is now called `--max-accepted-error`; the next version knows the new name only"
     )
     assert "--max-accepted-error: 7" in ran.complaint
     assert "--accept-error" not in cli("train", "--help").out
