@@ -1,11 +1,16 @@
-"""The recipe: everything that decides the weights, in one frozen dataclass. No torch, so that the CLI stays quick."""
+"""The recipe: everything that decides the weights, in one frozen dataclass. Without torch, so that the CLI stays fast.
+
+Each field carries its help text, its default and its range; the command line is made from them.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
-from dataclasses import dataclass
+import typing
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -13,16 +18,16 @@ from signsclf.errors import SignsclfError
 
 
 class Balance(str, Enum):
-    """How often the images of a class with n images are drawn."""
+    """How often the images of a class with n images are sampled."""
 
     NONE = "none"  # each image once an epoch
-    SQRT = "sqrt"  # a class is drawn in proportion to the square root of n
-    EFFECTIVE = "effective"  # to n over the effective number of samples, Cui et al. 2019, arXiv:1901.05555
+    SQRT = "sqrt"  # a class is sampled in proportion to the square root of n
+    EFFECTIVE = "effective"  # in proportion to n over the effective number of samples, arXiv:1901.05555
     FULL = "full"  # every class equally often
 
 
 class SplitBy(str, Enum):
-    """What is kept whole on one side when validation images are held out."""
+    """What is never divided between training and validation when validation images are held out."""
 
     GROUP = "group"
     RANDOM = "random"
@@ -36,14 +41,14 @@ class Crop(str, Enum):
 
 
 class Augment(str, Enum):
-    """How training images are turned, scaled, sheared, lit and blurred."""
+    """How much training images are rotated, scaled, sheared, relit and blurred."""
 
     NONE = "none"
     LIGHT = "light"
     STANDARD = "standard"
     STRONG = "strong"
-    CAMERA = "camera"  # as the camera of a moving car sees them: light, haze, blur, noise, few pixels
-    HARSH = "harsh"  # that camera in bad light and weather, what it sees covered: for images as bad as that
+    CAMERA = "camera"  # a moving car's camera: light, haze, blur, noise, few pixels
+    HARSH = "harsh"  # that camera in bad light and weather, with signs partly covered
 
 
 class Flip(str, Enum):
@@ -55,7 +60,7 @@ class Flip(str, Enum):
 
 
 class Precision(str, Enum):
-    """The arithmetic of training; what is exported is always fp32."""
+    """The precision of training: fp32, or mixed precision; the exported model is always fp32."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -63,21 +68,21 @@ class Precision(str, Enum):
 
 
 class Optimizer(str, Enum):
-    """The update rule."""
+    """The optimizer."""
 
     ADAM = "adam"
     SGD = "sgd"
 
 
 class BatchNorm(str, Enum):
-    """What becomes of batch-norm's statistics while all layers train."""
+    """Which batch-norm statistics are used while all layers train; with frozen layers it is always ``keep``."""
 
-    TRAIN = "train"  # taken from each batch, and averaged
-    KEEP = "keep"  # as the starting weights bring them
+    TRAIN = "train"  # those of each batch, averaged
+    KEEP = "keep"  # those of the starting weights
 
 
 class Solver(str, Enum):
-    """What fits an architecture."""
+    """How an architecture is fitted."""
 
     GRADIENT = "gradient"  # torch's gradients
     LEAST_SQUARES = "least squares"  # a linear system, solved
@@ -95,101 +100,128 @@ class Device(str, Enum):
 AUTO_LR = "auto"
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides the weights. A field that is None is chosen from the data by `signsclf.runs.resolve.resolve`.
+def _setting(
+    help_text: str,
+    *,
+    default: Any = None,
+    low: float | None = None,
+    high: float | None = None,
+    metavar: str | None = None,
+) -> Any:
+    """Declare a field of `Recipe`: what it means, its default, and for a number the range of its values.
 
-    Attributes:
-        arch: name of an architecture: one of the package's own (`LADDER` has them), of torchvision's that fastai
-            knows, or of timm's.
-        weights: where training starts: ``imagenet``, ``none``, a weights file, or a model folder.
-        size: side of the square that images are squashed to, in pixels, 8 to 1024.
-        epochs: epochs with all layers trained, 0 to 10,000.
-        samples: images to draw in all, 1 to 1e12, from which ``epochs`` follows where that is unset.
-        epoch_images: images to draw in an epoch, drawn signs among them, 2 to 1e9, or 0: as many as there are.
-        freeze_epochs: epochs before them in which only the head is trained, 0 to 1,000.
-        batch_size: images a step, 2 to 8,192.
-        lr: the highest learning rate of the one-cycle schedule, or ``auto`` for a learning-rate search first; stays
-            None for least squares, as ``optimizer`` does.
-        lr_ratio: the head's learning rate over the first layers', at least 1; 1 is one rate for all layers.
-        optimizer: the update rule.
-        weight_decay: decoupled weight decay, 0 to 1; for least squares the ridge penalty an image.
-        batch_norm: whether batch-norm's statistics are those of each batch or stay those of the starting weights; while
-            only the head is trained they stay in any case.
-        label_smoothing: share of the target spread over all classes, 0 to 0.5.
-        ema_decay: decay a step of the exponential moving average of the weights that is judged and kept; 0 is off.
-        balance: how often rare classes are drawn.
-        augment: how far training images are changed.
-        flip: mirroring left to right.
-        crop: whole images or the boxes that the source gives.
-        split_by: what a validation split keeps whole.
-        valid_fraction: share of the training images held out when the source holds none out, 0 to 0.9; with ``fold``
-            it follows from that.
-        fold: ``K/N``, 1 ≤ K ≤ N ≤ 1,000 and N ≥ 2: the training images held out are the K-th of N disjoint folds, which
-            are the same for every K; see `signsclf.data.split.folds`. None holds ``valid_fraction`` out.
-        add_synthetic: signs drawn by the package that are added to each class's training images, new ones every epoch,
-            0 to 100,000; GTSRB's classes only. Never among those held out.
-        patience: stop after so many epochs without a better macro-F1, or a lower loss at the same one; 0 never stops
-            early.
-        precision: arithmetic of training.
-        device: where it runs.
-        seed: of everything drawn at random, 0 to 2**32 - 1.
+    Args:
+        help_text: for the command line and for `Recipe`'s own documentation.
+        default: None leaves it to be chosen from the data.
+        low, high: the smallest and the largest value; both or neither.
+        metavar: what stands for the value on the command line; None is the type's own.
     """
+    return field(default=default, metadata={"help": help_text, "low": low, "high": high, "metavar": metavar})
 
-    arch: str | None = None
-    weights: str | None = None
-    size: int | None = None
-    epochs: int | None = None
-    samples: int | None = None
-    epoch_images: int | None = None
-    freeze_epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | str | None = None
-    lr_ratio: float | None = None
-    optimizer: Optimizer | None = None
-    weight_decay: float | None = None
-    batch_norm: BatchNorm | None = None
-    label_smoothing: float = 0.1
-    ema_decay: float | None = None
-    balance: Balance = Balance.SQRT
-    augment: Augment | None = None
-    flip: Flip | None = None
-    crop: Crop = Crop.NONE
-    split_by: SplitBy = SplitBy.GROUP
-    valid_fraction: float = 0.2
-    fold: str | None = None
-    add_synthetic: int | None = None
-    patience: int = 0
-    precision: Precision | None = None
-    device: Device | None = None
-    seed: int = 0
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All that decides the weights. A field that is None is chosen from the data by `signsclf.runs.resolve.resolve`."""
+
+    arch: str | None = _setting(
+        "Architecture: one of signsclf's own (linear-regression, mlp, signnet …), of torchvision's, or any timm name."
+    )
+    weights: str | None = _setting(
+        "Weights to start from: imagenet, none, a .safetensors or .pth FILE, or a model folder."
+    )
+    size: int | None = _setting("Side, in pixels, of the square that images are resized to.", low=8, high=1024)
+    epochs: int | None = _setting("Epochs in which all layers are trained.", low=0, high=10_000)
+    samples: int | None = _setting(
+        "Images to sample over the whole training; sets the epochs where --epochs is not given.", low=1, high=10**12
+    )
+    epoch_images: int | None = _setting(
+        "Images to sample in an epoch, synthetic signs included; 0: as many as there are.", low=0, high=10**9
+    )
+    freeze_epochs: int | None = _setting("Epochs before these in which only the head is trained.", low=0, high=1_000)
+    batch_size: int | None = _setting("Images in a batch.", low=2, high=8_192)
+    lr: float | str | None = _setting(
+        "Highest learning rate of the one-cycle schedule, or auto for a learning-rate search first; not for least "
+        "squares.",
+        low=1e-8,
+        high=100,
+        metavar="X|auto",
+    )
+    lr_ratio: float | None = _setting(
+        "Learning rate of the head over that of the first layers; 1: one rate for all.", low=1, high=10**6
+    )
+    optimizer: Optimizer | None = _setting("Optimizer; not for least squares.")
+    weight_decay: float | None = _setting(
+        "Decoupled weight decay; for least squares the ridge penalty per image.", low=0, high=1
+    )
+    batch_norm: BatchNorm | None = _setting(
+        "Batch-norm statistics while all layers train: those of each batch (train), or those of the starting weights "
+        "(keep)."
+    )
+    label_smoothing: float = _setting(
+        "Label smoothing: part of the target that is spread over all classes.", default=0.1, low=0, high=0.5
+    )
+    ema_decay: float | None = _setting(
+        "Decay, per step, of the exponential moving average (EMA) of the weights that is evaluated and kept; 0: none.",
+        low=0,
+        high=0.99999,
+    )
+    balance: Balance = _setting(
+        "Class-balanced sampling: a class of n images is sampled in proportion to n (none), to its square root (sqrt), "
+        "to the effective number of samples (effective), or as often as any other (full).",
+        default=Balance.SQRT,
+    )
+    augment: Augment | None = _setting("Strength of the augmentation of training images.")
+    flip: Flip | None = _setting(
+        "Mirroring of training images, left to right; map: only signs whose mirror image is a sign (GTSRB)."
+    )
+    crop: Crop = _setting("Use whole images (none), or the boxes that the source gives (roi).", default=Crop.NONE)
+    split_by: SplitBy = _setting(
+        "Hold out whole groups, such as all images of one object (group), or single images (random).",
+        default=SplitBy.GROUP,
+    )
+    valid_fraction: float = _setting(
+        "Part of the training images to hold out for validation where the source has no validation images.",
+        default=0.2,
+        low=0,
+        high=0.9,
+    )
+    fold: str | None = _setting(
+        "Hold out the K-th of N disjoint folds in place of --valid-fraction; the N folds cover all images.",
+        metavar="K/N",
+    )
+    add_synthetic: int | None = _setting(
+        "Synthetic signs to add to the training images of each class, rendered anew every epoch; GTSRB's classes only.",
+        low=0,
+        high=100_000,
+    )
+    patience: int = _setting(
+        "Early stopping: epochs without a better macro-F1, or a lower loss at the same one; 0: never.",
+        default=0,
+        low=0,
+        high=10_000,
+    )
+    precision: Precision | None = _setting("Precision of training; bf16 and fp16 are mixed precision.")
+    device: Device | None = _setting("Device to train on; auto: a CUDA GPU if there is one, else the CPU.")
+    seed: int = _setting("Seed of everything random.", default=0, low=0, high=2**32 - 1)
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if (value is None and name in _UNSET) or (name == "lr" and value == AUTO_LR):
+        for setting in dataclasses.fields(self):
+            value = getattr(self, setting.name)
+            if (value is None and setting.default is None) or (setting.name == "lr" and value == AUTO_LR):
                 continue
-            fits = isinstance(value, int if name in _WHOLE else (int, float))
-            if isinstance(value, bool) or not fits or value != value:
-                raise SignsclfError(f"{_flag(name)}: {value!r} is not a number from {low:g} to {high:g}")
-            if not low <= value <= high:
-                raise SignsclfError(f"{_flag(name)}: {value} is outside {low:g} to {high:g}; choose one within")
-        for name, kind in _CHOICES.items():
-            value = getattr(self, name)
-            if not isinstance(value, kind) and not (value is None and name in _UNSET):
-                try:
-                    object.__setattr__(self, name, kind(value))
-                except ValueError:
-                    allowed = ", ".join(choice.value for choice in kind)
-                    raise SignsclfError(f"{_flag(name)}: {value!r} is none of {allowed}") from None
+            kind = value_type(setting.name)
+            if issubclass(kind, Enum):
+                object.__setattr__(self, setting.name, _choice(setting.name, kind, value))
+            elif kind is not str:
+                _check_number(setting, kind, value)
         for name in ("arch", "weights"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
-                raise SignsclfError(f"{_flag(name)}: {value!r} is not a name")
+                raise SignsclfError(f"{option_name(name)}: {value!r} is not a name; give one, or leave it out")
         if self.fold is not None:
             _, n = parse_fold(self.fold)
             if self.valid_fraction not in (Recipe.valid_fraction, 1 / n):
-                raise SignsclfError("--fold: it says what is held out, as --valid-fraction does; give one of them")
+                raise SignsclfError("--fold: cannot be combined with --valid-fraction; give one of them")
             object.__setattr__(self, "valid_fraction", 1 / n)
         if self.epoch_images == 1:
             raise SignsclfError(
@@ -199,92 +231,93 @@ class Recipe:
             raise SignsclfError("--epochs: 0 with no --freeze-epochs trains nothing; give at least one epoch")
 
     def replace(self, **changes: Any) -> Recipe:
-        """A copy with these fields changed."""
+        """Return a copy with these fields changed."""
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON values."""
+        """Return the fields as JSON values."""
         return {
-            field.name: value.value if isinstance(value := getattr(self, field.name), Enum) else value
-            for field in dataclasses.fields(self)
+            setting.name: value.value if isinstance(value := getattr(self, setting.name), Enum) else value
+            for setting in dataclasses.fields(self)
         }
 
     def to_json(self) -> str:
-        """The recipe as indented JSON text."""
+        """Return the recipe as indented JSON text."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe of such a dictionary.
+        """Read the recipe from such a dictionary.
 
         Raises:
             SignsclfError: an unknown field, or a value outside its range.
         """
         if not isinstance(values, dict):
             raise SignsclfError("recipe: not a JSON object of fields")
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {setting.name for setting in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise SignsclfError(f"recipe: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
         return cls(**values)
 
     @classmethod
     def from_json(cls, text: str) -> Recipe:
-        """The recipe of JSON text; see `from_dict`."""
+        """Read the recipe from JSON text; see `from_dict`."""
         try:
             return cls.from_dict(json.loads(text))
         except (ValueError, RecursionError) as error:
             raise SignsclfError(f"recipe: not JSON ({error})") from None
 
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "size": (8, 1024),
-    "epochs": (0, 10_000),
-    "samples": (1, 1e12),
-    "epoch_images": (0, 1e9),
-    "freeze_epochs": (0, 1_000),
-    "batch_size": (2, 8_192),
-    "lr": (1e-8, 100),
-    "lr_ratio": (1, 1e6),
-    "weight_decay": (0, 1),
-    "label_smoothing": (0, 0.5),
-    "ema_decay": (0, 0.99999),
-    "valid_fraction": (0, 0.9),
-    "add_synthetic": (0, 100_000),
-    "patience": (0, 10_000),
-    "seed": (0, 2**32 - 1),
-}
-_WHOLE = {
-    "size",
-    "epochs",
-    "samples",
-    "epoch_images",
-    "freeze_epochs",
-    "batch_size",
-    "add_synthetic",
-    "patience",
-    "seed",
-}
-_CHOICES: dict[str, type[Enum]] = {
-    "optimizer": Optimizer,
-    "batch_norm": BatchNorm,
-    "balance": Balance,
-    "augment": Augment,
-    "flip": Flip,
-    "crop": Crop,
-    "split_by": SplitBy,
-    "precision": Precision,
-    "device": Device,
-}
+def describe(name: str) -> str:
+    """Describe a field: its help text, and in brackets its range and its default."""
+    setting = Recipe.__dataclass_fields__[name]
+    low, high, default = setting.metadata["low"], setting.metadata["high"], setting.default
+    bounds = [] if low is None else [f"{low:,} to {high:,}"]
+    if default is not None:
+        bounds.append(f"default: {default.value if isinstance(default, Enum) else default}")
+    return setting.metadata["help"] + (f"  [{'; '.join(bounds)}]" if bounds else "")
 
-# What `signsclf.runs.resolve` chooses may be left unset; the other fields have a default that holds for all data.
-_UNSET = {field.name for field in dataclasses.fields(Recipe) if field.default is None}
+
+Recipe.__doc__ = "\n    ".join(
+    [f"{Recipe.__doc__}\n", "Attributes:", *(f"    {name}: {describe(name)}" for name in Recipe.__dataclass_fields__)]
+)
+
+
+@functools.cache
+def value_type(name: str) -> type:
+    """Return the type of a field's values: `int`, `float`, `str` or an enumeration; `float` for ``lr``."""
+    hint = typing.get_type_hints(Recipe)[name]
+    return next(kind for kind in (*typing.get_args(hint), hint) if kind is not type(None))
+
+
+def option_name(name: str) -> str:
+    """Return the option of the command line that sets a field."""
+    return "--" + name.replace("_", "-")
+
+
+def _choice(name: str, kind: type[Enum], value: Any) -> Enum:
+    try:
+        return kind(value)
+    except ValueError:
+        allowed = ", ".join(choice.value for choice in kind)
+        raise SignsclfError(f"{option_name(name)}: {value!r} is none of {allowed}") from None
+
+
+def _check_number(setting: dataclasses.Field[Any], kind: type, value: Any) -> None:
+    low, high = setting.metadata["low"], setting.metadata["high"]
+    fits = isinstance(value, int if kind is int else (int, float))
+    if isinstance(value, bool) or not fits or value != value:
+        number = "a whole number" if kind is int else "a number"
+        raise SignsclfError(f"{option_name(setting.name)}: {value!r} is not {number} from {low:,} to {high:,}")
+    if not low <= value <= high:
+        raise SignsclfError(f"{option_name(setting.name)}: {value} is outside {low:,} to {high:,}; choose one within")
 
 
 def parse_fold(text: str) -> tuple[int, int]:
-    """K and N of ``K/N``.
+    """Parse ``K/N``, 1 ≤ K ≤ N ≤ 1,000 and N ≥ 2.
 
     Raises:
-        SignsclfError: it is no such text, or not 1 ≤ K ≤ N ≤ 1,000 with N ≥ 2.
+        SignsclfError: it is no such text.
     """
     found = re.fullmatch("([1-9][0-9]{0,3})/([1-9][0-9]{0,3})", text) if isinstance(text, str) else None
     if found is None:
@@ -295,25 +328,21 @@ def parse_fold(text: str) -> tuple[int, int]:
     return k, n
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def transfer() -> Recipe:
     """A pretrained ResNet-34, head first, then all layers."""
     return Recipe(arch="resnet34", weights="imagenet")
 
 
 def fast() -> Recipe:
-    """A small residual net from scratch for small images such as signs: minutes on a plain processor.
+    """A small residual net from scratch for small images such as signs: minutes on a CPU.
 
-    Batches are small, since in two epochs it is steps that count.
+    Batches are small: in two epochs the number of steps matters more than the noise of each.
     """
     return Recipe(arch="signnet-fast", weights="none", size=32, batch_size=64, lr=0.2)
 
 
 def best() -> Recipe:
-    """A finer net trained for longer on images as a moving car's camera sees them: within half an hour on two cores."""
+    """A larger net, trained for longer with the augmentation ``camera``: within half an hour on two cores."""
     return Recipe(arch="signnet", weights="none", size=32, samples=600_000, augment=Augment.CAMERA)
 
 
@@ -323,13 +352,13 @@ def photos() -> Recipe:
 
 
 def small_photos() -> Recipe:
-    """The small net of `best` for small photos such as CIFAR-10's: mirrored."""
+    """The net of `best` with mirroring, for small photos such as CIFAR-10's."""
     return Recipe(arch="signnet", weights="none", size=32, flip=Flip.ALWAYS)
 
 
 PRESETS = {"transfer": transfer, "fast": fast, "best": best, "photos": photos, "small-photos": small_photos}
 
-LADDER = (
+COMPARED_ARCHITECTURES = (
     "linear-regression",
     "logistic-regression",
     "perceptron",
@@ -343,11 +372,11 @@ LADDER = (
     "tf_efficientnet_lite0",
     "signnet",
 )
-"""Architectures from the simplest up: the rungs that ``signsclf compare`` climbs."""
+"""Architectures that ``signsclf compare`` trains where none are named, the simplest first."""
 
 
 def preset(name: str) -> Recipe:
-    """The recipe of that name.
+    """Return the recipe of that name.
 
     Raises:
         SignsclfError: there is no such preset.

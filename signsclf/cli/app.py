@@ -106,7 +106,7 @@ def main() -> None:
     stop_on_signals()
     try:
         # Typer gives back the code of an Exit; the commands themselves give back nothing.
-        code = app(args=[a for a in sys.argv[1:] if a != "--debug"], standalone_mode=False) or 0
+        code = app(args=[a for a in sys.argv[1:] if a != "--debug"], prog_name="signsclf", standalone_mode=False) or 0
         sys.stdout.flush()
     except (Stopped, KeyboardInterrupt, typer.Abort) as error:
         eprint("stopped")

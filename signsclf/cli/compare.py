@@ -23,7 +23,7 @@ from signsclf.cli.options import (
 from signsclf.cli.recipe_options import recipe_options
 from signsclf.cli.terminal import TerminalObserver, echo, echo_json, eprint
 from signsclf.errors import SignsclfError, require_extra
-from signsclf.recipe import LADDER, Recipe
+from signsclf.recipe import COMPARED_ARCHITECTURES, Recipe
 
 FOR_ALL = (
     *("weights", "size", "epochs", "batch_size", "label_smoothing", "balance", "augment", "flip", "crop"),
@@ -46,7 +46,10 @@ def compare_command(
     models: Annotated[
         str | None,
         typer.Option(
-            "--models", help=f"Architectures, with commas between.  [default: those that suit of {', '.join(LADDER)}]"
+            "--models",
+            help="Architectures to train, separated by commas, such as mlp,signnet.  [default: those of "
+            f"{', '.join(COMPARED_ARCHITECTURES)} that suit the images' size]",
+            metavar="NAME,…",
         ),
     ] = None,
     as_json: AsJson = False,

@@ -20,7 +20,7 @@ from signsclf.files import user_path
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.outputs import COMPARISON_FILES, refuse_replacing
-from signsclf.recipe import LADDER, Recipe, SplitBy
+from signsclf.recipe import COMPARED_ARCHITECTURES, Recipe, SplitBy
 from signsclf.report.comparison import Comparison, ModelResult, write_comparison
 from signsclf.runs.folder import RunRequest, claimed
 from signsclf.runs.preflight import preflight
@@ -69,7 +69,7 @@ def compare(
     Args:
         source: what `signsclf.data.table.read_source` takes or gave.
         out: folder for a model folder a rung, named after it.
-        names: of architectures; None takes those of `LADDER` that suit the images, see `suitable`.
+        names: of architectures; None takes those of `COMPARED_ARCHITECTURES` that suit the images, see `suitable`.
         recipe: for all rungs; its ``arch`` is not used, and drawn signs are added only where it says so.
         layout: forces how the source is read.
         skip_bad: leaves unreadable images out.
@@ -153,10 +153,10 @@ def _compare(
 
 
 def suitable(table: np.ndarray) -> tuple[str, ...]:
-    """The rungs of `LADDER` that suit the images of a table: networks on pixels are for images that are small."""
+    """Return those of `COMPARED_ARCHITECTURES` that suit the images of a table: some are for small images only."""
     side = images.median_side(table["path"].tolist())
-    largest = {name: architectures.find(name).largest_size for name in LADDER}
-    return tuple(name for name in LADDER if largest[name] is None or side <= largest[name])
+    largest = {name: architectures.find(name).largest_size for name in COMPARED_ARCHITECTURES}
+    return tuple(name for name in COMPARED_ARCHITECTURES if largest[name] is None or side <= largest[name])
 
 
 class _Climb:

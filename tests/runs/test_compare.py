@@ -15,7 +15,7 @@ from signsclf.data import synthetic
 from signsclf.data.table import read_source
 from signsclf.errors import SignsclfError, SourceError
 from signsclf.model.folder import read_config, verify_sums
-from signsclf.recipe import LADDER, Recipe
+from signsclf.recipe import COMPARED_ARCHITECTURES, Recipe
 from signsclf.runs.compare import compare, suitable
 from signsclf.runs.train import resume, search_lr, train
 
@@ -160,13 +160,13 @@ def test_a_stop_keeps_what_is_finished(source, tmp_path):
 
 def test_networks_on_pixels_are_for_small_images(tmp_path):
     small, large = draw_source(tmp_path / "s", tracks=1, frames=2), draw_source(tmp_path / "l", tracks=1, frames=2)
-    assert suitable(read_source(small).table) == LADDER
+    assert suitable(read_source(small).table) == COMPARED_ARCHITECTURES
     from PIL import Image
 
     for path in large.rglob("*.png"):
         with Image.open(path) as image:
             image.resize((200, 150)).save(path)
-    assert suitable(read_source(large).table) == LADDER[LADDER.index("simple-cnn") :]
+    assert suitable(read_source(large).table) == COMPARED_ARCHITECTURES[COMPARED_ARCHITECTURES.index("simple-cnn") :]
 
 
 @pytest.mark.parametrize("name", ["numpy-mlp", "linear-regression"])

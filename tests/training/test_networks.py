@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from signsclf.errors import ModelError
-from signsclf.recipe import LADDER, Solver
+from signsclf.recipe import COMPARED_ARCHITECTURES, Solver
 from signsclf.training.architectures import (
     body_and_head,
     classifier_name,
@@ -53,7 +53,7 @@ def test_the_simple_cnn_is_the_tutorials():
 
 
 def test_what_normalises_is_told_apart():
-    normalised = {name for name in LADDER if is_normalised(find(name))}
+    normalised = {name for name in COMPARED_ARCHITECTURES if is_normalised(find(name))}
     assert normalised == {"vgg16_bn", "resnet18", "resnet34", "tf_efficientnet_lite0", "signnet"}
     assert is_normalised(find("vit_tiny_patch16_224"))
 
@@ -65,10 +65,10 @@ def test_parameters_are_counted(name):
 
 
 def test_every_rung_is_known_and_says_what_it_runs_at():
-    found = {name: find(name) for name in LADDER}
+    found = {name: find(name) for name in COMPARED_ARCHITECTURES}
     assert found["alexnet"].smallest_size == 63
     assert found["vgg16_bn"].smallest_size == 32
     assert found["linear-regression"].trainer is Solver.LEAST_SQUARES
     assert found["numpy-mlp"].trainer is Solver.NUMPY
-    others = set(LADDER) - {"linear-regression", "numpy-mlp"}
+    others = set(COMPARED_ARCHITECTURES) - {"linear-regression", "numpy-mlp"}
     assert {found[name].trainer for name in others} == {Solver.GRADIENT}
