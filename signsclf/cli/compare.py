@@ -59,7 +59,7 @@ def compare_command(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Train several models on the same images and the same split, and draw them as one ladder."""
-    require_extra("train", "signsclf compare")
+    require_extra("train", "compare")
     names = None if models is None else [name.strip() for name in models.split(",")]
     if names is not None and not all(names):
         raise SignsclfError("--models: a name is empty; give names with commas between, such as mlp,signnet")

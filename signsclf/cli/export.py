@@ -53,7 +53,7 @@ def export_command(
     max_pixels: MaxPixels = None,
 ) -> None:
     """Export the best weights of a run, through the parity gate, to a model folder; or a finished model anew."""
-    require_extra("train", "signsclf export")
+    require_extra("train", "export")
     from signsclf.model.folder import RECORD, read_config
     from signsclf.runs.folder import claimed, refuse_taken
 

@@ -46,7 +46,7 @@ def lr_find_command(
     yes: Yes = False,
 ) -> None:
     """Search for a learning rate: a plot, its numbers, and four suggestions."""
-    require_extra("train", "signsclf lr-find")
+    require_extra("train", "lr-find")
     found = read_source_or_gtsrb(source, reading, data_dir, yes)
     writable_folder(out)
     for name in SEARCH_FILES:

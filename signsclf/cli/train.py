@@ -67,7 +67,7 @@ def train_command(
     yes: Yes = False,
 ) -> None:
     """Train a classifier, judge it, and export it to a model folder."""
-    require_extra("train", "signsclf train")
+    require_extra("train", "train")
     from signsclf.runs.folder import claimed, final_folder, partial_folder, read_record, refuse_taken
 
     observer = TerminalObserver()
