@@ -77,7 +77,7 @@ def diff_command(
         a,
         b,
         source,
-        part=split,
+        split=split,
         layout=reading,
         skip_bad=skip_bad,
         device=provider_name(device),

@@ -79,7 +79,7 @@ def evaluate_command(
     evaluation = evaluate(
         model,
         source,
-        part=split,
+        split=split,
         layout=reading,
         skip_bad=skip_bad,
         device=provider,
@@ -92,12 +92,10 @@ def evaluate_command(
 
         examined = evalreport.examine(
             evaluation,
-            model,
             robust=robustness,
             unknown=unknown,
             audit=audit,
             seed=seed,
-            device=provider,
             observer=observer,
         )
         if report is not None:
@@ -116,7 +114,7 @@ def evaluate_command(
 def _tell_evaluation(evaluation: Evaluation) -> None:
     from signsclf.metrics.classification import headline
 
-    echo(f"{evaluation.part}: {headline(evaluation.to_dict())}")
+    echo(f"{evaluation.split}: {headline(evaluation.to_dict())}")
     if not evaluation.has_record:
         echo("seen in training: not known, the model folder has no run/split.csv")
     elif evaluation.seen_in_training:

@@ -118,6 +118,24 @@ def decode_all(
     return _decode(table, size, _allocate((len(table), size, size, 3)), observer)
 
 
+def decode_some(
+    table: np.ndarray, rows: Sequence[int], size: int, cache: Path | None = None, observer: Observer | None = None
+) -> Decoded:
+    """Decode these rows of a table alone, unless the cache holds the whole table: then they are taken from there.
+
+    Args:
+        rows: positions in the table.
+
+    Raises:
+        SignsclfError: see `decode_all`.
+    """
+    key = None if cache is None else _key(table, size)
+    whole = None if key is None else open_entry(cache / key, size, observer)
+    if whole is not None and len(whole.digests) == len(table):
+        return whole.take(rows)
+    return decode_all(table[rows], size, cache, observer)
+
+
 def cache_folder(choice: str | Path, observer: Observer | None = None) -> Path | None:
     """The folder that ``--cache`` means: "auto" is the user's own, "off" none.
 

@@ -14,12 +14,11 @@ from signsclf.errors import SourceError
 from signsclf.evaluation.evaluate import Evaluation, evaluate
 from signsclf.files import csv_bytes, write_atomic
 from signsclf.metrics.intervals import Paired, compare_pairs, group_numbers
-from signsclf.model.folder import read_config
 from signsclf.observer import Observer
 from signsclf.report.files import cell
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Disagreement:
     """An image to which two models give different labels.
 
@@ -27,7 +26,7 @@ class Disagreement:
         path: relative to the source.
         label: the true one.
         predicted_a, predicted_b: what each calls it.
-        probability_a, probability_b: how sure each is of that, 0 to 1.
+        probability_a, probability_b: the probability that each gives it, 0 to 1.
         better: "A" or "B" where that one is right, "neither" where both are wrong.
     """
 
@@ -40,21 +39,21 @@ class Disagreement:
     better: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """Two models compared.
 
     Attributes:
         paired: the figures.
-        part: which images; "train", "valid", "test" or "all", and both parts where the models take different ones.
-        n_left_out: images judged by one of them only, or that one of them was trained on.
+        split: which images; "train", "valid", "test" or "all", and both where the models take different ones.
+        n_left_out: images evaluated by one of them only, or that one of them was trained on.
         has_records: whether both model folders tell what they were trained on.
         disagreements: the images with different labels: those that A has right first, then B's, then
-            neither's, the surest answers first.
+            neither's, the most probable answers first.
     """
 
     paired: Paired
-    part: str
+    split: str
     n_left_out: int
     has_records: bool
     disagreements: tuple[Disagreement, ...]
@@ -62,7 +61,7 @@ class Difference:
     def to_dict(self) -> dict[str, Any]:
         """All of it as one JSON object."""
         return {
-            "split": self.part,
+            "split": self.split,
             **asdict(self.paired),
             "n_left_out": self.n_left_out,
             "has_records": self.has_records,
@@ -75,20 +74,20 @@ def diff(
     b: str | Path,
     source: str | Path,
     *,
-    part: SplitName | None = None,
+    split: SplitName | None = None,
     layout: Layout | Reading | None = None,
     skip_bad: bool = False,
     device: str = "cpu",
     cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Difference:
-    """Judges both models and compares them on the images that both judge and neither was trained on.
+    """Evaluate both models and compare them on the images that both were evaluated on and neither was trained on.
 
     Models that held out different images of one source are compared on what both held out.
 
     Args:
         a, b: model folders.
-        source, part, layout, skip_bad, device, cache: as for `signsclf.evaluation.evaluate.evaluate`.
+        source, split, layout, skip_bad, device, cache: as for `signsclf.evaluation.evaluate.evaluate`.
 
     Raises:
         SourceError: no image is left to compare them on; else as `signsclf.evaluation.evaluate.evaluate`.
@@ -97,7 +96,7 @@ def diff(
         evaluate(
             model,
             source,
-            part=part,
+            split=split,
             layout=layout,
             skip_bad=skip_bad,
             device=device,
@@ -111,18 +110,20 @@ def diff(
     pairs = [(i, places[name]) for i, name in enumerate(one.names) if name in places and name not in seen]
     if not pairs:
         raise SourceError(
-            f"{source}: no image there that both models judge and neither was trained on; give one with test images"
+            f"{source}: no image on which both were evaluated and neither was trained; give one with test images"
         )
     rows_a, rows_b = np.array(pairs).T
-    labels_a, sure_a = _answers(one, rows_a, read_config(a).classes)
-    labels_b, sure_b = _answers(two, rows_b, read_config(b).classes)
-    truth = np.array(read_config(a).classes, dtype=object)[one.targets[rows_a]]
+    labels_a, probability_a = _answers(one, rows_a)
+    labels_b, probability_b = _answers(two, rows_b)
+    truth = np.array(one.classifier.labels, dtype=object)[one.targets[rows_a]]
     right_a, right_b = labels_a == truth, labels_b == truth
     differ = np.flatnonzero(labels_a != labels_b)
-    order = sorted(differ.tolist(), key=lambda i: (not right_a[i], not right_b[i], -max(sure_a[i], sure_b[i])))
+    order = sorted(
+        differ.tolist(), key=lambda i: (not right_a[i], not right_b[i], -max(probability_a[i], probability_b[i]))
+    )
     return Difference(
         paired=compare_pairs(right_a, right_b, group_numbers([one.groups[i] for i in rows_a])),
-        part=one.part if one.part == two.part else f"{one.part} and {two.part}",
+        split=one.split if one.split == two.split else f"{one.split} and {two.split}",
         n_left_out=len({*one.names, *two.names}) - len(pairs),
         has_records=one.has_record and two.has_record,
         disagreements=tuple(
@@ -130,9 +131,9 @@ def diff(
                 path=one.names[rows_a[i]],
                 label=truth[i],
                 predicted_a=labels_a[i],
-                probability_a=float(sure_a[i]),
+                probability_a=float(probability_a[i]),
                 predicted_b=labels_b[i],
-                probability_b=float(sure_b[i]),
+                probability_b=float(probability_b[i]),
                 better="A" if right_a[i] else "B" if right_b[i] else "neither",
             )
             for i in order
@@ -141,7 +142,7 @@ def diff(
 
 
 def write_disagreements(difference: Difference, path: Path) -> None:
-    """Writes the images on which two models differ as a CSV file.
+    """Write the images on which two models differ as a CSV file.
 
     Raises:
         SignsclfError: it cannot be written.
@@ -154,7 +155,7 @@ def write_disagreements(difference: Difference, path: Path) -> None:
     write_atomic(path, csv_bytes([heads, *rows]))
 
 
-def _answers(evaluation: Evaluation, rows: np.ndarray, classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The label given to each of the rows, and its probability."""
+def _answers(evaluation: Evaluation, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Give the label that the model gives to each of the rows, and its probability."""
     chosen = evaluation.probabilities[rows]
-    return np.array(classes, dtype=object)[chosen.argmax(axis=1)], chosen.max(axis=1)
+    return np.array(evaluation.classifier.labels, dtype=object)[chosen.argmax(axis=1)], chosen.max(axis=1)

@@ -1,11 +1,10 @@
-"""Judges an exported model on a source of labelled images: inference, then two lines to the figures."""
+"""Evaluates an exported model on a source of labelled images."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from signsclf.choices import Layout, Reading, SplitName
-from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, fingerprint
+from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, decode_some
 from signsclf.data.copies import group_named_copies, group_repeats
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.labels import spelling_key
@@ -31,18 +30,19 @@ from signsclf.text import file_text
 _MOST_DOUBLES = 2**26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """An exported model's figures on labelled images.
 
     Attributes:
+        classifier: the model that was evaluated.
         report: the figures.
         source_name: last part of the source's path.
-        part: "train", "valid", "test", or "all" for a source without splits that the model was not trained on.
-        seen_in_training: relative paths of the judged images that the network was trained on, recognised by their
+        split: "train", "valid", "test", or "all" for a source without splits that the model was not trained on.
+        seen_in_training: relative paths of the evaluated images that the network was trained on, recognised by their
             pixels at the model's size.
         has_record: whether the model folder tells which images it was trained on.
-        probabilities: (N, C) of the images judged.
+        probabilities: (N, C) of the images evaluated.
         targets: int (N,).
         names: relative path of each.
         paths: full path of each.
@@ -57,9 +57,10 @@ class Evaluation:
         n_distinct: images of which none is, pixel for pixel, another one of these.
     """
 
+    classifier: Classifier
     report: Report
     source_name: str
-    part: str
+    split: str
     seen_in_training: tuple[str, ...]
     has_record: bool
     probabilities: np.ndarray
@@ -79,7 +80,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The figures as one JSON object."""
         return {
-            "split": self.part,
+            "split": self.split,
             **self.report.to_dict(),
             "n_distinct": self.n_distinct,
             "n_seen_in_training": len(self.seen_in_training) if self.has_record else None,
@@ -92,18 +93,18 @@ def evaluate(
     model: str | Path,
     source: str | Path,
     *,
-    part: SplitName | None = None,
+    split: SplitName | None = None,
     layout: Layout | Reading | None = None,
     skip_bad: bool = False,
     device: str = "cpu",
     cache: str | Path = AUTO,
     observer: Observer | None = None,
 ) -> Evaluation:
-    """Runs the exported ONNX file on the source's images.
+    """Run the exported ONNX file on the source's images.
 
     Args:
-        part: None takes test where the source has it, else what was held out in training, else the source's own
-            validation images, else all of it.
+        split: which images; None takes test where the source has it, else what was held out in training, else the
+            source's own validation images, else all of it.
         skip_bad: leaves unreadable images out and lists them, instead of stopping.
         device: "cpu" or "cuda".
         cache: where decoded images are kept, see `signsclf.runs.train.train`; what training decoded is used again.
@@ -111,7 +112,7 @@ def evaluate(
     Raises:
         ModelError: the model folder is damaged, or has no record of what was held out.
         SourceError: the source cannot be used, lacks boxes that the model needs, is not the one trained on where
-            ``part`` needs that, or has a class that the model does not know.
+            ``split`` needs that, or has a class that the model does not know.
         BadImageError: an image cannot be read and ``skip_bad`` is off.
     """
     observer = observer or Observer()
@@ -124,11 +125,7 @@ def evaluate(
     declared = dict(zip(found.table["path"], found.roi_sizes, strict=True))
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
     record, folder = _read_record(user_path(model, ModelError)), cache_folder(cache, observer)
-
-    def decode(table: np.ndarray) -> Decoded:
-        return decode_all(table, classifier.size[0], folder, observer)
-
-    chosen, name, decoded = _choose(found, part, record, classifier, decode)
+    chosen, chosen_split, decoded = _choose(found, split, record, classifier.size[0], folder, observer)
     index = {label: i for i, label in enumerate(classifier.labels)}
     if unknown := sorted(set(chosen["label"]) - set(index)):
         known = ", ".join(classifier.labels[:5])
@@ -139,7 +136,6 @@ def evaluate(
         raise SourceError(
             f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match{way}"
         )
-    decoded = decoded or decode(chosen)
     names = [found.relative(path) for path in chosen["path"]]
     unreadable = tuple(
         (names[i], reason.removeprefix(f"{chosen['path'][i]}: ")) for i, reason in decoded.unreadable.items()
@@ -152,19 +148,20 @@ def evaluate(
         )
     kept = np.setdiff1d(np.arange(len(chosen)), list(decoded.unreadable))
     if not len(kept):
-        raise SourceError(f"{found.root}: no image of it can be read; nothing to judge")
+        raise SourceError(f"{found.root}: no image of it can be read; nothing to evaluate")
     if unreadable:
         chosen, names, decoded = chosen[kept], [names[i] for i in kept], decoded.take(kept.tolist())
     # Copies tell no more than one image does: they are resampled together.
     chosen = group_repeats(group_named_copies(chosen, names)[0], decoded.inputs)
     probabilities = infer(classifier, decoded.pixels, observer)
     targets = np.array([index[label] for label in chosen["label"]], np.int64)
-    trained_on, calibrated_on = (_side(record, side) for side in ("train", "valid"))
+    trained_on, calibrated_on = (_inputs(record, name) for name in ("train", "valid"))
     twins = {name: trained_on[seen] for name, seen in zip(names, decoded.inputs, strict=True) if seen in trained_on}
     return Evaluation(
+        classifier=classifier,
         report=Report.from_probabilities(probabilities, targets, classifier.labels),
         source_name=file_text(Path(found.origin).name),
-        part=name,
+        split=chosen_split,
         seen_in_training=tuple(twins),
         has_record=record is not None,
         probabilities=probabilities,
@@ -224,9 +221,9 @@ def _read_record(folder: Path) -> list[dict[str, str]] | None:
         raise ModelError(f"{path}: cannot be read ({error}); export the model again") from error
 
 
-def _side(record: list[dict[str, str]] | None, side: str) -> dict[str, tuple[str, str]]:
-    """Digest of each image of one side, as the network saw it, to its path and label in the training's source."""
-    return {row["input"]: (row["path"], row["label"]) for row in record or () if row["split"] == side}
+def _inputs(record: list[dict[str, str]] | None, split: str) -> dict[str, tuple[str, str]]:
+    """Map the digest of each image of a split, as the network saw it, to its path and label in training."""
+    return {row["input"]: (row["path"], row["label"]) for row in record or () if row["split"] == split}
 
 
 def _train_counts(record: list[dict[str, str]], classes: tuple[str, ...]) -> tuple[int, ...]:
@@ -236,55 +233,54 @@ def _train_counts(record: list[dict[str, str]], classes: tuple[str, ...]) -> tup
 
 def _choose(
     source: Source,
-    part: SplitName | None,
+    split: SplitName | None,
     record: list[dict[str, str]] | None,
-    classifier: Classifier,
-    decode: Callable[[np.ndarray], Decoded],
-) -> tuple[np.ndarray, str, Decoded | None]:
-    """The rows to judge, what they are called, and their pixels where they had to be looked at for that."""
-    table = source.table
-    own = table["split"]
-    if part is SplitName.TEST or (part is None and (own == "test").any()):
-        chosen = table[own == "test"]
-        if not len(chosen):
+    size: int,
+    cache: Path | None,
+    observer: Observer,
+) -> tuple[np.ndarray, str, Decoded]:
+    """Choose the rows to evaluate: their table, the name of the split, and their pixels at ``size``."""
+    table, given = source.table, source.table["split"]
+    if split is SplitName.TEST or (split is None and (given == "test").any()):
+        rows, name = table[given == "test"], "test"
+        if not len(rows):
             raise SourceError(f"{source.root}: it has no test images; leave --split out, or give valid or train")
-        return chosen, "test", None
-    wanted = part or SplitName.VALID
-    held_out = None if record is None else _from_record(source, record, classifier, wanted, decode)
-    if held_out is not None:
-        rows, decoded = held_out
-        if not len(rows) and part is not None:
-            raise SourceError(f"{source.root}: training held nothing out, so there are no {wanted.value} images")
-        if len(rows):
-            return rows, wanted.value, decoded
-    elif part is not None:
-        why = "the model folder has no run/split.csv" if record is None else "its images are not those trained on"
-        raise SourceError(f"{source.root}: --split {part.value} needs the training's own source, but {why}")
-    if (own == "valid").any():
-        return table[own == "valid"], "valid", None
-    return table, "all", None
+    else:
+        wanted = split or SplitName.VALID
+        if record is not None and (found := _from_record(source, record, wanted, size, cache, observer)):
+            return found[0], wanted.value, found[1]
+        if split is not None:
+            why = "its images are not those trained on"
+            if record is None:
+                why = "the model folder has no run/split.csv"
+            elif not any(row["split"] == split.value for row in record):
+                why = f"training had no {split.value} images"
+            raise SourceError(f"{source.root}: --split {split.value} needs the training's own source, but {why}")
+        rows, name = table[given == "valid"], "valid"
+        if not len(rows):
+            rows, name = table, "all"
+    return rows, name, decode_all(rows, size, cache, observer)
 
 
 def _from_record(
-    source: Source,
-    record: list[dict[str, str]],
-    classifier: Classifier,
-    wanted: SplitName,
-    decode: Callable[[np.ndarray], Decoded],
+    source: Source, record: list[dict[str, str]], wanted: SplitName, size: int, cache: Path | None, observer: Observer
 ) -> tuple[np.ndarray, Decoded] | None:
-    """The rows that training had on a side with their pixels, or None where the source is not the one trained on."""
+    """Give training's rows of a split and their pixels; None where there are none, or the source is another one.
+
+    It is the one trained on where it has all paths of the record under the same labels, and each image of the split
+    gives the network what it gave then.
+    """
+    then = {row["path"]: row for row in record}
     table = source.table[source.table["split"] != "test"]
     names = [source.relative(path) for path in table["path"]]
-    side = {row["path"]: row["split"] for row in record}
-    # Paths first: they tell most other sources without decoding them.
-    kept = [i for i, name in enumerate(names) if name in side]
-    if len(kept) != len(side):
+    # Without the images that training left out: the rows that its cache has.
+    table, names = table[[name in then for name in names]], [name for name in names if name in then]
+    if len(names) != len(then) or [then[name]["label"] for name in names] != table["label"].tolist():
         return None
-    table = table[kept]
-    names = [names[i] for i in kept]
-    # As training decoded them, so that its cache has them; the fingerprint is over whole images, whatever the size.
-    decoded = decode(table)
-    if fingerprint(names, table["label"].tolist(), decoded.digests) != classifier.config.fingerprint:
+    rows = [i for i, name in enumerate(names) if then[name]["split"] == wanted.value]
+    if not rows:
         return None
-    rows = [i for i, name in enumerate(names) if side[name] == wanted.value]
-    return table[rows], decoded.take(rows)
+    decoded = decode_some(table, rows, size, cache, observer)
+    if decoded.inputs != [then[names[i]]["input"] for i in rows]:
+        return None
+    return table[rows], decoded

@@ -32,20 +32,18 @@ UNKNOWN_SHOWN = 12
 _PARTS = {"train": "training images", "valid": "validation images", "test": "test images", "all": "all images"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Examined:
-    """A judgement looked at from all sides.
+    """An evaluation with everything that its report tells.
 
     Attributes:
-        judgement: the inference pass.
+        evaluation: the inference pass.
         found: what it tells.
-        classifier: the model.
         unknown: answers on the other pictures, in the order of their files; none where not asked for.
     """
 
     evaluation: Evaluation
     found: Findings
-    classifier: Classifier
     unknown: tuple[Prediction, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,19 +53,17 @@ class Examined:
 
 def examine(
     evaluation: Evaluation,
-    model: str | Path,
     *,
     robust: bool = False,
     unknown: str | Path | None = None,
     audit: bool = False,
     seed: int = 0,
-    device: str = "cpu",
     observer: Observer | None = None,
 ) -> Examined:
     """Computes all that the report tells; the images are not predicted again, but for corrupted ones.
 
     Args:
-        judgement: `signsclf.evaluation.evaluate.evaluate` of this very model.
+        evaluation: of `signsclf.evaluation.evaluate.evaluate`.
         robust: also corrupts the images, see `signsclf.metrics.robustness`.
         unknown: also predicts the pictures below this folder (or in this archive), which show none of the classes.
         audit: also looks for wrong labels and for images that the training holds too.
@@ -80,10 +76,10 @@ def examine(
         SourceError: ``audit`` where it was trained on every image, or no picture of ``unknown`` can be read.
     """
     observer = observer or Observer()
-    classifier = Classifier(model, device=device)
+    classifier = evaluation.classifier
     config = classifier.config
     groups = group_numbers(evaluation.groups)
-    suspects = _audit(evaluation, classifier) if audit else None
+    suspects = _audit(evaluation) if audit else None
     found = analyze(
         evaluation.report,
         evaluation.probabilities,
@@ -100,7 +96,7 @@ def examine(
         train_counts=evaluation.train_counts,
         class_groups=_sign_groups(classifier) if config.is_gtsrb else None,
     )
-    found = replace(found, without_training_frames=_without_training_images(evaluation, classifier), audit=suspects)
+    found = replace(found, without_training_frames=_without_training_images(evaluation), audit=suspects)
     others: tuple[Prediction, ...] = ()
     if unknown is not None:
         others = tuple(_predict_unknown(classifier, unknown, observer))
@@ -120,7 +116,7 @@ def examine(
             observer,
         )
         found = replace(found, robustness=measured)
-    return Examined(evaluation, found, classifier, others)
+    return Examined(evaluation=evaluation, found=found, unknown=others)
 
 
 def write_evaluation(examined: Examined, folder: Path) -> list[Path]:
@@ -140,7 +136,7 @@ def write_evaluation(examined: Examined, folder: Path) -> list[Path]:
         evaluation.report,
         evaluation.probabilities,
         evaluation.targets,
-        examined.classifier.labels,
+        examined.evaluation.classifier.labels,
         evaluation.names,
         lambda name: images.thumbnail(paths[name]),
         figures=("report.json", examined.to_dict()),
@@ -152,7 +148,8 @@ def write_evaluation(examined: Examined, folder: Path) -> list[Path]:
     return written
 
 
-def _audit(evaluation: Evaluation, classifier: Classifier) -> Audit:
+def _audit(evaluation: Evaluation) -> Audit:
+    classifier = evaluation.classifier
     if not evaluation.has_record:
         raise ModelError(
             f"{classifier.folder}: has no run/split.csv, so it is not known which images it was trained on; --audit "
@@ -174,7 +171,7 @@ def _audit(evaluation: Evaluation, classifier: Classifier) -> Audit:
         duplicates=tuple(
             Duplicate(name=name, label=label, training_name=twin[0], training_label=twin[1])
             for name, label in zip(evaluation.names, labels, strict=True)
-            if (twin := evaluation.twins.get(name)) is not None and evaluation.part != "train"
+            if (twin := evaluation.twins.get(name)) is not None and evaluation.split != "train"
         ),
     )
 
@@ -193,12 +190,12 @@ def _sign_groups(classifier: Classifier) -> dict[str, list[int]]:
     }
 
 
-def _is_official_test(evaluation: Evaluation, classifier: Classifier) -> bool:
-    return classifier.config.is_gtsrb and evaluation.part == "test" and len(evaluation.names) == N_TEST
+def _is_official_test(evaluation: Evaluation) -> bool:
+    return evaluation.classifier.config.is_gtsrb and evaluation.split == "test" and len(evaluation.names) == N_TEST
 
 
-def _without_training_images(evaluation: Evaluation, classifier: Classifier) -> Proportion | None:
-    if not _is_official_test(evaluation, classifier):
+def _without_training_images(evaluation: Evaluation) -> Proportion | None:
+    if not _is_official_test(evaluation):
         return None
     known = {f"{number:05}" for number in TRAINING_FRAMES_IN_TEST}
     kept = np.array([PurePosixPath(name).stem not in known for name in evaluation.names])
@@ -208,13 +205,13 @@ def _without_training_images(evaluation: Evaluation, classifier: Classifier) -> 
 
 
 def _subject(examined: Examined) -> ReportContext:
-    evaluation, classifier = examined.evaluation, examined.classifier
+    evaluation, classifier = examined.evaluation, examined.evaluation.classifier
     config = classifier.config
     height, width = classifier.size
-    official = _is_official_test(evaluation, classifier)
+    official = _is_official_test(evaluation)
     note = "People and published figures are for the official test set"
     note += "." if official else ", and not for these images."
-    part = _PARTS[evaluation.part]
+    part = _PARTS[evaluation.split]
     answers = [p for p in examined.unknown if p.error is None]
     answers = sorted(answers, key=lambda p: -p.probability)[:UNKNOWN_SHOWN]
 
@@ -235,17 +232,17 @@ def _subject(examined: Examined) -> ReportContext:
         groups=group_numbers(evaluation.groups),
         pixels=evaluation.pixels,
         image=lambda i: images.thumbnail(evaluation.paths[i], evaluation.rois[i]),
-        heat=heat if _explains(classifier, evaluation) else None,
+        heat=heat if _explains(evaluation) else None,
         unknown_accepted=[(p.label, p.probability, images.thumbnail(p.path)) for p in answers],
         footer=f"Written by signsclf {__version__} from one inference pass. The figures are in report.json, the tables "
         "in the CSV files beside this page.",
     )
 
 
-def _explains(classifier: Classifier, evaluation: Evaluation) -> bool:
+def _explains(evaluation: Evaluation) -> bool:
     """Whether the model has a feature map to explain by."""
     try:
-        heat_map(classifier, evaluation.pixels[0])
+        heat_map(evaluation.classifier, evaluation.pixels[0])
     except ModelError:
         return False
     return True
@@ -275,7 +272,8 @@ def _cautions(evaluation: Evaluation) -> Iterator[str]:
 
 def _tables(examined: Examined) -> Iterator[tuple[str, bytes]]:
     """Name and content of each CSV file that `write_report` does not write."""
-    evaluation, found, labels = examined.evaluation, examined.found, examined.classifier.labels
+    evaluation, found = examined.evaluation, examined.found
+    labels = evaluation.classifier.labels
     groups: list[tuple[str, Sequence[Proportion]]] = [
         ("rarity", found.rarity),
         ("group", found.class_groups),

@@ -77,7 +77,7 @@ def evaluate_holdouts(
             raise ModelError(f"--holdout {folder}: given twice; give each model once")
         own = read_config(folder)
         _refuse_other(folder, own, config)
-        found = evaluate(folder, source, part=SplitName.VALID, cache=cache, observer=observer)
+        found = evaluate(folder, source, split=SplitName.VALID, cache=cache, observer=observer)
         # A temperature of the model's own is in its probabilities: it comes out again.
         logits.append(own.temperature * np.log(np.maximum(found.probabilities, np.finfo(np.float64).tiny)))
         targets.append(found.targets)

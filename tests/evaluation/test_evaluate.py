@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tinymodel import write_folder
-from tinysource import CLASSES, draw_source
+from tinysource import CLASSES, Watched, draw_source
 
 from signsclf.choices import Layout, SplitName
 from signsclf.data.gtsrb import CLASS_NAMES
@@ -34,11 +34,11 @@ def mixed(source, tmp_path):
 def test_the_held_out_images_are_exactly_those_of_the_record(model, source):
     judged = evaluate(model, source)
     held_out = {row["path"] for row in record(model) if row["split"] == "valid"}
-    assert judged.part == "valid"
+    assert judged.split == "valid"
     assert set(judged.names) == held_out
     assert len(judged.names) == 30
     assert judged.seen_in_training == ()
-    assert evaluate(model, source, part=SplitName.VALID).names == judged.names
+    assert evaluate(model, source, split=SplitName.VALID).names == judged.names
     stored = json.loads((model / "run" / "metrics.json").read_text())
     assert {name: judged.to_dict()[name] for name in stored} == stored
 
@@ -60,7 +60,7 @@ def test_what_training_decoded_is_not_decoded_again(model, source, monkeypatch):
 
 
 def test_training_images_are_counted_as_seen(model, source):
-    judged = evaluate(model, source, part=SplitName.TRAIN)
+    judged = evaluate(model, source, split=SplitName.TRAIN)
     assert len(judged.seen_in_training) == len(judged.names) == 90
 
 
@@ -72,7 +72,7 @@ def test_a_test_image_that_equals_a_training_image_is_counted_and_named(model, m
             image.save(mixed / "test" / "red bar" / f"0000{number}_00000.bmp")
         (mixed / "test" / "red bar" / f"0000{number}_00000.png").unlink()
     judged = evaluate(model, mixed)
-    assert judged.part == "test"
+    assert judged.split == "test"
     assert len(judged.names) == 30
     assert len(judged.seen_in_training) == 2
     assert all("test/red bar" in name for name in judged.seen_in_training)
@@ -81,7 +81,7 @@ def test_a_test_image_that_equals_a_training_image_is_counted_and_named(model, m
 
 def test_another_source_without_parts_is_judged_whole(model, tmp_path):
     judged = evaluate(model, draw_source(tmp_path / "other", tracks=2, seed=7))
-    assert (judged.part, judged.report.n) == ("all", 30)
+    assert (judged.split, judged.report.n) == ("all", 30)
     assert judged.report.accuracy >= 0.9
 
 
@@ -89,23 +89,41 @@ def test_its_own_valid_part_is_judged_where_it_has_one(model, tmp_path):
     draw_source(tmp_path / "other" / "train", tracks=2, seed=7)
     draw_source(tmp_path / "other" / "valid", tracks=1, seed=8)
     judged = evaluate(model, tmp_path / "other")
-    assert (judged.part, judged.report.n) == ("valid", 15)
+    assert (judged.split, judged.report.n) == ("valid", 15)
 
 
-@pytest.mark.parametrize("part", [SplitName.VALID, SplitName.TRAIN])
-def test_what_was_held_out_is_of_its_own_source_only(model, source, tmp_path, part):
+@pytest.mark.parametrize("split", [SplitName.VALID, SplitName.TRAIN])
+@pytest.mark.parametrize("cache", ["off", "on"])
+def test_what_was_held_out_is_of_its_own_source_only(model, source, tmp_path, split, cache):
+    cache = "off" if cache == "off" else tmp_path / "cache"
     with pytest.raises(SourceError, match="not those trained on"):
-        evaluate(model, draw_source(tmp_path / "other", seed=7), part=part)
-    # The same names, one image swapped for another.
+        evaluate(model, draw_source(tmp_path / "other", seed=7), split=split, cache=cache)
+    # The same names, one image of the split swapped for another.
     swapped = shutil.copytree(source, tmp_path / "swapped")
-    shutil.copy(swapped / "red bar" / "00000_00000.png", swapped / "red bar" / "00000_00001.png")
+    one, other = [row["path"] for row in record(model) if row["split"] == split.value][:2]
+    shutil.copy(swapped / one, swapped / other)
     with pytest.raises(SourceError, match="not those trained on"):
-        evaluate(model, swapped, part=part)
+        evaluate(model, swapped, split=split, cache=cache)
+
+
+def test_a_source_with_other_labels_is_not_the_one_trained_on(model, source, tmp_path):
+    table = tmp_path / "table.csv"
+    rows = [(row["path"], "red bar" if row["label"] == "blue disc" else row["label"]) for row in record(model)]
+    shutil.copytree(source, tmp_path, dirs_exist_ok=True)
+    table.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in rows))
+    with pytest.raises(SourceError, match="not those trained on"):
+        evaluate(model, table, split=SplitName.VALID)
+
+
+def test_only_the_rows_of_the_split_are_decoded(model, source):
+    watched = Watched()
+    evaluate(model, source, cache="off", observer=watched)
+    assert {total for task, _, total in watched.progressed if task == "decoding"} == {30}
 
 
 def test_test_images_where_there_are_none(model, source):
     with pytest.raises(SourceError, match=r"no test images; leave --split out"):
-        evaluate(model, source, part=SplitName.TEST)
+        evaluate(model, source, split=SplitName.TEST)
 
 
 def test_a_class_that_the_model_does_not_know(model, tmp_path):
@@ -147,11 +165,11 @@ def test_a_tampered_record_is_refused(own_model, source):
 def test_without_a_record_that_is_said(own_model, source, cli):
     shutil.rmtree(own_model / "run")
     judged = evaluate(own_model, source)
-    assert (judged.part, judged.has_record) == ("all", False)
+    assert (judged.split, judged.has_record) == ("all", False)
     assert judged.to_dict()["n_seen_in_training"] is None
     assert "seen in training: not known" in cli("evaluate", own_model, source).out
     with pytest.raises(SourceError, match=r"no run/split\.csv"):
-        evaluate(own_model, source, part=SplitName.VALID)
+        evaluate(own_model, source, split=SplitName.VALID)
 
 
 def test_it_judges_the_exported_file(own_model, source):
@@ -211,7 +229,7 @@ def test_sizes_groups_and_what_calibrated_are_told(model, source):
     assert len(set(judged.groups)) == 6
     assert judged.n_calibrated == 30
     assert judged.train_counts == (30, 30, 30)
-    assert evaluate(model, source, part=SplitName.TRAIN).n_calibrated == 0
+    assert evaluate(model, source, split=SplitName.TRAIN).n_calibrated == 0
 
 
 def test_a_twin_is_named_with_its_place_in_training(model, mixed):

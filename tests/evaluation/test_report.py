@@ -61,7 +61,7 @@ def others(tmp_path):
 
 
 def test_the_page_needs_nothing_else_and_obeys_no_name(model, hard, tmp_path):
-    found = examine(evaluate(model, hard), model)
+    found = examine(evaluate(model, hard))
     assert {path.name for path in write_evaluation(found, tmp_path / "out")} == ALWAYS
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert not re.findall(r"<script|javascript:|<link(?! rel=\"icon\" href=\"data:,\")|@import|url\(", page)
@@ -74,7 +74,7 @@ def test_the_page_needs_nothing_else_and_obeys_no_name(model, hard, tmp_path):
 
 def test_the_figures_on_the_page_are_those_of_the_json(model, hard, tmp_path):
     judged = evaluate(model, hard)
-    write_evaluation(examine(judged, model), tmp_path)
+    write_evaluation(examine(judged), tmp_path)
     told = json.loads((tmp_path / "report.json").read_text("utf-8"))
     page = (tmp_path / "report.html").read_text("utf-8").replace("\u00a0", " ")
     assert told["n"] == 36
@@ -94,14 +94,14 @@ def test_one_inference_pass_serves_all_parts(model, hard, tmp_path, monkeypatch)
     monkeypatch.setattr(
         Classifier, "probabilities", lambda self, batch: predicted.append(len(batch)) or run(self, batch)
     )
-    write_evaluation(examine(evaluate(model, hard), model), tmp_path)
+    write_evaluation(examine(evaluate(model, hard)), tmp_path)
     assert sum(predicted) == 36
 
 
 def test_images_that_fitted_the_temperature_do_not_judge_it(model, source, hard):
-    held_out = examine(evaluate(model, source), model).found.confidence
+    held_out = examine(evaluate(model, source)).found.confidence
     assert held_out.cross_fitted
-    new = examine(evaluate(model, hard), model)
+    new = examine(evaluate(model, hard))
     assert not new.found.confidence.cross_fitted
     assert new.found.confidence.after == new.evaluation.report
     temperature = new.classifier.config.temperature
@@ -111,7 +111,7 @@ def test_images_that_fitted_the_temperature_do_not_judge_it(model, source, hard)
 
 def test_whoever_reads_is_told_what_flatters(model, source, own_model, tmp_path):
     def page(folder, part):
-        write_evaluation(examine(evaluate(folder, source, part=part), folder), tmp_path)
+        write_evaluation(examine(evaluate(folder, source, split=part)), tmp_path)
         return (tmp_path / "report.html").read_text("utf-8")
 
     assert "chose the best epoch" in page(model, None)
@@ -122,16 +122,16 @@ def test_whoever_reads_is_told_what_flatters(model, source, own_model, tmp_path)
 
 def test_a_model_without_a_feature_map_has_no_heat_maps(model, hard, tmp_path, monkeypatch):
     judged = evaluate(model, hard)
-    write_evaluation(examine(judged, model), tmp_path / "with")
+    write_evaluation(examine(judged), tmp_path / "with")
     monkeypatch.setattr(Classifier, "_check_signature", lambda self: False)
-    write_evaluation(examine(judged, model), tmp_path / "without")
+    write_evaluation(examine(judged), tmp_path / "without")
     assert "heat map for" in (tmp_path / "with" / "report.html").read_text("utf-8")
     assert "heat map for" not in (tmp_path / "without" / "report.html").read_text("utf-8")
 
 
 def test_a_single_image_is_enough(model, tmp_path):
     draw_source(tmp_path / "one", tracks=1, frames=1, classes=CLASSES[:1])
-    found = examine(evaluate(model, tmp_path / "one"), model, robust=True)
+    found = examine(evaluate(model, tmp_path / "one"), robust=True)
     write_evaluation(found, tmp_path / "out")
     assert found.found.intervals["accuracy"] is None
     assert found.found.robustness.n == 1
@@ -146,7 +146,7 @@ class TestAudit:
         record = rows(model / "run" / "split.csv")
         seen = next(row for row in record if row["split"] == "train" and row["label"] == "red bar")
         shutil.copy(source / seen["path"], mixed / "test" / "blue disc" / "00000_00000.png")
-        found = examine(evaluate(model, mixed), model, audit=True)
+        found = examine(evaluate(model, mixed), audit=True)
         write_evaluation(found, tmp_path / "out")
         assert (found.found.audit.n, found.found.audit.n_seen) == (29, 1)
         assert rows(tmp_path / "out" / "duplicates.csv") == [
@@ -165,7 +165,7 @@ class TestAudit:
             moved = other / "blue disc" / f"00000_0000{frame}.png"
             moved.rename(other / "red bar" / f"0000{7 + frame}_00000.png")
         judged = evaluate(model, other)
-        found = examine(judged, model, audit=True)
+        found = examine(judged, audit=True)
         write_evaluation(found, tmp_path / "out")
         suspects = {row["path"]: row["suggested"] for row in rows(tmp_path / "out" / "label_issues.csv")}
         moved = {f"red bar/0000{n}_00000.png" for n in (7, 8, 9)}
@@ -175,26 +175,26 @@ class TestAudit:
     def test_images_trained_on_are_not_judged_by_it(self, model, own_model, source):
         pytest.importorskip("cleanlab")
         with pytest.raises(SourceError, match="trained on every one"):
-            examine(evaluate(model, source, part=SplitName.TRAIN), model, audit=True)
+            examine(evaluate(model, source, split=SplitName.TRAIN), audit=True)
         shutil.rmtree(own_model / "run")
         with pytest.raises(ModelError, match=r"no run/split\.csv"):
-            examine(evaluate(own_model, source), own_model, audit=True)
+            examine(evaluate(own_model, source), audit=True)
 
 
 def test_the_official_test_set_is_known_by_its_number_and_counted_without_the_training_frames(monkeypatch):
     monkeypatch.setattr(evalreport, "N_TEST", 4)
     judged = SimpleNamespace(
-        part="test",
+        split="test",
         names=("00665.ppm", "Images/00666.ppm", "Test/02291.png", "00007.ppm"),
         probabilities=np.eye(2)[[0, 1, 1, 1]],
         targets=np.array([0, 0, 1, 0]),
+        classifier=SimpleNamespace(config=SimpleNamespace(is_gtsrb=True), labels=CLASS_NAMES),
     )
-    classifier = SimpleNamespace(config=SimpleNamespace(is_gtsrb=True), labels=CLASS_NAMES)
-    found = evalreport._without_training_images(judged, classifier)
+    found = evalreport._without_training_images(judged)
     assert (found.n, found.right) == (2, 1)
     assert "2 test images" in found.note
-    judged.part = "valid"
-    assert evalreport._without_training_images(judged, classifier) is None
+    judged.split = "valid"
+    assert evalreport._without_training_images(judged) is None
 
 
 # -- the command line ------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_other_pictures_that_none_can_be_read_of(cli, model, hard, tmp_path):
 
 def test_an_image_gone_since_is_one_line(model, tmp_path):
     other = draw_source(tmp_path / "other", tracks=1)
-    found = examine(evaluate(model, other), model)
+    found = examine(evaluate(model, other))
     shutil.rmtree(other)
     with pytest.raises(BadImageError):
         write_evaluation(found, tmp_path / "out")

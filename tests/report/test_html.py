@@ -70,7 +70,7 @@ def page_file(model, tmp_path_factory) -> Path:
     for i in range(6):
         draw_shape(i % len(CLASSES), rng, 40).rotate(45).save(root / "others" / f"{i}.png")
     judged = evaluate(model, hard)
-    write_evaluation(examine(judged, model, robust=True, unknown=root / "others", audit=True), root / "report")
+    write_evaluation(examine(judged, robust=True, unknown=root / "others", audit=True), root / "report")
     return root / "report" / "report.html"
 
 

@@ -86,7 +86,7 @@ def test_an_image_held_out_twice_counts_once_with_the_mean_of_its_logits(source,
     logits: dict[str, list] = {}
     targets = {}
     for folder in (model, other):
-        part = evaluate(folder, source, part=SplitName.VALID)
+        part = evaluate(folder, source, split=SplitName.VALID)
         own = np.log(part.probabilities) * read_config(folder).temperature
         for name, row, target in zip(part.names, own, part.targets, strict=True):
             logits.setdefault(name, []).append(row)
