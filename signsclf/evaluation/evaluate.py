@@ -136,6 +136,8 @@ def evaluate(
         raise SourceError(
             f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match{way}"
         )
+    if decoded is None:
+        decoded = decode_all(chosen, classifier.size[0], folder, observer)
     names = [found.relative(path) for path in chosen["path"]]
     unreadable = tuple(
         (names[i], reason.removeprefix(f"{chosen['path'][i]}: ")) for i, reason in decoded.unreadable.items()
@@ -238,8 +240,8 @@ def _choose(
     size: int,
     cache: Path | None,
     observer: Observer,
-) -> tuple[np.ndarray, str, Decoded]:
-    """Choose the rows to evaluate: their table, the name of the split, and their pixels at ``size``."""
+) -> tuple[np.ndarray, str, Decoded | None]:
+    """Choose the rows to evaluate: their table, the name of the split, and their pixels if it took these to choose."""
     table, given = source.table, source.table["split"]
     if split is SplitName.TEST or (split is None and (given == "test").any()):
         rows, name = table[given == "test"], "test"
@@ -259,7 +261,7 @@ def _choose(
         rows, name = table[given == "valid"], "valid"
         if not len(rows):
             rows, name = table, "all"
-    return rows, name, decode_all(rows, size, cache, observer)
+    return rows, name, None
 
 
 def _from_record(
