@@ -105,7 +105,7 @@ def signsclf_epoch(network: str, folder: Path) -> Callable[[], float]:
     from signsclf.training.augment import STRENGTHS, BatchAugment
     from signsclf.training.fit import Fit
     from signsclf.training.learner import build_learner, choose_device, has_bf16
-    from signsclf.training.loaders import dataloaders
+    from signsclf.training.loaders import LoaderConfig, SourceRows, dataloaders
 
     source = read_source(folder)
     model, batch_size, size = build(network, len(source.classes))
@@ -116,20 +116,20 @@ def signsclf_epoch(network: str, folder: Path) -> Callable[[], float]:
     cache = folder.with_name(f"{folder.name} cache")
     mirror = [source.classes.index(m) if (m := class_names_mirror().get(c)) else -1 for c in source.classes]
     arch = find("signnet" if network == "residual9" else network)
-    loaders = dataloaders(
-        decode_all(source.table, size, cache).pixels,
-        source.table["label"].tolist(),
-        source.classes,
-        np.arange(n),
-        np.arange(0),
+    rows = SourceRows(
+        pixels=decode_all(source.table, size, cache).pixels,
+        labels=source.table["label"].tolist(),
+        classes=source.classes,
+    )
+    config = LoaderConfig(
         batch_size=batch_size,
-        balance=recipe.balance,
-        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, np.array(mirror)),
         mean=arch.mean,
         std=arch.std,
+        balance=recipe.balance,
+        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, np.array(mirror)),
         device=device.value,
-        seed=0,
     )
+    loaders = dataloaders(rows, np.arange(n), np.arange(0), config)
     learner = build_learner(loaders, model, arch, recipe)
 
     def epoch() -> float:

@@ -21,7 +21,7 @@ from signsclf.runs.folder import claimed, make_partial, read_record, refuse_take
 from signsclf.runs.holdouts import evaluate_holdouts, sample_pixels
 from signsclf.runs.restore import restore
 from signsclf.runs.train import Outcome, build_loaders, finish_run
-from signsclf.training.callbacks import read_checkpoint
+from signsclf.training.checkpoint import read_checkpoint
 from signsclf.training.fit import FitResult
 from signsclf.training.loaders import planned_samples
 from signsclf.training.settings import own_settings
@@ -97,7 +97,7 @@ def export_run(
         state=best["state"],
         best_epoch=best["epoch"],
         history=checkpoint["history"],
-        draws=checkpoint["draws"].numpy(),
+        samples=checkpoint["samples"].numpy(),
         lr=checkpoint["lr"],
         seconds=checkpoint["seconds"],
         stopped=False,
@@ -106,7 +106,7 @@ def export_run(
     loaders = build_loaders(prepared)
     with _new_folder(out, overwrite) as partial:
         shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)
-        return finish_run(order, prepared, result, planned_samples(loaders, loaders.c), partial, observer)
+        return finish_run(order, prepared, result, planned_samples(loaders), partial, observer)
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ class Trained:
     Attributes:
         source_name: the last part of the source's path; the rest is nobody's business.
         names: relative path of each row of the split's table.
-        planned_draws: images of each class that an epoch was to draw, float (C,).
+        planned_samples: expected samples of each class in an epoch, float (C,).
         bare: ship no pickle, and nothing that shows or names the images trained on.
     """
 
@@ -339,7 +339,7 @@ def _write_run(trained: Trained, run: Path, train_targets: np.ndarray) -> None:
     draws += [
         [label, int(n), f"{planned:.1f}", int(made)]
         for label, n, planned, made in zip(
-            trained.classes, counts, trained.planned_samples, trained.result.draws, strict=True
+            trained.classes, counts, trained.planned_samples, trained.result.samples, strict=True
         )
     ]
     write_atomic(run / "draws.csv", csv_bytes(draws))

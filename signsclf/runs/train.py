@@ -46,11 +46,11 @@ from signsclf.runs.restore import restore
 from signsclf.text import file_text
 from signsclf.training import architectures
 from signsclf.training.augment import STRENGTHS, BatchAugment
-from signsclf.training.callbacks import read_checkpoint
+from signsclf.training.checkpoint import read_checkpoint
 from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
 from signsclf.training.fit import Fit, FitResult, LrSearch, find_lr, phases
 from signsclf.training.learner import build_learner, describe_device
-from signsclf.training.loaders import dataloaders, mix_seed, planned_samples
+from signsclf.training.loaders import LoaderConfig, SourceRows, dataloaders, mix_seed, planned_samples
 from signsclf.training.pace import estimate
 from signsclf.training.settings import own_settings
 
@@ -281,7 +281,7 @@ def _run(
     observer.training_ended()
     if result.stopped:
         return Outcome(partial, order.source, True, None)
-    return finish_run(order, prepared, result, planned_samples(loaders, loaders.c), partial, observer)
+    return finish_run(order, prepared, result, planned_samples(loaders), partial, observer)
 
 
 def _fitter(
@@ -387,28 +387,31 @@ def build_loaders(prepared: Prepared) -> DataLoaders:
     if recipe.flip is Flip.MAP:
         index = {name: i for i, name in enumerate(classes)}
         mirror = np.array([index.get(class_names_mirror().get(name, ""), -1) for name in classes])
-    labels, train_rows, drawn = training_rows(prepared)
+    labels, train_rows, rendered = training_rows(prepared)
     render = None
-    if drawn is not None:
+    if rendered is not None:
         # Photographs never meet the renderer, not even its import.
         from signsclf.training.synthetic import render_batch as render
-    return dataloaders(
-        prepared.decoded.pixels,
-        labels,
-        classes,
-        train_rows,
-        prepared.split.rows("valid"),
+    paths = prepared.split.table["path"].tolist()
+    rows = SourceRows(
+        pixels=prepared.decoded.pixels,
+        labels=labels,
+        classes=classes,
+        paths=paths + [""] * (len(labels) - len(paths)),
+        rendered=rendered,
+        render=render,
+    )
+    config = LoaderConfig(
         batch_size=recipe.batch_size,
-        balance=recipe.balance,
-        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, mirror),
         mean=prepared.arch.mean,
         std=prepared.arch.std,
+        balance=recipe.balance,
+        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, mirror),
         device=recipe.device.value,
         seed=recipe.seed,
-        drawn=drawn,
-        render=render,
         epoch_images=recipe.epoch_images,
     )
+    return dataloaders(rows, train_rows, prepared.split.rows("valid"), config)
 
 
 def write_search(search: LrSearch, folder: Path) -> None:

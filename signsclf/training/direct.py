@@ -18,7 +18,7 @@ from signsclf.errors import SignsclfError
 from signsclf.observer import BatchDone, EpochDone, Observer
 from signsclf.recipe import Recipe
 from signsclf.training import numpy_mlp
-from signsclf.training.callbacks import diverged, divergence, epoch_score, evaluated
+from signsclf.training.epochs import diverged, divergence, epoch_score, evaluated
 from signsclf.training.fit import FitResult
 
 _TELL_SECONDS = 0.25
@@ -50,6 +50,7 @@ class DirectFit(ABC):
         self.observer, self.stop = observer or Observer(), stop or threading.Event()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] | None = None
+        self.samples = np.zeros(loaders.c, np.int64)
         self.began = time.monotonic()
 
     def run(self) -> FitResult:
@@ -66,7 +67,7 @@ class DirectFit(ABC):
             state=best["state"],
             best_epoch=best["epoch"],
             history=self.history,
-            draws=self.loaders.train.draws,
+            samples=self.samples,
             lr=lr,
             seconds=time.monotonic() - self.began,
             stopped=self.stop.is_set(),
@@ -79,12 +80,12 @@ class DirectFit(ABC):
     def _batches(self, epoch: int, losses: list[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """An epoch's images (n, 3·H·W) and targets (n, C), one-hot or smoothed; ends early on `stop`."""
         loader, smoothing = self.loaders.train, self.recipe.label_smoothing
-        loader.phase, loader.epoch, loader.first_batch = 0, epoch, 0
         began, told = time.monotonic(), 0.0
-        for number, (x, y) in enumerate(loader, 1):
+        for number, (x, y) in enumerate(loader.batches(0, epoch), 1):
             if self.stop.is_set():
                 return
             one_hot = nn.functional.one_hot(y, self.loaders.c).float()
+            self.samples += np.bincount(y, minlength=len(self.samples))
             yield x.flatten(1), one_hot * (1 - smoothing) + smoothing / self.loaders.c
             now = time.monotonic()
             if now - told > _TELL_SECONDS:

@@ -1,4 +1,4 @@
-"""Fits a learner: the learning-rate search, and the frozen and unfrozen one-cycle phases, resumable at any batch."""
+"""Fits a learner: learning-rate search, then one-cycle training of the head and all layers, resumable at any batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastai.callback import progress  # noqa: F401 - gives learners no_bar()
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import LRFinder, minimum, slide, steep, valley
 from fastai.learner import Learner, Recorder
@@ -18,14 +19,15 @@ from torch import nn
 
 from signsclf.observer import Observer
 from signsclf.recipe import AUTO_LR, Recipe
-from signsclf.training.callbacks import EMA, RunCallback, restore_optimizer
-from signsclf.training.loaders import mix_seed
+from signsclf.training.callbacks import EMA, Position, RunControl, SeededBatches
+from signsclf.training.checkpoint import restore_optimizer
+from signsclf.training.loaders import EpochBatches, mix_seed
 from signsclf.training.pace import SEARCH_STEPS, Pace
 from signsclf.training.precision import flushed_denormals, precision_callbacks
 
-# Phases 0 and 1 train; the search draws its own batches.
+# Phases 0 and 1 train; the search samples its own batches.
 _SEARCH_PHASE = 1_000
-# On fewer the methods still answer, with whatever rate the search began or broke off at.
+# With fewer points fastai's methods return an end point of the curve, which means nothing.
 _FEWEST_POINTS = 10
 
 
@@ -54,7 +56,7 @@ class FitResult:
             or the last where there are none.
         best_epoch: which epoch they are of, counted from 1 over all phases.
         history: a row an epoch.
-        draws: images drawn of each class over all epochs, int64 (C,).
+        samples: images of each class trained on over all epochs, int64 (C,).
         lr: the highest learning rate that was used; None where there was none.
         seconds: of training, over all parts of a resumed run.
         stopped: whether it was interrupted and wants ``--resume``.
@@ -63,7 +65,7 @@ class FitResult:
     state: dict[str, torch.Tensor]
     best_epoch: int
     history: list[dict[str, Any]]
-    draws: np.ndarray
+    samples: np.ndarray
     lr: float | None
     seconds: float
     stopped: bool
@@ -83,19 +85,20 @@ def find_lr(
         stop: the search ends after the step in which it is set.
     """
     torch.manual_seed(mix_seed(recipe.seed, _SEARCH_PHASE))
-    loader = learner.dls.train
-    loader.phase, loader.epoch = _SEARCH_PHASE, 0
-    draws = loader.draws.copy()
-    guard = _EndOfSearch(n_rates, observer or Observer(), stop or threading.Event())
+    guard = _SearchGuard(n_rates, observer or Observer(), stop or threading.Event())
     path = learner.path
-    with tempfile.TemporaryDirectory() as folder, learner.no_logging(), precision_callbacks(recipe) as precision:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        learner.no_bar(),
+        learner.no_logging(),
+        precision_callbacks(recipe) as precision,
+    ):
         learner.path = Path(folder)
         callbacks = [*precision, guard, LRFinder(1e-7, 10, n_rates)]
         try:
-            learner.fit(n_rates // max(1, len(loader)) + 1, cbs=callbacks)
+            learner.fit(n_rates // max(1, len(learner.dls.train)) + 1, cbs=callbacks)
         finally:
             learner.path = path
-    loader.draws = draws
     learner.opt = None
     lrs, losses = list(learner.recorder.lrs), [float(loss) for loss in learner.recorder.losses]
     tried = len(losses)
@@ -105,9 +108,9 @@ def find_lr(
 
 
 def suggest(lrs: list[float], losses: list[float], n_rates: int) -> dict[str, float | None]:
-    """fastai's four suggestions from a search's curve, None for one that the curve does not support.
+    """Give fastai's four suggestions from a search's curve, None for one that the curve does not support.
 
-    The noisy start and the exploding end are left out as fastai does, as far as enough points remain.
+    The noisy start and the diverging end are left out as fastai does, where enough points remain.
     """
     skip = n_rates // 10
     short = len(losses) < skip + 5 + 10
@@ -128,7 +131,7 @@ def suggest(lrs: list[float], losses: list[float], n_rates: int) -> dict[str, fl
 
 
 def phases(recipe: Recipe) -> tuple[int, ...]:
-    """Epochs of each phase: of the head alone first, where there are any, then of all layers."""
+    """Give the epochs of each phase: of the head alone first, where there are any, then of all layers."""
     if recipe.freeze_epochs and recipe.weights != "none":
         return recipe.freeze_epochs, recipe.epochs
     return (recipe.freeze_epochs + recipe.epochs,)
@@ -138,13 +141,13 @@ class Fit:
     """A training run on a learner.
 
     Args:
-        learner: see `signsclf.training.learner.build_learner`.
+        learner: see `signsclf.training.learner.build_learner`; its own history takes the run's epochs.
         model: the whole network that it trains.
         recipe: resolved.
         folder: where checkpoint.pt goes; None writes none.
         observer: told of progress.
         stop: once it is set, the run writes a checkpoint after the current batch and returns.
-        checkpoint: of the run to resume, see `signsclf.training.callbacks.read_checkpoint`.
+        checkpoint: of the run to resume, see `signsclf.training.checkpoint.read_checkpoint`.
         pace: what the steps are estimated to take; None learns it from the first ones.
     """
 
@@ -162,32 +165,34 @@ class Fit:
     ) -> None:
         self.learner, self.recipe, self.checkpoint = learner, recipe, checkpoint
         self.observer, self.stop = observer or Observer(), stop or threading.Event()
-        epochs = phases(recipe)
-        self.frozen = len(epochs) == 2
-        self.average = EMA(recipe.ema_decay) if recipe.ema_decay else None
-        self.course = RunCallback(
+        self.position, self.n_epochs = Position(), phases(recipe)
+        self.ema = EMA(recipe.ema_decay) if recipe.ema_decay else None
+        self.control = RunControl(
             model,
-            epochs,
-            seed=recipe.seed,
-            average=self.average,
+            self.n_epochs,
+            self.position,
+            history=learner.epoch_history,
+            ema=self.ema,
             folder=folder,
             patience=recipe.patience,
-            observer=self.observer,
-            stop=self.stop,
             pace=pace,
         )
+        self.control.observer, self.control.stop = self.observer, self.stop
         if checkpoint is not None:
-            self.course.restore(checkpoint)
-            learner.dls.train.draws = checkpoint["draws"].numpy().copy()
+            self.control.restore(checkpoint)
+
+    @property
+    def has_head_phase(self) -> bool:
+        """Whether the head trains alone first."""
+        return len(self.n_epochs) == 2
 
     @property
     def seconds_left(self) -> float:
         """Seconds that the run will take, by its pace."""
-        course = self.course
-        n_batches = len(self.learner.dls.train)
-        left = course.pace.left(course.n_epochs, n_batches, course.phase, course.start_epoch, course.start_batch)
-        searches = course.lr is None and self.recipe.lr == AUTO_LR
-        return left + (SEARCH_STEPS * course.pace.steps[-1] if searches else 0.0)
+        at, pace, n_batches = self.position, self.control.pace, len(self.learner.dls.train)
+        left = pace.left(self.n_epochs, n_batches, at.phase, at.epoch, at.batch)
+        searches = self.control.lr is None and self.recipe.lr == AUTO_LR
+        return left + (SEARCH_STEPS * pace.steps[-1] if searches else 0.0)
 
     def search(self) -> LrSearch | None:
         """Search the learning rate that `run` will use, where the recipe asks for it and no checkpoint has it.
@@ -196,16 +201,16 @@ class Fit:
             The search; None where there was none, or where it was stopped: then `run` returns at once, and makes it
             anew when the run is resumed.
         """
-        course = self.course
-        if course.lr is not None or self.stop.is_set():
+        control = self.control
+        if control.lr is not None or self.stop.is_set():
             return None
         if self.recipe.lr != AUTO_LR:
-            course.lr = float(self.recipe.lr)
+            control.lr = float(self.recipe.lr)
             return None
         search = find_lr(self.learner, self.recipe, observer=self.observer, stop=self.stop)
         if self.stop.is_set():
             return None
-        course.lr = search.suggestions["valley"] or search.suggestions["minimum"] or 1e-3
+        control.lr = search.suggestions["valley"] or search.suggestions["minimum"] or 1e-3
         return search
 
     def run(self) -> FitResult:
@@ -215,40 +220,42 @@ class Fit:
             ModelError: a checkpoint could not be written.
             DivergedError: the loss left all bounds.
         """
-        course, learner = self.course, self.learner
+        control, learner, at = self.control, self.learner, self.position
         self.search()
-        course.stopped = course.lr is None
+        control.stopped = control.lr is None
+        recorders = [callback for callback in learner.cbs if isinstance(callback, Recorder)]
         with (
             precision_callbacks(self.recipe) as precision,
             flushed_denormals(),
+            learner.no_bar(),
             learner.no_logging(),
-            learner.removed_cbs(learner._grab_cbs(Recorder)),
+            # It waits for the device after every batch.
+            learner.removed_cbs(recorders),
         ):
-            callbacks = [*precision, course, *([self.average] if self.average else [])]
-            while course.phase < len(course.n_epochs) and not course.stopped:
-                if course.n_epochs[course.phase]:
-                    self._run_phase(callbacks)
-                if course.failure is not None:
-                    raise course.failure
-                if not course.stopped:
-                    course.phase += 1
-                    course.start_epoch = course.start_batch = 0
-        best = course.best or {"state": course.network.state_dict(), "epoch": 0}
+            own = [SeededBatches(at, self.recipe.seed), control, *([self.ema] if self.ema else [])]
+            while at.phase < len(self.n_epochs) and not control.stopped:
+                if self.n_epochs[at.phase]:
+                    self._run_phase([*precision, *own])
+                if control.failure is not None:
+                    raise control.failure
+                if not control.stopped:
+                    at.phase, at.epoch, at.batch = at.phase + 1, 0, 0
+        best = control.best or {"state": control.network.state_dict(), "epoch": 0}
         return FitResult(
             state=best["state"],
             best_epoch=best["epoch"],
-            history=course.history,
-            draws=learner.dls.train.draws,
-            lr=course.lr,
-            seconds=course.seconds,
-            stopped=course.stopped,
+            history=control.history.rows,
+            samples=control.history.samples.cpu().numpy(),
+            lr=control.lr,
+            seconds=control.seconds,
+            stopped=control.stopped,
         )
 
     def _run_phase(self, callbacks: list[Callback]) -> None:
-        recipe, learner, course = self.recipe, self.learner, self.course
-        head_only = self.frozen and course.phase == 0
+        recipe, learner, at, lr = self.recipe, self.learner, self.position, self.control.lr
+        head_only = self.has_head_phase and at.phase == 0
         learner.opt = None
-        # Both make the optimizer and clear its state, so what a checkpoint holds of it comes after.
+        # Both make the optimizer and clear its state, so the checkpoint's is loaded after them.
         if head_only:
             learner.freeze()
         else:
@@ -256,27 +263,30 @@ class Fit:
         if self.checkpoint is not None and self.checkpoint["optimizer"] is not None:
             restore_optimizer(learner.opt, self.checkpoint["optimizer"], learner.dls.device)
         self.checkpoint = None
-        after_head = self.frozen and course.phase == 1
+        after_head = self.has_head_phase and at.phase == 1
         # A linear head on frozen features bears a higher rate than the network does afterwards.
-        top = 2 * course.lr if head_only else course.lr / 2 if after_head else course.lr
+        top = 2 * lr if head_only else lr / 2 if after_head else lr
         one_rate = head_only or recipe.lr_ratio == 1
         learner.fit_one_cycle(
-            course.n_epochs[course.phase],
+            self.n_epochs[at.phase],
             lr_max=top if one_rate else slice(top / recipe.lr_ratio, top),
-            pct_start=0.3 if self.frozen else 0.25,
-            div=5.0 if self.frozen else 25.0,
-            start_epoch=course.start_epoch,
+            pct_start=0.3 if self.has_head_phase else 0.25,
+            div=5.0 if self.has_head_phase else 25.0,
+            start_epoch=at.epoch,
             cbs=callbacks,
         )
 
 
-class _EndOfSearch(Callback):
-    """Ends the search on request, and when the loss is NaN: fastai compares losses, which is never true of NaN."""
+class _SearchGuard(Callback):
+    """Gives a search its own batches; ends it on request, and when the loss is NaN, which fastai's comparisons miss."""
 
     order = 61
 
     def __init__(self, n_rates: int, observer: Observer, stop: threading.Event) -> None:
         self.n_rates, self.observer, self.stop = n_rates, observer, stop
+
+    def before_train(self) -> None:
+        self.learn.dl = EpochBatches(loader=self.dls.train, phase=_SEARCH_PHASE, epoch=0)
 
     def after_batch(self) -> None:
         if not self.training:

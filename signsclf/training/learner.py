@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
-from fastai.callback.training import BnFreeze
+from fastai.callback.training import BnFreeze, bn_types
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import ItemGetter, Normalize
@@ -37,27 +37,29 @@ from signsclf.training.architectures import (
     parameter_groups,
     read_weights,
 )
+from signsclf.training.epochs import EpochHistory
+from signsclf.training.fastai_internals import uncut
 from signsclf.training.settings import own_settings
 
 
 def choose_device(wanted: Device | None) -> Device:
-    """The device to train on: the one wanted, else CUDA, else the CPU.
+    """Choose the device to train on: the one wanted, else CUDA, else the CPU.
 
     MPS is never chosen: nobody has run the tests on it.
 
     Raises:
-        SignsclfError: the one wanted is not there.
+        SignsclfError: the machine lacks the one wanted.
     """
-    there = {
+    exists = {
         Device.CUDA: torch.cuda.is_available(),
         Device.MPS: torch.backends.mps.is_available(),
         Device.CPU: True,
     }
     if wanted is not None:
-        if not there[wanted]:
+        if not exists[wanted]:
             raise SignsclfError(f"--device {wanted.value}: torch finds none on this machine; use auto or cpu")
         return wanted
-    return Device.CUDA if there[Device.CUDA] else Device.CPU
+    return Device.CUDA if exists[Device.CUDA] else Device.CPU
 
 
 def describe_device(device: Device) -> str:
@@ -68,7 +70,7 @@ def describe_device(device: Device) -> str:
 
 
 def has_bf16(device: Device) -> bool:
-    """Whether the device multiplies bf16 matrices in hardware: there it is several times fp32's speed."""
+    """Say whether the device multiplies bf16 matrices in hardware, several times as fast as fp32 ones."""
     if device is Device.CUDA:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device is Device.CPU and platform.machine().lower() in ("x86_64", "amd64"):
@@ -79,56 +81,86 @@ def has_bf16(device: Device) -> bool:
 
 
 class KeptStatistics(Callback):
-    """Batch-norm normalises by the statistics that it has, as when predicting, and does not change them."""
+    """Makes batch-norm normalise by the statistics that it has, as when predicting, and leave them as they are."""
 
     run_after = TrainEvalCallback
 
     def before_train(self) -> None:
         for module in self.model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, bn_types):
                 module.eval()
 
 
+class CrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy of logits with what fastai asks a loss for: probabilities, decisions, and whole-number targets.
+
+    fastai's own gives tensors of its type, whose every operation takes Python's time.
+    """
+
+    y_int = True
+
+    def activation(self, logits: torch.Tensor) -> torch.Tensor:
+        """Turn logits (N, C) into probabilities."""
+        return logits.softmax(-1)
+
+    def decodes(self, logits: torch.Tensor) -> torch.Tensor:
+        """Turn logits or probabilities (N, C) into class indices (N,)."""
+        return logits.argmax(-1)
+
+
 def build_learner(loaders: DataLoaders, model: nn.Module, arch: Architecture, recipe: Recipe) -> Learner:
-    """A fastai ``vision_learner`` whose body and head are views of ``model``: training it trains ``model`` in place.
+    """Make a fastai ``vision_learner`` whose body and head are views of ``model``, which is trained in place.
+
+    Its callback ``epoch_history`` collects a row for every epoch of every fit.
 
     Args:
         loaders: see `signsclf.training.loaders.dataloaders`.
         model: the whole network, weights filled in.
         recipe: resolved.
+
+    Raises:
+        ModelError: the network does not end in one linear layer over the classes.
     """
+    classifier_name(model, loaders.c)
     body, head = body_and_head(model, arch)
-    # vision_learner takes a cut and drops it: it cuts before the last pooling layer, so here is one to cut at.
-    whole = nn.Sequential(body, nn.AdaptiveAvgPool2d(1))
-    groups = parameter_groups(model, classifier_name(model, loaders.c))
     learner = vision_learner(
         loaders,
-        lambda pretrained: whole,
+        partial(_built, uncut(body)),
         custom_head=head,
         init=None,
         n_out=loaders.c,
         normalize=False,
         pretrained=recipe.weights != "none",
-        splitter=lambda _: groups,
+        splitter=partial(_groups, n_classes=loaders.c),
         opt_func=partial(SGD, mom=0.9) if recipe.optimizer is Optimizer.SGD else Adam,
-        loss_func=nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing),
+        loss_func=CrossEntropy(label_smoothing=recipe.label_smoothing),
         lr=1e-3,
         wd=recipe.weight_decay,
         # With batch-norm frozen too, the head's epochs need no gradient through the body at all.
         train_bn=False,
-        # And its statistics: features normalised batch by batch are not those that the head will be judged on.
-        cbs=[BnFreeze(), *([KeptStatistics()] if recipe.batch_norm is BatchNorm.KEEP else [])],
+        # And its statistics: features normalised batch by batch are not those that the head is evaluated on.
+        cbs=[BnFreeze(), EpochHistory(loaders.c), *([KeptStatistics()] if recipe.batch_norm is BatchNorm.KEEP else [])],
     )
-    learner.remove_cbs([cb for cb in learner.cbs if type(cb).__name__ == "ProgressCallback"])
+    # For loggers, in place of the network itself, which would be exported twice.
+    learner.arch = arch.name
     if recipe.device is not Device.MPS:
         model.to(memory_format=torch.channels_last)
     return learner
 
 
+def _built(network: nn.Module, pretrained: bool) -> nn.Module:
+    """Be an architecture to ``vision_learner``: the network is built and filled already."""
+    return network
+
+
+def _groups(model: nn.Module, n_classes: int) -> list[list[nn.Parameter]]:
+    return parameter_groups(model, classifier_name(model, n_classes))
+
+
 def stock_learner(
     model: nn.Module, classes: Sequence[str], size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
 ) -> Learner:
-    """A learner of stock fastai parts around a network: ImageBlock, squish to size, Normalize; no data of ours in it.
+    """Make a learner of stock fastai parts around a network: ImageBlock, squish to size, Normalize; without our data.
 
     It takes what fastai's own ``predict`` and ``test_dl`` take, and pickles without a reference to this package.
     """
@@ -151,7 +183,7 @@ def stock_learner(
 
 
 def restore_model(folder: Path) -> tuple[nn.Module, modelfolder.Config]:
-    """The network of a model folder with its weights, in eval mode, and the folder's configuration.
+    """Load the network of a model folder with its weights, in eval mode, and the folder's configuration.
 
     Raises:
         ModelError: the folder is missing, damaged or does not fit its architecture.
@@ -169,7 +201,7 @@ def restore_model(folder: Path) -> tuple[nn.Module, modelfolder.Config]:
 
 @own_settings()
 def load_learner(folder: str | Path) -> Learner:
-    """A fastai learner rebuilt from a model folder's safetensors, without a pickle, ready to predict and to train on.
+    """Rebuild a fastai learner from a model folder's safetensors, without a pickle, ready to predict and to train on.
 
     To train, give it data: ``learner.dls = ...`` with the same vocabulary.
 

@@ -1,30 +1,45 @@
-"""The fastai DataBlock that describes the data, and the loader that reads it by whole batches, balanced by class."""
+"""The fastai DataBlock of a source, and the loader that reads it by whole batches, balanced by class."""
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.transforms import ColReader, IntToFloatTensor, Normalize
+from fastai.torch_core import TensorCategory, TensorImage
+from fastai.vision.core import PILImage
+from fastcore.basics import noop
+from fasttransform import Pipeline, Transform
+from PIL import Image
 
+from signsclf import images
 from signsclf.recipe import Balance
 from signsclf.training.augment import BatchAugment
 
 _SIGNS_AT_ONCE = 128
 _MAX_FREE_SHARE = 0.25
-"""Images that take more of a GPU's free memory than this stay where they are: the training wants the rest."""
+"""Images that take more of a GPU's free memory than this stay in the CPU's: training needs the rest."""
+_PLAIN_PHASE = 3_000
+"""Plain iteration: phases 0 and 1 train, 1,000 searches a learning rate and 2,000 times steps."""
 
 
 Render = Callable[[np.ndarray, int, int, torch.device], torch.Tensor]
-"""Gives new images of classes: from ClassIds, int (N,), their side in pixels and a seed to float (N, 3, side, side)."""
+"""Renders signs: ClassIds, int (N,), side in pixels, seed and device to float (N, 3, side, side) in 0 to 1."""
 
 
 def class_weights(counts: np.ndarray, balance: Balance) -> np.ndarray:
-    """For each class how often one image of it is drawn, relative to the others.
+    """Give each class the weight at which one image of it is sampled, relative to the others.
 
     Args:
         counts: training images of each class, int (C,).
@@ -49,64 +64,151 @@ def class_weights(counts: np.ndarray, balance: Balance) -> np.ndarray:
 
 
 def mix_seed(*numbers: int) -> int:
-    """One 63-bit seed from several numbers: seed, phase, epoch, batch."""
+    """Derive one 63-bit seed from several numbers: seed, phase, epoch, batch."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1
 
 
 def sample_epoch(weights: np.ndarray, seed: int, n: int | None = None) -> np.ndarray:
-    """The order of one epoch: ``n`` positions into the training images, int64 (n,); as many as there are by default.
+    """Sample one epoch: ``n`` positions into the training images, int64 (n,); as many as there are by default.
 
-    Systematic sampling: an image that is to be drawn w times by its weight is drawn floor(w) or ceil(w) times, so that
-    equal weights draw each image exactly once by default, and rare classes are not left to luck.
+    Systematic sampling: an image with an expected count of w is sampled floor(w) or ceil(w) times, so that equal
+    weights take each image exactly once by default, and rare classes are not left to luck.
     """
     rng = np.random.default_rng(seed)
     n = n or len(weights)
     shuffled = rng.permutation(len(weights))
     edges = np.cumsum(weights[shuffled])
     points = (np.arange(n) + rng.random()) * (edges[-1] / n)
-    drawn = shuffled[np.minimum(np.searchsorted(edges, points, side="right"), len(weights) - 1)]
-    return drawn[rng.permutation(n)]
+    sampled = shuffled[np.minimum(np.searchsorted(edges, points, side="right"), len(weights) - 1)]
+    return sampled[rng.permutation(n)]
 
 
-@dataclass(frozen=True)
-class PixelRow:
-    """DataBlock getter: item number to its uint8 (H, W, 3) pixels."""
+@dataclass(frozen=True, kw_only=True)
+class SourceRows:
+    """What each row of a source is: its label, and its pixels or the sign that is rendered in their place.
+
+    Attributes:
+        pixels: uint8 (n, side, side, 3).
+        labels: of each row; rows beyond those of ``pixels`` are rendered.
+        classes: in index order.
+        paths: of each row, for people to read; "" where there is no file.
+        rendered: the benchmark's ClassId of each row that is a synthetic sign, new whenever it is read; -1 for rows
+            that are read from ``pixels``; int64, as long as ``labels``. None renders none.
+        render: makes the images of synthetic signs; goes with ``rendered``.
+    """
 
     pixels: np.ndarray
-
-    def __call__(self, item: int) -> np.ndarray:
-        return self.pixels[item]
-
-
-@dataclass(frozen=True)
-class LabelRow:
-    """DataBlock getter: item number to its label."""
-
     labels: Sequence[str]
+    classes: Sequence[str]
+    paths: Sequence[str] | None = None
+    rendered: np.ndarray | None = None
+    render: Render | None = None
 
-    def __call__(self, item: int) -> str:
-        return self.labels[item]
+    @cached_property
+    def targets(self) -> np.ndarray:
+        """Class index of each row, int64; -1 for labels that are no class."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        return np.array([index.get(label, -1) for label in self.labels], np.int64)
+
+    @cached_property
+    def on_device(self) -> DevicePixels:
+        """The pixels as all loaders of these rows share them."""
+        return DevicePixels(self.pixels)
+
+    def is_rendered(self, rows: np.ndarray) -> np.ndarray:
+        """Say which of these rows are synthetic signs, bool (N,)."""
+        return np.zeros(len(rows), bool) if self.rendered is None else self.rendered[rows] >= 0
+
+    def image(self, row: int) -> np.ndarray:
+        """Give one row's image, uint8 (side, side, 3); a synthetic sign is the same one at every call."""
+        if not self.is_rendered(np.array([row]))[0]:
+            return np.asarray(self.pixels[row])
+        sign = self.render(self.rendered[[row]], self.pixels.shape[1], mix_seed(row), torch.device("cpu"))
+        return sign[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+
+    def items(self) -> pd.DataFrame:
+        """Make the DataBlock's items: a table of path, label and row, which is the position here."""
+        paths = self.paths if self.paths is not None else [""] * len(self.labels)
+        return pd.DataFrame({"path": list(paths), "label": list(self.labels), "row": np.arange(len(self.labels))})
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderConfig:
+    """How batches are made.
+
+    Attributes:
+        batch_size: training images of a step; validation takes twice as many at a time.
+        mean, std: of the channels, in 0 to 1.
+        balance: class balance of training batches.
+        augment: changes training images; None leaves them as they are.
+        device: torch's name of where batches go.
+        seed: of sampling, augmentation and rendering.
+        epoch_images: training images of an epoch; 0: as many as there are.
+    """
+
+    batch_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    balance: Balance = Balance.NONE
+    augment: BatchAugment | None = None
+    device: str = "cpu"
+    seed: int = 0
+    epoch_images: int = 0
+
+
+class OpenImage(Transform):
+    """Type transform that opens an item as the network sees it: squashed to ``size`` pixels a side.
+
+    An item is a row of `SourceRows.items`, or whatever fastai users hand to ``test_dl`` and ``predict``: the path of a
+    file or of a zip archive's member, the bytes of a file, a Pillow image, or a uint8 array (H, W, 3).
+    """
+
+    input_types = (pd.Series, str, Path, bytes, np.ndarray, Image.Image)
+
+    def __init__(self, size: int, rows: SourceRows | None = None) -> None:
+        super().__init__()
+        self.size, self.rows = size, rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the training images out of an exported learner."""
+        return {**self.__dict__, "rows": None}
+
+    def encodes(self, item):
+        if isinstance(item, pd.Series):
+            if self.rows is not None and "row" in item:
+                return PILImage.create(self.rows.image(item["row"]))
+            item = item["path"]
+        size = (self.size, self.size)
+        if isinstance(item, (str, Path)):
+            return PILImage.create(images.load(item, size))
+        if isinstance(item, bytes):
+            return PILImage.create(images.resize(images.decode(item), size))
+        image = Image.fromarray(item) if isinstance(item, np.ndarray) else item
+        return PILImage.create(images.resize(images.to_rgb(image), size))
 
 
 class DevicePixels:
-    """The decoded images, uint8 (n, H, W, 3), given out by rows on a device: all of them lie on a GPU that has room."""
+    """Decoded images, uint8 (n, H, W, 3), given out by rows on a device.
+
+    Rows are copied to the device as they are needed, or all at once where a GPU has the memory to keep them.
+    """
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
-        self._there: torch.Tensor | None = None
+        self._resident: torch.Tensor | None = None
 
     @property
     def reads_a_file(self) -> bool:
         """Whether rows that are taken come from a mapped file."""
-        return isinstance(self.pixels, np.memmap) and self._there is None
+        return isinstance(self.pixels, np.memmap) and self._resident is None
 
     def take(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-        """These rows on the device, uint8 (N, H, W, 3)."""
-        if self._there is None and self.pixels.nbytes <= _MAX_FREE_SHARE * _free_memory(device):
-            self._there = torch.from_numpy(np.array(self.pixels)).to(device)
-        if self._there is None:
+        """Give these rows on the device, uint8 (N, H, W, 3)."""
+        if self._resident is None and self.pixels.nbytes <= _MAX_FREE_SHARE * _free_memory(device):
+            self._resident = torch.from_numpy(np.array(self.pixels)).to(device)
+        if self._resident is None:
             return torch.from_numpy(self.pixels[rows]).to(device)
-        return self._there[torch.from_numpy(rows).to(device)]
+        return self._resident[torch.from_numpy(rows).to(device)]
 
 
 def _free_memory(device: torch.device) -> int:
@@ -114,13 +216,21 @@ def _free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
-class BatchLoader(TfmdDL):
-    """Reads a batch by one indexed gather and hands it to the device whole: uint8 (N, H, W, 3) to float (N, 3, H, W).
+class RowLoader(TfmdDL):
+    """A fastai loader that gathers whole batches of a source's rows, and reads other items one by one, as fastai does.
 
-    Rows with a ClassId in ``drawn`` are drawn signs, new at every reading; the others have -1 there.
+    Batches of rows are plain tensors: float (N, 3, H, W) and int64 (N,). Training samples rows by weight and augments
+    them. `batches` is a function of (seed, phase, epoch, batch) alone; plain iteration goes by fastai's ``rng``, so
+    that every pass differs, and starts that generator at the seed.
 
-    A training loader draws by weight and augments; every draw derives from (seed, phase, epoch, batch) alone. Set
-    ``phase`` and ``epoch`` before each pass, and ``first_batch`` to go on within an interrupted epoch.
+    Args:
+        dataset: fastai's; its items are rows where they are a table with the column ``row``.
+        bs: images of a batch.
+        rows: the source.
+        weights: how often each row is sampled, relative to the others, float64 (n,); for shuffled training rows only.
+        augment: for training rows only.
+        seed: of all that is random here.
+        kwargs: as for fastai's ``TfmdDL``.
     """
 
     def __init__(
@@ -128,185 +238,208 @@ class BatchLoader(TfmdDL):
         dataset: Datasets,
         bs: int = 64,
         *,
-        store: DevicePixels | None = None,
-        targets: np.ndarray | None = None,
-        drawn: np.ndarray | None = None,
-        render: Render | None = None,
-        rows: np.ndarray | None = None,
+        rows: SourceRows | None = None,
         weights: np.ndarray | None = None,
         augment: BatchAugment | None = None,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
-        n_classes: int = 0,
         seed: int = 0,
+        num_workers: int = 0,
         **kwargs,
     ) -> None:
-        kwargs["num_workers"] = 0
-        super().__init__(dataset, bs=bs, **kwargs)
-        self.store, self.targets, self.drawn, self.rows, self.weights = store, targets, drawn, rows, weights
-        self.render, self.augment, self.seed = render, augment, seed
-        # Apple's GPUs lack float64, and operators that augmentation needs: their batches are made on the CPU.
-        self.making = self.device if self.device.type == "cuda" else torch.device("cpu")
-        self.mean = torch.tensor(mean).view(1, 3, 1, 1)
-        self.std = torch.tensor(std).view(1, 3, 1, 1)
-        self.phase = self.epoch = self.first_batch = 0
-        self.draws = np.zeros(n_classes, np.int64)
+        super().__init__(dataset, bs=bs, num_workers=num_workers, **kwargs)
+        items = getattr(dataset, "items", None)
+        is_source = rows is not None and isinstance(items, pd.DataFrame) and "row" in items
+        # An exported learner's loaders are empty ones: they keep no images.
+        self.source, self.weights = (rows, weights) if is_source else (None, None)
+        self.rows = items["row"].to_numpy(np.int64) if is_source else None
+        self.augment, self.seed = augment, seed
+        self.rng = random.Random(mix_seed(seed))
+
+    def new(self, dataset: Datasets | None = None, cls: type | None = None, **kwargs) -> TfmdDL:
+        """Make a loader like this one for another dataset, as fastai does for tests, predictions and exports."""
+        own = {"rows": self.source, "weights": self.weights, "augment": self.augment, "seed": self.seed}
+        return super().new(dataset, cls, **{**own, **kwargs})
 
     @property
     def is_training(self) -> bool:
-        return self.weights is not None
+        """Whether the rows are sampled by weight and augmented: fastai's split index says so."""
+        return getattr(self.dataset, "split_idx", None) == 0
+
+    def get_idxs(self) -> Sequence[int]:
+        """Give positions in the dataset in the order of one plain pass; see `RowLoader`."""
+        if self.weights is not None and self.shuffle and self.is_training:
+            return sample_epoch(self.weights[self.rows], self.rng.getrandbits(62), self.n)
+        return super().get_idxs()
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        order = self.rows
-        if self.is_training:
-            order = self.rows[sample_epoch(self.weights, mix_seed(self.seed, self.phase, self.epoch), self.n)]
-        first, self.first_batch = self.first_batch, 0
-        signs: dict[int, torch.Tensor | None] = {}
+        if self.rows is None:
+            yield from super().__iter__()
+            return
+        self.randomize()
+        self.before_iter()
+        order = self.rows[np.fromiter(itertools.islice(self.get_idxs(), self.n), np.int64)]
+        yield from self._read(order, (self.seed, _PLAIN_PHASE, self.rng.getrandbits(62)))
+        self.after_iter()
+
+    def batches(self, phase: int, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the batches of a training epoch from the ``first`` one on; they depend on nothing but the arguments."""
+        yield from self._read(self._sampled(phase, epoch), (self.seed, phase, epoch), first)
+
+    def _sampled(self, phase: int, epoch: int) -> np.ndarray:
+        """Rows of an epoch in the order of its batches; within a batch, rendered ones come last."""
+        order = self.rows[sample_epoch(self.weights[self.rows], mix_seed(self.seed, phase, epoch), self.n)]
+        # Sorted reads keep a mapped file's pages together; the order within a batch does not change its gradient.
+        return np.concatenate([self._sorted(order[i : i + self.bs]) for i in range(0, len(order), self.bs)])
+
+    def _sorted(self, rows: np.ndarray) -> np.ndarray:
+        rendered = self.source.is_rendered(rows)
+        return np.concatenate([np.sort(rows[~rendered]), rows[rendered]])
+
+    def _read(
+        self, order: np.ndarray, key: tuple[int, ...], first: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield finished batches of these rows; ``key`` seeds what is random in them."""
+        pixels, signs = self.source.pixels, {}
         with ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead") as ahead:
-            for batch in range(first, len(self)):
-                rows, following = (self._rows_of(order, i) for i in (batch, batch + 1))
-                if self.store.reads_a_file:
-                    pixels = self.store.pixels
+            for batch in range(first, len(order) // self.bs if self.drop_last else -(-len(order) // self.bs)):
+                rows, following = (order[i * self.bs : (i + 1) * self.bs] for i in (batch, batch + 1))
+                if self.source.on_device.reads_a_file:
                     # The next batch's pages come from the disk meanwhile: this thread waits, and takes no core.
-                    ahead.submit(np.take, pixels, np.sort(following[following < len(pixels)]), 0)
-                if self.drawn is not None and batch not in signs:
-                    signs = self._draw_ahead(order, batch)
-                yield self.read(rows, batch, signs.get(batch))
+                    ahead.submit(np.take, pixels, np.sort(following[~self.source.is_rendered(following)]), 0)
+                if self.source.rendered is not None and batch not in signs:
+                    signs = self._render_ahead(order, batch, key)
+                x, y = self._load(rows, signs.get(batch), (*key, batch))
+                yield self._normalized(*self._augmented(x, y, (*key, batch)))
 
-    def _rows_of(self, order: np.ndarray, batch: int) -> np.ndarray:
-        return order[batch * self.bs : (batch + 1) * self.bs]
-
-    def read(
-        self, rows: np.ndarray, batch: int = 0, signs: torch.Tensor | None = None
+    def _load(
+        self, rows: np.ndarray, signs: torch.Tensor | None, key: tuple[int, ...]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """These rows on the device, augmented where this is a training loader, normalised.
+        """Gather these rows, float (N, 3, H, W) in 0 to 1 and int64 (N,).
 
         Args:
-            signs: the images of those rows that are drawn signs, in their order; None draws them here.
+            signs: the images of those rows that are rendered, in their order; None renders them here.
         """
-        is_drawn = np.zeros(len(rows), bool) if self.drawn is None else self.drawn[rows] >= 0
-        # Sorted reads keep a mapped file's pages together; the batch's order does not matter to its gradient.
-        kept, new = np.sort(rows[~is_drawn]), rows[is_drawn]
-        x = self.store.take(kept, self.making).permute(0, 3, 1, 2).float().div_(255)
-        if len(new):
-            x = torch.cat([x, self._draw(new, batch) if signs is None else signs])
-        targets = self.targets[np.concatenate([kept, new])]
-        y = torch.from_numpy(targets).to(self.making)
-        if self.is_training:
-            self.draws += np.bincount(targets, minlength=len(self.draws))
-            if self.augment is not None:
-                x, y = self.augment(x, y, mix_seed(self.seed, self.phase, self.epoch, batch))
-        x = (x - self.mean.to(x.device)) / self.std.to(x.device)
-        return x.to(self.device), y.to(self.device)
+        rendered = self.source.is_rendered(rows)
+        x = self.source.on_device.take(rows[~rendered], self._workshop).permute(0, 3, 1, 2).float().div_(255)
+        if rendered.any():
+            x = torch.cat([x, self._render(rows[rendered], key) if signs is None else signs])
+            places = np.argsort(rendered, kind="stable")
+            if (np.diff(places) < 0).any():
+                x = x[torch.from_numpy(np.argsort(places))]
+        return x, torch.from_numpy(self.source.targets[rows]).to(self._workshop)
 
-    def _draw_ahead(self, order: np.ndarray, batch: int) -> dict[int, torch.Tensor | None]:
-        """The drawn signs of this batch and of some that follow: many at once take half the time that a few do each.
+    @property
+    def _workshop(self) -> torch.device:
+        """Where batches are made: Apple's GPUs lack float64, and operators that augmentation needs."""
+        return self.device if self.device.type == "cuda" else torch.device("cpu")
 
-        Which batches go together depends on the loader alone: a resumed epoch draws the signs of the unbroken one.
+    def _augmented(self, x: torch.Tensor, y: torch.Tensor, key: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.augment(x, y, mix_seed(*key)) if self.augment is not None and self.is_training else (x, y)
+
+    def _normalized(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Apply the batch transforms, whose first has been applied: pixels are in 0 to 1 already."""
+        x, y = x.to(self.device), y.to(self.device)
+        transforms = [f for f in self.after_batch.fs if not isinstance(f, IntToFloatTensor)]
+        if all(isinstance(f, Normalize) for f in transforms):
+            # On plain tensors: every operation on fastai's typed ones takes Python's time.
+            for normalize in transforms:
+                x = (x - normalize.mean) / normalize.std
+            return x, y
+        typed = Pipeline(transforms, split_idx=self.dataset.split_idx)((TensorImage(x), TensorCategory(y)))
+        return tuple(tensor.as_subclass(torch.Tensor) for tensor in typed)
+
+    def _render_ahead(self, order: np.ndarray, batch: int, key: tuple[int, ...]) -> dict[int, torch.Tensor | None]:
+        """Render the signs of this batch and of some that follow: many at once take half the time of a few each.
+
+        Which batches go together depends on the loader alone: a resumed epoch renders the signs of the unbroken one.
         """
-        share = np.mean(self.drawn[self.rows] >= 0)
+        share = np.mean(self.source.is_rendered(self.rows))
         together = max(1, round(_SIGNS_AT_ONCE / max(1.0, self.bs * share)))
         first = batch - batch % together
         batches = range(first, min(first + together, len(self)))
-        rows = [rows[self.drawn[rows] >= 0] for rows in (self._rows_of(order, i) for i in batches)]
+        rows = [order[i * self.bs : (i + 1) * self.bs] for i in batches]
+        rows = [part[self.source.is_rendered(part)] for part in rows]
         wanted = np.concatenate(rows)
         if not len(wanted):
             return dict.fromkeys(batches)
-        signs = self._draw(wanted, first)
+        signs = self._render(wanted, (*key, first))
         return dict(zip(batches, signs.split([len(part) for part in rows]), strict=True))
 
-    def _draw(self, rows: np.ndarray, batch: int) -> torch.Tensor:
-        """New signs of these rows' classes, float (N, 3, H, W) in 0 to 1."""
+    def _render(self, rows: np.ndarray, key: tuple[int, ...]) -> torch.Tensor:
+        """Render new signs of these rows' classes, float (N, 3, H, W) in 0 to 1."""
         # Other numbers than those of the augmentation, whose seed ends with the batch.
-        seed = mix_seed(self.seed, self.phase, self.epoch, batch, 1)
-        return self.render(self.drawn[rows], self.store.pixels.shape[1], seed, self.making)
+        return self.source.render(
+            self.source.rendered[rows], self.source.pixels.shape[1], mix_seed(*key, 1), self._workshop
+        )
 
     def augmented_batch(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The first ``n`` images of the first epoch as training sees them: uint8 (n, H, W, 3), and their labels."""
-        draws = self.draws.copy()
-        order = self.rows[sample_epoch(self.weights, mix_seed(self.seed, 0, 0), self.n)]
-        x, y = self.read(order[:n])
-        self.draws = draws
-        shown = (x.cpu() * self.std + self.mean).mul(255).round().clamp(0, 255).byte()
-        return shown.permute(0, 2, 3, 1).contiguous().numpy(), y.cpu().numpy()
+        """Give ``n`` images of the first epoch as training sees them: uint8 (n, H, W, 3), and their targets."""
+        key = (self.seed, 0, 0, 0)
+        order = self.rows[sample_epoch(self.weights[self.rows], mix_seed(*key[:3]), self.n)]
+        x, y = self._augmented(*self._load(self._sorted(order[:n]), None, key), key)
+        shown = x.mul(255).round().clamp(0, 255).byte()
+        return shown.permute(0, 2, 3, 1).contiguous().cpu().numpy(), y.cpu().numpy()
 
 
-def dataloaders(
-    pixels: np.ndarray,
-    labels: Sequence[str],
-    classes: Sequence[str],
-    train_rows: np.ndarray,
-    valid_rows: np.ndarray,
-    *,
-    batch_size: int,
-    balance: Balance = Balance.NONE,
-    augment: BatchAugment | None = None,
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: str = "cpu",
-    seed: int = 0,
-    drawn: np.ndarray | None = None,
-    render: Render | None = None,
-    epoch_images: int = 0,
-) -> DataLoaders:
-    """The DataBlock of decoded images, and its two loaders.
+@dataclass(frozen=True, kw_only=True)
+class EpochBatches:
+    """The batches of one training epoch as fastai's loop reads them; it has the length of the whole epoch."""
+
+    loader: RowLoader
+    phase: int
+    epoch: int
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self.loader.batches(self.phase, self.epoch, self.first)
+
+
+def image_block(rows: SourceRows, weights: np.ndarray, config: LoaderConfig) -> TransformBlock:
+    """Make fastai's block for images: rows of the source in whole batches, and any other item.
 
     Args:
-        pixels: uint8 (n, H, W, 3).
-        labels: of each image, and of each row of ``drawn`` beyond them.
-        classes: in index order.
-        train_rows, valid_rows: positions into ``pixels``; ``valid_rows`` may be empty.
-        mean, std: of the channels, in 0 to 1.
-        drawn: for each row the benchmark's ClassId where it is to be a drawn sign, new at every reading, -1 where it is
-            read from ``pixels``; rows beyond those of ``pixels`` are drawn signs; int64 (n or more,). None draws none.
-        render: gives the images of drawn signs; goes with ``drawn``.
-        epoch_images: training images that an epoch draws; 0: as many as there are.
+        weights: see `RowLoader`.
     """
-    index = {name: i for i, name in enumerate(classes)}
-    targets = np.array([index.get(label, -1) for label in labels], np.int64)
+    return TransformBlock(
+        type_tfms=OpenImage(rows.pixels.shape[1], rows),
+        batch_tfms=[IntToFloatTensor(), Normalize.from_stats(list(config.mean), list(config.std), cuda=False)],
+        dl_type=RowLoader,
+        dls_kwargs={"rows": rows, "weights": weights, "augment": config.augment, "seed": config.seed},
+    )
+
+
+def dataloaders(rows: SourceRows, train_rows: np.ndarray, valid_rows: np.ndarray, config: LoaderConfig) -> DataLoaders:
+    """Make the training and the validation loader from a DataBlock.
+
+    Args:
+        rows: the source.
+        train_rows, valid_rows: positions in it; ``valid_rows`` may be empty.
+    """
+    n, counts = (
+        config.epoch_images or len(train_rows),
+        np.bincount(rows.targets[train_rows], minlength=len(rows.classes)),
+    )
+    weights = class_weights(counts, config.balance)[rows.targets]
     block = DataBlock(
-        blocks=(TransformBlock(), CategoryBlock(vocab=list(classes), sort=False)),
-        getters=[PixelRow(pixels), LabelRow(labels)],
-        # Not by the validation rows alone: test images would count as training ones.
-        splitter=lambda _: (train_rows[train_rows < len(pixels)].tolist(), valid_rows.tolist()),
+        blocks=(image_block(rows, weights, config), CategoryBlock(vocab=list(rows.classes), sort=False)),
+        getters=[noop, ColReader("label")],
+        splitter=lambda _: (train_rows.tolist(), valid_rows.tolist()),
     )
-    datasets = block.datasets(range(len(pixels)))
-    counts = np.bincount(targets[train_rows], minlength=len(classes))
-    weights = class_weights(counts, balance)[targets[train_rows]]
-    shared = {
-        "store": DevicePixels(pixels),
-        "targets": targets,
-        "mean": mean,
-        "std": std,
-        "n_classes": len(classes),
-        "seed": seed,
-        "do_setup": False,
-        "device": torch.device(device),
-    }
-    train = BatchLoader(
-        datasets.subset(0),
-        batch_size,
-        rows=train_rows,
-        weights=weights,
-        drawn=drawn,
-        render=render,
-        augment=augment,
-        n=epoch_images or len(train_rows),
-        drop_last=(epoch_images or len(train_rows)) > batch_size,
-        **shared,
+    return block.dataloaders(
+        rows.items(),
+        bs=config.batch_size,
+        val_bs=2 * config.batch_size,
+        n=n,
+        drop_last=n > config.batch_size,
+        device=torch.device(config.device),
     )
-    valid = BatchLoader(
-        datasets.subset(1),
-        2 * batch_size,
-        rows=valid_rows,
-        n=len(valid_rows),
-        **shared,
-    )
-    return DataLoaders(train, valid, device=torch.device(device))
 
 
-def planned_samples(loaders: DataLoaders, n_classes: int) -> np.ndarray:
-    """How many images of each class an epoch is meant to draw, float64 (C,); a last partial batch is not drawn."""
+def planned_samples(loaders: DataLoaders) -> np.ndarray:
+    """Give the expected number of an epoch's samples of each class, float64 (C,); a last partial batch is left out."""
     train = loaders.train
-    drawn = min(train.n, len(train) * train.bs) / len(train.rows)
-    return drawn * np.bincount(train.targets[train.rows], weights=train.weights, minlength=n_classes)
+    share = min(train.n, len(train) * train.bs) / len(train.rows)
+    targets = train.source.targets[train.rows]
+    return share * np.bincount(targets, weights=train.weights[train.rows], minlength=len(train.source.classes))

@@ -146,17 +146,16 @@ def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int, 
         loss.item()
         return time.monotonic() - began
 
-    draws = loader.draws.copy()
     loading: list[float] = []
     whole: list[float] = []
     forward: list[float] = []
     began = time.monotonic()
-    warm = 0
+    warm = epoch = 0
     with flushed_denormals(), torch.random.fork_rng(devices=[]):
         while not _enough(len(whole), time.monotonic() - began):
-            loader.phase, loader.epoch = _PHASE, loader.epoch + 1
+            epoch += 1
             asked = time.monotonic()
-            for x, y in loader:
+            for x, y in loader.batches(_PHASE, epoch):
                 loaded = time.monotonic() - asked
                 step = pass_through(x, y, True)
                 if choosing_threads and device.type == "cpu":
@@ -173,8 +172,6 @@ def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int, 
                 if _enough(len(whole), time.monotonic() - began):
                     break
                 asked = time.monotonic()
-    loader.draws = draws
-    loader.phase = loader.epoch = 0
     load, full, half = (typical(seconds) for seconds in (loading, whole, forward))
     valid = len(learner.dls.valid.rows) / loader.bs * half
     steps = [load + half, load + full] if n_phases == 2 else [load + full]

@@ -12,7 +12,7 @@ from signsclf.recipe import Recipe
 from signsclf.training.architectures import IMAGENET_MEAN, IMAGENET_STD, Architecture, Family
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.learner import build_learner
-from signsclf.training.loaders import dataloaders
+from signsclf.training.loaders import LoaderConfig, SourceRows, dataloaders
 from signsclf.training.networks import signnet
 
 CLASSES = ("blue disc", "green square", "red bar")
@@ -70,19 +70,16 @@ def network(seed: int = 0, dropout: bool = False, width: int = 4) -> nn.Sequenti
 
 def loaders(of: Recipe, n_train: int = 80, n_valid: int = 40) -> DataLoaders:
     pixels, labels = draw(n_train + n_valid)
-    return dataloaders(
-        pixels,
-        labels,
-        CLASSES,
-        np.arange(n_train),
-        np.arange(n_train, n_train + n_valid),
+    config = LoaderConfig(
         batch_size=of.batch_size,
-        balance=of.balance,
-        augment=BatchAugment(STRENGTHS[of.augment], of.flip),
         mean=TINY.mean,
         std=TINY.std,
+        balance=of.balance,
+        augment=BatchAugment(STRENGTHS[of.augment], of.flip),
         seed=of.seed,
     )
+    rows = SourceRows(pixels=pixels, labels=labels, classes=CLASSES)
+    return dataloaders(rows, np.arange(n_train), np.arange(n_train, n_train + n_valid), config)
 
 
 def learner(of: Recipe, model: nn.Module, n_train: int = 80, n_valid: int = 40) -> Learner:

@@ -31,8 +31,8 @@ def train(observer=None, **changes) -> NumpyFit:
 def test_least_squares_is_ridge_regression(ridge):
     fit = solve(weight_decay=ridge)
     result = fit.run()
-    train_rows = fit.loaders.train.rows
-    x, y = fit.loaders.valid.read(train_rows)
+    train = fit.loaders.train
+    x, y = train.new(shuffle=False, drop_last=False, bs=len(train.rows)).one_batch()
     one_hot = np.eye(len(CLASSES))[y]
     pixels = x.flatten(1).double().numpy()
     theirs = Ridge(alpha=ridge * len(pixels), solver="cholesky").fit(pixels, one_hot)
@@ -42,10 +42,10 @@ def test_least_squares_is_ridge_regression(ridge):
     assert result.history[0]["train_loss"] == pytest.approx(error, abs=1e-6)
 
 
-def test_least_squares_counts_what_the_loader_draws():
+def test_least_squares_counts_its_samples():
     fit = solve(epochs=3, augment="light", balance="full", weight_decay=0.1)
     result = fit.run()
-    assert result.draws.sum() == 3 * 80
+    assert result.samples.sum() == 3 * 80
     assert [row["epoch"] for row in result.history] == [1]
     assert result.lr is None
     assert not result.stopped

@@ -11,16 +11,29 @@ import numpy as np
 import pytest
 import torch
 from drawnshapes import learner, network, recipe
+from fastai.callback.core import Callback
 from tinysource import Watched
 from torch import nn
 
 from signsclf.errors import DivergedError, ModelError
 from signsclf.observer import BatchDone, EpochDone, Observer
-from signsclf.training import callbacks
-from signsclf.training.callbacks import read_checkpoint, write_checkpoint
+from signsclf.training import checkpoint as checkpoints
+from signsclf.training.checkpoint import read_checkpoint, write_checkpoint
 from signsclf.training.fit import Fit, FitResult, find_lr, suggest
 
 TIMES = {"seconds"}
+
+
+class AfterSteps(Callback):
+    """Calls a function after so many optimizer steps."""
+
+    def __init__(self, n: int, call) -> None:
+        self.left, self.call = n, call
+
+    def after_step(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            self.call()
 
 
 def begin(of, folder=None, *, n_valid=40, dropout=False, checkpoint=None, observer=None, seed=0) -> Fit:
@@ -36,17 +49,7 @@ def resume(of, folder: Path, **more) -> FitResult:
 def break_after(of, folder: Path, batches: int, **more) -> FitResult:
     """Trains and asks to stop after so many batches."""
     fit = begin(of, folder, **more)
-    count = 0
-    step = fit.learner._step
-
-    def counted() -> None:
-        nonlocal count
-        step()
-        count += 1
-        if count == batches:
-            fit.stop.set()
-
-    fit.learner._step = counted
+    fit.learner.add_cb(AfterSteps(batches, fit.stop.set))
     return fit.run()
 
 
@@ -56,7 +59,7 @@ def assert_same(one: FitResult, two: FitResult) -> None:
         assert torch.equal(tensor, two.state[name]), name
     assert one.best_epoch == two.best_epoch
     assert [untimed(row) for row in one.history] == [untimed(row) for row in two.history]
-    assert one.draws.tolist() == two.draws.tolist()
+    assert one.samples.tolist() == two.samples.tolist()
     assert one.lr == two.lr
 
 
@@ -104,10 +107,10 @@ def test_history_and_observer_tell_the_same_story(trained):
     assert 0 < batches[-1].seconds_left < epochs[-2].seconds_left
 
 
-def test_every_draw_is_counted(trained):
+def test_every_sample_is_counted(trained):
     result, _ = trained
-    assert result.draws.sum() == 8 * 80
-    assert result.draws.max() - result.draws.min() <= 8
+    assert result.samples.sum() == 8 * 80
+    assert result.samples.max() - result.samples.min() <= 8
     assert result.lr == 0.1
     assert result.seconds > 0
     assert not result.stopped
@@ -138,9 +141,9 @@ def test_without_validation_the_last_epoch_is_kept_and_judgement_is_null():
     for row in result.history:
         assert row["valid_loss"] is row["accuracy"] is row["macro_f1"] is None
         assert math.isfinite(row["train_loss"])
-    names = [name for name, _ in fit.course.network.named_parameters()]
-    averaged = dict(zip(names, fit.average.shadow[: len(names)], strict=True))
-    assert not torch.equal(averaged["stem.0.weight"], fit.course.network.stem[0].weight)
+    names = [name for name, _ in fit.control.network.named_parameters()]
+    averaged = dict(zip(names, fit.ema.shadow[: len(names)], strict=True))
+    assert not torch.equal(averaged["stem.0.weight"], fit.control.network.stem[0].weight)
     assert torch.equal(result.state["stem.0.weight"], averaged["stem.0.weight"])
 
 
@@ -320,9 +323,9 @@ def test_a_long_epoch_is_written_down_on_its_way(tmp_path, unbroken):
     of = recipe(**EVERYTHING)
     positions = []
     fit = begin(of, tmp_path, dropout=True)
-    fit.course.checkpoint_seconds = 0
-    save = fit.course.save
-    fit.course.save = lambda *position: (positions.append(position), save(*position))
+    fit.control.checkpoint_seconds = 0
+    save = fit.control.save
+    fit.control.save = lambda *position: (positions.append(position), save(*position))
     assert_same(unbroken(EVERYTHING), fit.run())
     assert positions[:6] == [(0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 0, 4), (1, 0, 0), (1, 0, 1)]
 
@@ -331,7 +334,7 @@ def test_a_finished_run_resumes_to_its_result_without_training(tmp_path):
     of = recipe(**PLAIN)
     done = begin(of, tmp_path).run()
     again = begin(of, tmp_path, checkpoint=read_checkpoint(tmp_path))
-    again.learner._step = lambda: pytest.fail("it trains")
+    again.learner.add_cb(AfterSteps(1, lambda: pytest.fail("it trains")))
     assert_same(done, again.run())
 
 
@@ -346,7 +349,7 @@ def test_a_search_is_not_repeated_on_resuming(tmp_path):
     of = recipe(epochs=1, lr="auto")
     fit = begin(of, tmp_path)
     search = fit.search()
-    fit.learner._step, step = lambda: (step(), fit.stop.set()), fit.learner._step
+    fit.learner.add_cb(AfterSteps(1, fit.stop.set))
     first = fit.run()
     assert first.stopped
     again = begin(of, tmp_path, checkpoint=read_checkpoint(tmp_path), seed=99)
@@ -375,8 +378,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_good(tmp_path, monkeypatch, unbr
             raise trouble
         real(state, file)
 
-    monkeypatch.setattr(callbacks.torch, "save", save)
-    with pytest.raises(ModelError, match=r"cannot be written .*the last one is kept; make room.*--resume") as caught:
+    monkeypatch.setattr(checkpoints.torch, "save", save)
+    with pytest.raises(
+        ModelError, match=r"cannot be written .*the last one is kept; free some space.*--resume"
+    ) as caught:
         begin(of, tmp_path, dropout=True).run()
     assert "\n" not in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
@@ -450,7 +455,8 @@ def test_the_search_rises_suggests_and_puts_everything_back(tmp_path, monkeypatc
     watched = Watched()
     search = find_lr(built, of, 40, watched)
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
-    assert built.dls.train.draws.sum() == 0
+    assert built.epoch_history.samples.sum() == 0
+    assert built.epoch_history.rows == []
     assert search.lrs == sorted(search.lrs)
     assert 1 < len(search.losses) == len(search.lrs) <= 40
     assert search.lrs[0] == pytest.approx(1e-7)

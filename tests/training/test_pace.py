@@ -74,7 +74,7 @@ def test_the_estimate_changes_nothing():
     generator = torch.get_rng_state()
     pace = estimate(built, model, of, len(phases(of)))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert built.dls.train.draws.sum() == 0
+    assert built.epoch_history.samples.sum() == 0
     assert torch.equal(torch.get_rng_state(), generator)
     result, plain = Fit(built, model, of, pace=pace).run(), Fit(learner(of, fresh := network()), fresh, of).run()
     assert all(torch.equal(tensor, plain.state[name]) for name, tensor in result.state.items())
