@@ -1,5 +1,6 @@
-"""The command line: which module holds which command, and what a failure comes to. A command's module is imported when
-the command is asked for.
+"""The command line: the module of each command, and the message and exit code of each failure.
+
+A command's module is imported when the command is used.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _ClickException = next(kind for kind in typer.BadParameter.__mro__ if kind.__nam
 
 
 class _Commands(MutableMapping):
-    """The commands by name, each made when it is looked up: a prediction need not wait for training's options."""
+    """The commands by name, each made on its first look-up: a prediction need not wait for training's options."""
 
     def __init__(self) -> None:
         self._made: dict[str, Any] = {}
@@ -61,7 +62,7 @@ class _Commands(MutableMapping):
 
 
 class _Group(RenamingGroup):
-    """All commands, run so that a reader who closes the pipe early is no failure."""
+    """The group of all commands; a pipe that its reader closes early is no failure."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -75,7 +76,8 @@ class _Group(RenamingGroup):
 app = typer.Typer(
     name="signsclf",
     cls=_Group,
-    help="Train, evaluate and export image classifiers; at home on German traffic signs.",
+    help="Train, evaluate and export image classifiers, for German traffic signs or any labelled images.\n\n"
+    "Example: signsclf train photos --out models/pets",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -93,8 +95,10 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     pass
 
@@ -105,7 +109,7 @@ def main() -> None:
     open_streams()
     stop_on_signals()
     try:
-        # Typer gives back the code of an Exit; the commands themselves give back nothing.
+        # Typer returns the code of an Exit; the commands themselves return None.
         code = app(args=[a for a in sys.argv[1:] if a != "--debug"], prog_name="signsclf", standalone_mode=False) or 0
         sys.stdout.flush()
     except (Stopped, KeyboardInterrupt, typer.Abort) as error:
@@ -121,12 +125,12 @@ def main() -> None:
 
 
 def asks_for_tracebacks() -> bool:
-    """Whether ``--debug`` is among the arguments, or $SIGNSCLF_DEBUG is set."""
+    """Tell whether ``--debug`` is among the arguments or $SIGNSCLF_DEBUG is set."""
     return "--debug" in sys.argv[1:] or bool(os.environ.get("SIGNSCLF_DEBUG"))
 
 
 def _explain_failure(error: Exception) -> int:
-    """Tell in one line of what went wrong, and give the exit code for it."""
+    """Print one line on what went wrong, and return the exit code for it."""
     code = 1
     if isinstance(error, SignsclfError):
         line, code = str(error), error.exit_code

@@ -16,12 +16,15 @@ app = new_app()
 @app.command("cache")
 def cache_command(
     cache: Annotated[
-        str, typer.Option("--cache", help="Another folder than the user's own, as for train.", metavar="DIR")
+        str, typer.Option("--cache", help="Cache folder to look at; auto: the user's cache folder.", metavar="DIR")
     ] = "auto",
-    clear: Annotated[bool, typer.Option("--clear", help="Delete all entries.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete all entries of the cache.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where decoded images are kept and how much they take, or delete them."""
+    """Show how large the cache of decoded images is, or clear it.
+
+    Example: signsclf cache --clear
+    """
     from signsclf.data import cache as store
 
     folder = store.cache_folder(cache, TerminalObserver())

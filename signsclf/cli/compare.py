@@ -15,7 +15,7 @@ from signsclf.cli.options import (
     MaxPixels,
     Overwrite,
     SkipBad,
-    Source,
+    SourceArg,
     new_app,
     reading_options,
     writable_folder,
@@ -29,7 +29,7 @@ FOR_ALL = (
     *("weights", "size", "epochs", "batch_size", "label_smoothing", "balance", "augment", "flip", "crop"),
     *("split_by", "valid_fraction", "fold", "add_synthetic", "device", "seed"),
 )
-"""Fields of the recipe that make sense for every rung."""
+"""Fields of the recipe that make sense for every architecture."""
 
 
 app = new_app()
@@ -41,8 +41,10 @@ app = new_app()
 def compare_command(
     recipe: Recipe,
     reading: Reading,
-    source: Source,
-    out: Annotated[Path, typer.Option("--out", help="Folder for a model folder a rung, and for the ladder.")],
+    source: SourceArg,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder for the comparison, and for a model folder per architecture.")
+    ],
     models: Annotated[
         str | None,
         typer.Option(
@@ -58,7 +60,10 @@ def compare_command(
     cache: CacheOption = "auto",
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Train several models on the same images and the same split, and draw them as one ladder."""
+    """Compare several architectures, trained on the same images.
+
+    Example: signsclf compare photos --out comparison --models mlp,resnet18,signnet
+    """
     require_extra("train", "compare")
     names = None if models is None else [name.strip() for name in models.split(",")]
     if names is not None and not all(names):
@@ -90,7 +95,7 @@ def compare_command(
     for path in done.written:
         eprint(f"written: {path}")
     if done.stopped:
-        eprint("stopped; the same command goes on, and keeps the rungs that are finished")
+        eprint("stopped; the same command resumes, and keeps the models that are finished")
         raise typer.Exit(128 + (observer.stop.signal or 2))
     if any(result.error for result in done.ladder.results):
         raise typer.Exit(1)

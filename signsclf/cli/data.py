@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from signsclf.choices import Reading
-from signsclf.cli.options import AsJson, MaxPixels, OverwriteFiles, Source, new_app, reading_options, writable_folder
+from signsclf.cli.options import AsJson, MaxPixels, OverwriteFiles, SourceArg, new_app, reading_options, writable_folder
 from signsclf.cli.terminal import Bar, TerminalObserver, block, echo, echo_json, eprint
 from signsclf.errors import SignsclfError, has_extra, install_command
 from signsclf.files import write_atomic
@@ -20,7 +20,11 @@ _MOST_NAMED = 20
 """Of images that are the same, so many are named in a line."""
 
 app = new_app()
-data_app = new_app(name="data", help="Look at, fetch and render labelled images.", no_args_is_help=True)
+data_app = new_app(
+    name="data",
+    help="Check, download and render labelled images.\n\nExample: signsclf data check photos",
+    no_args_is_help=True,
+)
 app.add_typer(data_app)
 
 
@@ -28,15 +32,18 @@ app.add_typer(data_app)
 @reading_options
 def check_command(
     reading: Reading,
-    source: Source,
+    source: SourceArg,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for class_counts.csv and .png.")] = None,
     overwrite: OverwriteFiles = False,
     as_json: AsJson = False,
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Decode every image; list the unreadable, the tiny and the duplicates; count the classes.
+    """Decode all images; list broken, tiny and duplicate ones.
 
-    The exit code is 1 where images cannot be read, or identical ones are in two classes or in two splits.
+    Also counts the classes. The exit code is 1 if images cannot be read, or if identical ones are in two classes or
+    in two splits.
+
+    Example: signsclf data check photos --out counts
     """
     from signsclf.data import check
     from signsclf.data.table import describe, read_source
@@ -64,11 +71,18 @@ def check_command(
 
 @data_app.command("download")
 def download_command(
-    what: Annotated[str, typer.Argument(help="gtsrb.", metavar="gtsrb")],
-    folder: Annotated[Path, typer.Argument(help="Where to.", metavar="DIR")],
-    url: Annotated[str | None, typer.Option("--url", help="Another place that holds the three archives.")] = None,
+    what: Annotated[str, typer.Argument(help="Benchmark to download: gtsrb.", metavar="gtsrb")],
+    folder: Annotated[Path, typer.Argument(help="Folder to download to.", metavar="DIR")],
+    url: Annotated[
+        str | None, typer.Option("--url", help="Base URL of another server that holds the three archives.")
+    ] = None,
 ) -> None:
-    """Fetch the three official archives of a benchmark, checked and unpacked; a broken transfer is resumed."""
+    """Download, check and unpack the archives of a benchmark.
+
+    An interrupted download is resumed.
+
+    Example: signsclf data download gtsrb data/gtsrb
+    """
     if what != "gtsrb":
         raise SignsclfError(f"data download: {what!r} is not known; gtsrb is")
     _download(folder, url)
@@ -77,14 +91,22 @@ def download_command(
 
 @data_app.command("render")
 def render_command(
-    folder: Annotated[Path | None, typer.Argument(help="New folder for the images.", metavar="DIR")] = None,
-    per_class: Annotated[int, typer.Option("--per-class", help="Images of each class.", min=1)] = 60,
-    size: Annotated[str, typer.Option("--size", help="Smallest and largest side in pixels, LOW:HIGH.")] = "24:96",
-    seed: Annotated[int, typer.Option("--seed", help="Another seed renders other signs.", min=0)] = 0,
-    sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG that shows every class.")] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="New folder for the images, one folder for each class.", metavar="DIR")
+    ] = None,
+    per_class: Annotated[int, typer.Option("--per-class", help="Number of images of each class.", min=1)] = 60,
+    size: Annotated[
+        str, typer.Option("--size", help="Smallest and largest side of the images, in pixels, LOW:HIGH.")
+    ] = "24:96",
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of everything random; another seed renders other signs.", min=0)
+    ] = 0,
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="PNG file for a contact sheet of all classes.")] = None,
     overwrite: OverwriteFiles = False,
 ) -> None:
-    """Render the 43 German traffic signs, as a source to train on, as a contact sheet, or both.
+    """Render the 43 German traffic signs.
+
+    They become a source to train on, a contact sheet, or both.
 
     Example: signsclf data render signs --per-class 60 --sheet signs.png
     """

@@ -15,7 +15,7 @@ from signsclf.cli.options import (
     MaxPixels,
     OverwriteFiles,
     SkipBad,
-    Source,
+    SourceArg,
     SplitOption,
     new_app,
     provider_name,
@@ -38,28 +38,37 @@ _SHOWN = 20
 @reading_options
 def diff_command(
     reading: Reading,
-    a: Annotated[Path, typer.Argument(help="A model folder.", metavar="A")],
-    b: Annotated[Path, typer.Argument(help="Another model folder.", metavar="B")],
-    source: Source,
+    a: Annotated[Path, typer.Argument(help="The model folder to compare with.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="The model folder to compare.", metavar="B")],
+    source: SourceArg,
     split: SplitOption = None,
     as_json: AsJson = False,
     out: Annotated[
-        Path | None, typer.Option("--out", help="CSV file for the images on which they differ.", metavar="FILE")
+        Path | None,
+        typer.Option("--out", help="CSV file for the images on which the two models differ.", metavar="FILE"),
     ] = None,
     overwrite: OverwriteFiles = False,
     fail_under: Annotated[
-        float | None, typer.Option("--fail-under", help="Exit with 1 where B's accuracy is lower.", min=0, max=1)
+        float | None,
+        typer.Option("--fail-under", help="Exit with code 1 if B's accuracy is lower than this.", min=0, max=1),
     ] = None,
     tolerance: Annotated[
         float,
-        typer.Option("--tolerance", help="Exit with 1 where B's accuracy is lower than A's by more.", min=0, max=1),
+        typer.Option(
+            "--tolerance", help="Exit with code 1 if B's accuracy is lower than A's by more than this.", min=0, max=1
+        ),
     ] = 0.01,
     skip_bad: SkipBad = False,
     device: DeviceOption = Provider.AUTO,
     cache: CacheOption = "auto",
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Compare two models on the same images, none of which either was trained on."""
+    """Compare two models on the same labelled images.
+
+    Images that either model was trained on are left out.
+
+    Example: signsclf diff models/old models/new photos
+    """
     from signsclf.model.folder import read_config
 
     for model in (a, b):
@@ -115,9 +124,9 @@ def _tell_difference(found: Difference, a: Path, b: Path) -> None:
         echo(f"  with whole groups resampled: {100 * low:+.2f} to {100 * high:+.2f}")
     echo(f"McNemar's exact test: p = {pair.p_value:.3g} ({pair.n_only_b:,} right in B alone, {pair.n_only_a:,} in A)")
     if found.n_left_out:
-        echo(f"left out: {found.n_left_out:,} images that one of them was trained on or did not judge")
+        echo(f"left out: {found.n_left_out:,} images that one of them was trained on or did not evaluate")
     if not found.has_records:
-        echo("seen in training: not known of both, a model folder has no run/split.csv")
+        echo("seen in training: unknown, since a model folder has no run/split.csv")
     echo(f"they differ on {len(found.disagreements):,} images")
     for row in found.disagreements[:_SHOWN]:
         echo(f"  {row.path}: {row.label}; A {row.predicted_a}, B {row.predicted_b}")

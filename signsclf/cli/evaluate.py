@@ -16,7 +16,7 @@ from signsclf.cli.options import (
     ModelDir,
     OverwriteFiles,
     SkipBad,
-    Source,
+    SourceArg,
     SplitOption,
     new_app,
     provider_name,
@@ -39,37 +39,41 @@ app = new_app()
 def evaluate_command(
     reading: Reading,
     model: ModelDir,
-    source: Source,
+    source: SourceArg,
     split: SplitOption = None,
     as_json: AsJson = False,
     report: Annotated[Path | None, typer.Option("--report", help="Folder for report.html and its tables.")] = None,
     overwrite: OverwriteFiles = False,
     robustness: Annotated[
-        bool, typer.Option("--robustness", help="Judge corrupted images too: noise, fog, rotation, eight more.")
+        bool, typer.Option("--robustness", help="Also evaluate corrupted images: noise, fog, rotation and eight more.")
     ] = False,
     unknown: Annotated[
-        Path | None, typer.Option("--unknown", help="Folder or .zip of pictures of other things: how many pass?")
+        Path | None,
+        typer.Option("--unknown", help="Folder or .zip of out-of-distribution images: how many are accepted?"),
     ] = None,
     audit: Annotated[
-        bool, typer.Option("--audit", help="Look for wrong labels and repeated images; needs the extra audit.")
+        bool, typer.Option("--audit", help="Also look for wrong labels and for repeated images; needs signsclf[audit].")
     ] = False,
     skip_bad: SkipBad = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of the corruptions.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the corruptions of --robustness.", min=0)] = 0,
     device: DeviceOption = Provider.AUTO,
     cache: CacheOption = "auto",
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Judge a model folder's exported file on labelled images."""
+    """Evaluate a model on labelled images, with intervals.
+
+    Example: signsclf evaluate models/pets photos --report report
+    """
     from signsclf.model.folder import read_config
 
-    # What can be wrong is looked at before the images are read.
+    # All checks come before the images are read.
     read_config(model)
     if report is not None:
         writable_folder(report)
         for name in REPORT_FILES:
             refuse_replacing(report / name, overwrite, [source, *([unknown] if unknown else [])], "--report")
     if unknown is not None and not unknown.exists():
-        raise SignsclfError(f"--unknown {unknown}: not there; name a folder or a .zip archive of pictures")
+        raise SignsclfError(f"--unknown {unknown}: does not exist; name a folder or a .zip archive of images")
     if audit:
         require_extra("audit", "--audit")
     from signsclf.evaluation.evaluate import evaluate
@@ -116,7 +120,7 @@ def _tell_evaluation(evaluation: Evaluation) -> None:
 
     echo(f"{evaluation.split}: {headline(evaluation.to_dict())}")
     if not evaluation.has_record:
-        echo("seen in training: not known, the model folder has no run/split.csv")
+        echo("seen in training: unknown, the model folder has no run/split.csv")
     elif evaluation.seen_in_training:
         names = ", ".join(evaluation.seen_in_training[:5])
         more = ", …" if len(evaluation.seen_in_training) > 5 else ""
@@ -147,7 +151,7 @@ def _tell_findings(found: Findings, n_unreadable: int) -> None:
         )
     if (unknown := found.unknown) is not None:
         accepted = "" if unknown.accepted is None else f"{unknown.accepted:,} of {unknown.n:,} accepted, "
-        echo(f"other pictures: {accepted}AUROC {100 * unknown.auroc:.1f} %")
+        echo(f"out-of-distribution images: {accepted}AUROC {100 * unknown.auroc:.1f} %")
         if n_unreadable:
             echo(f"  left out: {n_unreadable:,} of them that cannot be read")
     if (audit := found.audit) is not None:

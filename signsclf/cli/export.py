@@ -27,7 +27,10 @@ app = new_app()
 
 @app.command("export")
 def export_command(
-    run: Annotated[Path, typer.Argument(help="A .partial folder, or a finished model folder.", metavar="RUN")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="The .partial folder of an interrupted run, or a finished model folder.", metavar="RUN"),
+    ],
     context: typer.Context,
     out: Annotated[Path, typer.Option("--out", help="Model folder to write.")],
     overwrite: Overwrite = False,
@@ -37,14 +40,16 @@ def export_command(
         list[Path] | None,
         typer.Option(
             "--holdout",
-            help="Model of the same recipe with a part held out, which evaluates one trained on all; repeat.",
+            help="Model of the same recipe with some images held out, to evaluate a model trained on all; repeatable.",
             metavar="MODEL",
         ),
     ] = None,
     source: Annotated[
         str | None,
         typer.Option(
-            "--source", help="What these models were trained on; or where a run's images lie now.", metavar="SOURCE"
+            "--source",
+            help="Images that the models of --holdout were trained on; or where the images of RUN are now.",
+            metavar="SOURCE",
         ),
     ] = None,
     max_accepted_error: MaxAcceptedError = 0.005,
@@ -52,7 +57,12 @@ def export_command(
     cache: CacheOption = "auto",
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Export the best weights of a run, through the parity gate, to a model folder; or a finished model anew."""
+    """Export a run or a finished model to a new model folder.
+
+    Of a run, the best weights are taken. What is exported passes a parity check first.
+
+    Example: signsclf export models/pets --out models/pets-int8 --int8
+    """
     require_extra("train", "export")
     from signsclf.model.folder import RECORD, read_config
     from signsclf.runs.folder import claimed, refuse_taken

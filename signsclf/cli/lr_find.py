@@ -45,7 +45,10 @@ def lr_find_command(
     data_dir: DataDir = None,
     yes: Yes = False,
 ) -> None:
-    """Search for a learning rate: a plot, its numbers, and four suggestions."""
+    """Search for a learning rate, with a plot and suggestions.
+
+    Example: signsclf lr-find photos --out lr_find
+    """
     require_extra("train", "lr-find")
     found = read_source_or_gtsrb(source, reading, data_dir, yes)
     writable_folder(out)

@@ -18,14 +18,17 @@ from signsclf.cli.terminal import eprint
 from signsclf.errors import SignsclfError
 from signsclf.files import user_path
 
-SOURCE_HELP = "A folder, a .zip, a table (.csv, .json, .parquet …), or synthetic; none means GTSRB."
-OptionalSource = Annotated[str | None, typer.Argument(help=SOURCE_HELP, metavar="SOURCE")]
-Source = Annotated[str, typer.Argument(help="A folder, a .zip, a table (.csv, .json, .parquet …), or synthetic.")]
-LayoutOption = Annotated[Layout | None, typer.Option("--layout", help="How the source lies; unset: recognised.")]
+_SOURCE_HELP = (
+    "Labelled images: a folder with one folder for each class, a .zip, a table (.csv, .json, .parquet …), or "
+    "synthetic, which renders traffic signs"
+)
+OptionalSource = Annotated[str | None, typer.Argument(help=f"{_SOURCE_HELP}; unset: GTSRB.", metavar="SOURCE")]
+SourceArg = Annotated[str, typer.Argument(help=f"{_SOURCE_HELP}.", metavar="SOURCE")]
+LayoutOption = Annotated[Layout | None, typer.Option("--layout", help="Layout of SOURCE; unset: recognised.")]
 ClassLevel = Annotated[
     int | None,
     typer.Option(
-        "--class-level", help="How many folders below SOURCE the class folders lie; unset: recognised.", min=1
+        "--class-level", help="Depth of the class folders below SOURCE; 1: right in it; unset: recognised.", min=1
     ),
 ]
 ZipEncoding = Annotated[
@@ -49,7 +52,7 @@ MaxPixels = Annotated[
     int | None,
     typer.Option(
         "--max-pixels",
-        help="Refuse larger images; unset: 100,000,000, which take 400 MB each.",
+        help="Refuse images with more pixels; unset: 100,000,000, which take 400 MB.",
         envvar="SIGNSCLF_MAX_PIXELS",
         metavar="N",
         min=1,
@@ -60,14 +63,22 @@ MaxPixels = Annotated[
 ]
 PathColumn = Annotated[
     str | None,
-    typer.Option("--path-column", help="Column of a table with the images: its name, or its number.", metavar="NAME"),
+    typer.Option(
+        "--path-column",
+        help="Column of a table that holds the image paths: its name, or its number from 1.",
+        metavar="NAME",
+    ),
 ]
 LabelColumn = Annotated[
     str | None,
-    typer.Option("--label-column", help="Column of a table with the labels: its name, or number.", metavar="NAME"),
+    typer.Option(
+        "--label-column",
+        help="Column of a table that holds the labels: its name, or its number from 1.",
+        metavar="NAME",
+    ),
 ]
 MergeCase = Annotated[
-    bool, typer.Option("--merge-case", help="Make labels that differ by case or spaces alone one class.")
+    bool, typer.Option("--merge-case", help="Make one class of labels that differ only in case or spaces.")
 ]
 _READING: dict[str, Any] = {
     "layout": LayoutOption,
@@ -77,33 +88,61 @@ _READING: dict[str, Any] = {
     "label_column": LabelColumn,
     "merge_case": MergeCase,
 }
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out, and list them.")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave unreadable images out and list them, instead of stopping.")
+]
 CacheOption = Annotated[
     str,
     typer.Option(
-        "--cache", help="Folder for decoded images, shared by runs; auto is the user's, off none.", metavar="DIR|off"
+        "--cache",
+        help="Folder for decoded images, which later runs reuse; auto: the user's cache folder; off: none.",
+        metavar="DIR|off",
     ),
 ]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where GTSRB lies when no SOURCE is given.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download GTSRB without asking.")]
-ModelDir = Annotated[Path, typer.Argument(help="A model folder.", metavar="MODEL")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what signsclf wrote there.")]
-OverwriteFiles = Annotated[bool, typer.Option("--overwrite", help="Replace files that signsclf did not write, too.")]
-Int8Option = Annotated[bool, typer.Option("--int8", help="Write model.int8.onnx as well, unless it loses too much.")]
-ForceInt8Option = Annotated[bool, typer.Option("--force-int8", help="Keep model.int8.onnx however much it loses.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        help="Folder of GTSRB, for when no SOURCE is given; unset: $SIGNSCLF_DATA_DIR, else in the user's data folder.",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Download GTSRB (366 MB) without asking.")]
+ModelDir = Annotated[Path, typer.Argument(help="Model folder, as train and export write it.", metavar="MODEL")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing model folder that signsclf wrote.")]
+OverwriteFiles = Annotated[
+    bool, typer.Option("--overwrite", help="Replace existing files that signsclf did not write, too.")
+]
+Int8Option = Annotated[
+    bool,
+    typer.Option("--int8", help="Also write model.int8.onnx, smaller and faster, unless it loses too much accuracy."),
+]
+ForceInt8Option = Annotated[
+    bool, typer.Option("--force-int8", help="Also write model.int8.onnx, however much accuracy it loses.")
+]
 MaxAcceptedError = Annotated[
-    float, typer.Option("--max-accepted-error", help="Share of accepted-but-wrong to aim the reject threshold at.")
+    float,
+    typer.Option(
+        "--max-accepted-error",
+        help="Selective risk to aim at, 0 to 1: how many of the accepted answers may be wrong; sets the threshold.",
+    ),
 ]
 Bare = Annotated[
     bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows or names the images trained on.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-SplitOption = Annotated[SplitName | None, typer.Option("--split", help="Unset: test if there is one, else valid.")]
-DeviceOption = Annotated[Provider, typer.Option("--device", help="auto takes CUDA where the extra gpu brought it.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+SplitOption = Annotated[
+    SplitName | None, typer.Option("--split", help="Split to evaluate; unset: test if SOURCE has one, else valid.")
+]
+DeviceOption = Annotated[
+    Provider,
+    typer.Option(
+        "--device", help="Device to run the model on; auto: CUDA if signsclf[gpu] is installed, else the CPU."
+    ),
+]
 
 
 class _App(typer.Typer):
-    """Commands whose paths may begin with ``~``, which a shell leaves alone in ``--out=~/m``."""
+    """An app whose commands expand ``~`` in paths, which a shell does not in ``--out=~/m``."""
 
     def command(self, *names: Any, **settings: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
         register = super().command(*names, cls=RenamingCommand, **settings)
@@ -125,12 +164,12 @@ def _expanded(value: Any) -> Any:
 
 
 def new_app(**settings: Any) -> typer.Typer:
-    """An app for the commands of one module, with plain help; see `signsclf.cli.app.MODULES`."""
+    """Make the app for the commands of one module, with plain help; see `signsclf.cli.app.MODULES`."""
     return _App(cls=RenamingGroup, rich_markup_mode=None, pretty_exceptions_enable=False, **settings)
 
 
 def reading_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command that takes ``reading`` one option for each field of `signsclf.choices.Reading`."""
+    """Give a command that takes ``reading`` one option for each field of `signsclf.choices.Reading`."""
     plain = inspect.signature(command)
     hints = typing.get_type_hints(command, include_extras=True)
 
@@ -154,7 +193,7 @@ def reading_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def given_options(context: typer.Context) -> dict[str, str]:
-    """What stands on the command line, though it be a default: the parameters' names, and what each is called there."""
+    """Return what was given on the command line, even if equal to a default: parameter names to option names."""
     given = {}
     for parameter in context.command.params:
         if getattr(context.get_parameter_source(parameter.name), "name", "") == "COMMANDLINE":
@@ -164,12 +203,12 @@ def given_options(context: typer.Context) -> dict[str, str]:
 
 
 def chosen_int8(int8: bool, force: bool) -> Int8Policy:
-    """The two flags as one choice."""
+    """Combine the two flags into one choice."""
     return Int8Policy.FORCE if force else Int8Policy.CHECKED if int8 else Int8Policy.NONE
 
 
 def writable_folder(folder: Path) -> None:
-    """Makes a folder for results before the work begins.
+    """Make a folder for results before the work begins.
 
     Raises:
         SignsclfError: it cannot be made or written to.
@@ -177,13 +216,13 @@ def writable_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SignsclfError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from error
+        raise SignsclfError(f"{folder}: cannot be created ({error.strerror or error}); name another folder") from error
     if not os.access(folder, os.W_OK):
         raise SignsclfError(f"{folder}: cannot be written to; name another folder")
 
 
 def provider_name(device: Provider) -> str:
-    """Where an exported model will run: "cuda" or "cpu"; says so where that is not what was asked for."""
+    """Return where an exported model will run, "cuda" or "cpu", after a note where that is not what was asked for."""
     if device is Provider.CPU:
         return device.value
     from signsclf.inference.runtime import cuda_trouble, has_gpu_package

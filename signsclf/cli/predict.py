@@ -28,23 +28,43 @@ _NAME_BYTES = 120
 
 @app.command("predict")
 def predict_command(
-    image: Annotated[list[str], typer.Argument(help="Files, folders, globs, .zip archives; - reads a list.")],
-    model: Annotated[Path | None, typer.Option("--model", help="Model folder; unset: see docs/cli.md.")] = None,
-    top_k: Annotated[int, typer.Option("--top-k", help="How many classes to show an image.", min=1)] = 5,
-    form: Annotated[Format | None, typer.Option("--format", help="Unset: by the suffix of --out, else table.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Short for --format json.")] = False,
+    image: Annotated[
+        list[str],
+        typer.Argument(help="Image files, folders, patterns, .zip archives; -: read paths from standard input."),
+    ],
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            help="Model folder; unset: $SIGNSCLF_MODEL, else models/default, else the model of German traffic signs "
+            "that comes with signsclf.",
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", help="Number of classes to show for each image.", min=1)] = 5,
+    form: Annotated[
+        Format | None,
+        typer.Option("--format", help="Format of the answers; unset: by the suffix of --out, else table."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="Write to this file: .txt (a table), .json, .jsonl, .csv or .parquet."),
+        typer.Option("--out", help="File to write: .txt (a table), .json, .jsonl, .csv or .parquet."),
     ] = None,
     overwrite: OverwriteFiles = False,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders with all below them.")] = False,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Include images in folders further down.")
+    ] = False,
     explain: Annotated[Path | None, typer.Option("--explain", help="Folder for a heat map over each image.")] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Processor threads.", min=1)] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="CPU threads to use; unset: all cores.", min=1)
+    ] = None,
     device: DeviceOption = Provider.AUTO,
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Predict the classes of images, with the exported model."""
+    """Predict the classes of images.
+
+    Example: signsclf predict image.png photos --model models/pets
+    """
     with no_garbage():
         from signsclf.imagefiles.hidden import hidden_text
         from signsclf.imagefiles.kinds import skipped_text

@@ -35,7 +35,7 @@ DEFAULT_OUT = Path("models/default")
 _APPLIED_TO_RUNS = frozenset(
     {"resume", "moved", "overwrite", "max_accepted_error", "int8", "force_int8", "bare", "cache", "max_pixels"}
 )
-"""Parameters of ``train`` that a run which goes on can take: they decide no weights."""
+"""Parameters of ``train`` that --resume takes: they do not influence the weights."""
 
 app = new_app()
 
@@ -50,10 +50,13 @@ def train_command(
     source: OptionalSource = None,
     out: Annotated[Path | None, typer.Option("--out", help="Model folder to write.  [default: models/default]")] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", help="Go on with the interrupted run of this model folder.")
+        Path | None, typer.Option("--resume", help="Resume the interrupted run of this model folder.")
     ] = None,
     moved: Annotated[
-        str | None, typer.Option("--source", help="With --resume: where the same images lie now.", metavar="SOURCE")
+        str | None,
+        typer.Option(
+            "--source", help="With --resume: where the images of the run are now, if they have moved.", metavar="SOURCE"
+        ),
     ] = None,
     overwrite: Overwrite = False,
     skip_bad: SkipBad = False,
@@ -66,16 +69,19 @@ def train_command(
     data_dir: DataDir = None,
     yes: Yes = False,
 ) -> None:
-    """Train a classifier, judge it, and export it to a model folder."""
+    """Train a classifier, evaluate it, and write a model folder.
+
+    Example: signsclf train photos --out models/pets
+    """
     require_extra("train", "train")
     from signsclf.runs.folder import claimed, final_folder, partial_folder, read_record, refuse_taken
 
     observer = TerminalObserver()
     given = given_options(context)
-    # What can be wrong is looked at before torch is imported, which takes seconds.
+    # All checks come before torch is imported, which takes seconds.
     if resume is not None:
         if kept := [option for name, option in given.items() if name not in _APPLIED_TO_RUNS]:
-            hint = "; --source SOURCE names another place of the same images" if "SOURCE" in kept else ""
+            hint = "; --source SOURCE tells where its images are now" if "SOURCE" in kept else ""
             belong = "belongs to the run and cannot be changed; leave it out"
             if len(kept) > 1:
                 belong = "belong to the run and cannot be changed; leave them out"
@@ -94,7 +100,7 @@ def train_command(
         )
     else:
         if moved is not None:
-            raise SignsclfError("--source: goes with --resume; what to train on stands without an option: train SOURCE")
+            raise SignsclfError("--source: only with --resume; give what to train on without an option: train SOURCE")
         target = out or DEFAULT_OUT
         with claimed(target.absolute()):
             refuse_taken(target.absolute(), overwrite)
@@ -116,7 +122,7 @@ def train_command(
 
     folder = shown_path(final_folder(outcome.folder))
     if outcome.stopped:
-        eprint(f"stopped; go on with: signsclf train --resume {folder}")
+        eprint(f"stopped; resume with: signsclf train --resume {folder}")
         raise typer.Exit(128 + (observer.stop.signal or 2))
     if outcome.metrics:
         echo(headline(outcome.metrics))
@@ -128,7 +134,7 @@ def train_command(
 
 
 def _trainer() -> Any:
-    """Import what trains; it takes seconds, so that all that can be wrong is checked before."""
+    """Import the training module, which takes seconds."""
     from signsclf.runs import train
     from signsclf.training.precision import keep_memory
 

@@ -17,11 +17,16 @@ app = new_app()
 def verify_command(
     model: ModelDir,
     learner: Annotated[
-        bool, typer.Option("--learner", help="Open learner.pkl too: a pickle, it can run code.")
+        bool, typer.Option("--learner", help="Also open learner.pkl, a pickle, which can run code.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a model folder, replay its stored images, and show its card."""
+    """Verify a model folder's checksums and golden outputs.
+
+    Also shows its card, its size and its speed on this machine.
+
+    Example: signsclf verify models/pets
+    """
     if learner:
         require_extra("train", "--learner")
     from signsclf.export.verify import verify, verify_learner
@@ -32,7 +37,7 @@ def verify_command(
         "classes": len(found.config.classes),
         "size": list(found.config.input_size),
         "figures": found.config.figures,
-        "replay_difference": found.difference,
+        "golden_difference": found.difference,
         "bytes": found.bytes,
         "milliseconds": found.milliseconds,
         "images_per_second": found.images_per_second,
@@ -45,9 +50,9 @@ def verify_command(
         return
     for line in [*found.card.rstrip().split("\n"), ""]:
         echo(line)
-    echo(f"checksums: in order; replayed images differ by {found.difference:.1e}")
+    echo(f"checksums: correct; golden outputs differ by {found.difference:.1e}")
     if learner:
-        echo(f"learner.pkl: opened; replayed images differ by {result['learner_difference']:.1e}")
+        echo(f"learner.pkl: opened; golden outputs differ by {result['learner_difference']:.1e}")
     echo(
         f"size: {found.bytes / 1e6:.1f} MB; speed here: {found.milliseconds:.1f} ms an image, "
         f"{found.images_per_second:,.0f} images/s in batches"

@@ -60,12 +60,12 @@ def test_the_card_and_the_figures_are_printed(cli, model):
     ran = cli("verify", model)
     assert ran.code == 0
     assert ran.out.startswith("# signnet, 3 classes")
-    assert "checksums: in order" in ran.out
+    assert "checksums: correct" in ran.out
     assert "images/s" in ran.out
     found = json.loads(cli("verify", model, "--json").out)
     assert found["classes"] == 3
     assert found["figures"]["valid"]["n"] == 30
-    assert found["replay_difference"] < 1e-6
+    assert found["golden_difference"] < 1e-6
     assert "learner_difference" not in found
 
 

@@ -203,7 +203,7 @@ def test_run_json_names_absolute_places(model, source, tmp_path, monkeypatch):
         (["--out", "models/default"], "--out belongs"),
         (["--yes"], "--yes belongs"),
         (["--data-dir", "x"], "--data-dir belongs"),
-        (["elsewhere"], "SOURCE belongs to the run and cannot be changed; leave it out; --source SOURCE names"),
+        (["elsewhere"], "SOURCE belongs to the run and cannot be changed; leave it out; --source SOURCE tells"),
     ],
 )
 def test_resume_refuses_by_name_what_it_cannot_apply(stopped_once, cli, given, named):
@@ -220,7 +220,7 @@ def test_a_variable_of_the_environment_is_no_option_given(stopped_once, cli, mon
 
 
 def test_source_as_an_option_goes_with_resume(source, cli):
-    assert "--source: goes with --resume" in cli("train", "--source", source).complaint
+    assert "--source: only with --resume" in cli("train", "--source", source).complaint
 
 
 @pytest.mark.slow

@@ -468,7 +468,7 @@ def test_a_signal_ends_the_run_in_good_order(broken, number):
     folder, ran = broken[getattr(signal, number)]
     assert ran.code == 128 + getattr(signal, number), ran.err
     assert not ran.out
-    assert ran.err.splitlines()[-1] == f"stopped; go on with: signsclf train --resume '{folder / 'my model'}'"
+    assert ran.err.splitlines()[-1] == f"stopped; resume with: signsclf train --resume '{folder / 'my model'}'"
     assert "Traceback" not in ran.err
     assert not (folder / "my model").exists()
     assert {"run.json", "checkpoint.pt"} <= files(folder / "my model.partial")
