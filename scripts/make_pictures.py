@@ -54,9 +54,7 @@ def predict_picture(browser: Browser, scratch: Path) -> None:
     """The command, its answer, and the rendered sign that it looked at."""
     answer = run("predict", "sign.png", cwd=scratch)
     shown = html.escape(answer[answer.index("sign.png\n") :].rstrip())
-    (scratch / "predict.html").write_text(
-        TERMINAL % ("sign.png", "signsclf predict sign.png", shown), encoding="utf-8"
-    )
+    (scratch / "predict.html").write_text(TERMINAL % ("sign.png", "signsclf predict sign.png", shown), encoding="utf-8")
     page = browser.new_page(device_scale_factor=2)
     page.goto((scratch / "predict.html").as_uri())
     keep(page.locator("main").screenshot(), "predict.png")
