@@ -26,7 +26,8 @@ COLORS = 128
 """In a palette, which keeps a picture of text and charts below some 150 kB."""
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>
   body { margin: 0; background: #fff; }
-  main { display: flex; gap: 24px; align-items: center; width: max-content; padding: 20px 28px; background: #1d2430; color: #e8ebf0; }
+  main { display: flex; gap: 24px; align-items: center; width: max-content; padding: 20px 28px;
+         background: #1d2430; color: #e8ebf0; }
   img { width: 128px; height: 128px; image-rendering: pixelated; border-radius: 6px; }
   pre { margin: 0; font: 15px/1.45 "DejaVu Sans Mono", monospace; }
   b { color: #9fd08a; font-weight: normal; }
@@ -71,8 +72,8 @@ def report_picture(browser: Browser, scratch: Path) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         scratch = Path(folder)
-        run("data", "draw", "signs", "--per-class", "10", "--size", "20:48", "--seed", "2024", cwd=scratch)
-        run("data", "draw", "one", "--per-class", "1", "--size", "64:64", "--seed", "7", cwd=scratch)
+        run("data", "render", "signs", "--per-class", "10", "--size", "20:48", "--seed", "2024", cwd=scratch)
+        run("data", "render", "one", "--per-class", "1", "--size", "64:64", "--seed", "7", cwd=scratch)
         shutil.copy(scratch / "one" / "00014" / "00000_00000.png", scratch / "sign.png")
         chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

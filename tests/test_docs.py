@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib.util
 import itertools
+import json
 import os
 import re
 import shlex
@@ -233,3 +234,38 @@ def test_the_command_page_is_what_the_program_says(cli_docs: ModuleType):
         assert {word for word in told if word.startswith("-")} >= names, again
         words = " ".join(getattr(parameter, "help", None) or "" for parameter in parameters)
         assert set(words.replace(",", " ").split()) <= told, again
+
+
+EXPERIMENTS = ROOT / "docs" / "log" / "experiments.jsonl"
+FIELDS = {"date", "command", "commit", "machine", "n", "figures", "outcome", "note", "page"}
+OUTCOMES = {"holds", "taken", "superseded", "not taken", "failed"}
+
+
+def test_every_experiment_is_a_line_of_json_with_its_evidence():
+    for number, line in enumerate(EXPERIMENTS.read_text(encoding="utf-8").splitlines(), 1):
+        experiment = json.loads(line)
+        assert set(experiment) == FIELDS, number
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", experiment["date"]), number
+        assert re.fullmatch(r"[0-9a-f]{7}", experiment["commit"]), number
+        assert experiment["outcome"] in OUTCOMES, number
+        assert experiment["n"] is None or experiment["n"] > 0, number
+        assert all(isinstance(figure, int | float) for figure in experiment["figures"].values()), number
+        assert (LOG / experiment["page"]).is_file(), number
+
+
+def test_readme_fits_in_220_lines():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 220
+
+
+def test_the_page_on_the_model_folder_has_every_key():
+    from signsclf.model.config import Config
+
+    page = (ROOT / "docs" / "model-folder.md").read_text(encoding="utf-8")
+    config = Config(
+        architecture="signnet", classes=("a", "b"), input_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1), recipe={}
+    )
+    written = json.loads(config.to_json())
+    keys = [*written, *written["pretrained_cfg"], *written["signsclf"]]
+    missing = [key for key in keys if key != "signsclf" and not re.search(rf"[`.]{key}`", page)]
+    assert not missing
+    assert f"This page is of format {written['signsclf']['format_version']}." in page
