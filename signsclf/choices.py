@@ -1,4 +1,4 @@
-"""Choices that decide no weights, apart from what uses them, so that the command line can name them at no cost."""
+"""Choices that do not influence the weights. They stand apart from their users, so that the command line loads fast."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from signsclf.errors import SignsclfError
 
 
 class Choice(str, Enum):
-    """A choice whose text is its value: what the command line shows and takes, in every release of Typer."""
+    """A choice whose text is its value, which is what every version of Typer shows and takes."""
 
     def __str__(self) -> str:
         return str(self.value)
 
 
 class Layout(Choice):
-    """How a source lies on disk."""
+    """The layout of a source on disk."""
 
     GTSRB = "gtsrb"
     KAGGLE = "gtsrb-kaggle"
@@ -31,14 +31,14 @@ DEEPEST_CLASS_LEVEL = 50
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is to be read; what is None is recognised.
+    """How to read a source; what is None is recognised.
 
     Attributes:
-        layout: what the source must be.
-        class_level: how many folders below the source, 1 to 50, the class folders lie; means class folders.
-        zip_encoding: of names in a zip archive that are not marked as UTF-8: a codec of Python's, such as cp932.
-        path_column, label_column: of a table, by name or number from 1; mean a table.
-        merge_case: labels that differ by case or spaces alone are one class.
+        layout: of the source.
+        class_level: depth of the class folders below the source, 1 to 50; implies `Layout.FOLDERS`.
+        zip_encoding: Python codec, such as cp932, of the names in a zip archive that are not marked as UTF-8.
+        path_column, label_column: of a table, by name or by number from 1; imply `Layout.TABLE`.
+        merge_case: make one class of labels that differ only in case or spaces.
 
     Raises:
         SignsclfError: the class level is out of range or belongs to no class folders, columns to no table, or there
@@ -56,27 +56,27 @@ class Reading:
         if self.class_level is not None:
             if not 1 <= self.class_level <= DEEPEST_CLASS_LEVEL:
                 raise SignsclfError(
-                    f"--class-level: {self.class_level} is not 1 to {DEEPEST_CLASS_LEVEL}; 1 is right below SOURCE"
+                    f"--class-level: {self.class_level} is not 1 to {DEEPEST_CLASS_LEVEL}; 1 means right in SOURCE"
                 )
             if self.layout not in (None, Layout.FOLDERS):
-                raise SignsclfError(f"--class-level is of class folders; leave out --layout {self.layout.value}")
+                raise SignsclfError(f"--class-level: only for class folders; leave out --layout {self.layout.value}")
             object.__setattr__(self, "layout", Layout.FOLDERS)
         for name in ("path", "label"):
             if getattr(self, f"{name}_column") is not None:
                 if self.layout not in (None, Layout.TABLE):
-                    raise SignsclfError(f"--{name}-column is of a table; leave out --layout {self.layout.value}")
+                    raise SignsclfError(f"--{name}-column: only for tables; leave out --layout {self.layout.value}")
                 object.__setattr__(self, "layout", Layout.TABLE)
         if self.zip_encoding is not None:
             try:
                 codecs.lookup(self.zip_encoding)
-                "".encode(self.zip_encoding)  # refuses codecs that are not of text, such as hex
+                "".encode(self.zip_encoding)  # refuses codecs that are not for text, such as hex
             except (LookupError, ValueError) as error:
                 raise SignsclfError(
-                    f"--zip-encoding: {self.zip_encoding!r} is no encoding of text; such are cp932, gbk, cp850, cp1251"
+                    f"--zip-encoding: {self.zip_encoding!r} is not a text encoding; try cp932, gbk, cp850 or cp1251"
                 ) from error
 
     def flags(self) -> list[str]:
-        """The options of the command line that ask for this."""
+        """Return the command-line options that give this reading."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         if self.class_level or self.path_column or self.label_column:
             del given["layout"]  # these say so
@@ -89,7 +89,7 @@ class Reading:
 
 
 class SplitName(Choice):
-    """Which images of a source are judged."""
+    """The split of a source to evaluate."""
 
     TRAIN = "train"
     VALID = "valid"
@@ -97,7 +97,7 @@ class SplitName(Choice):
 
 
 class Format(Choice):
-    """How predictions are written."""
+    """The format of written predictions."""
 
     TABLE = "table"
     JSON = "json"
@@ -114,11 +114,11 @@ FORMATS = {
     ".csv": Format.CSV,
     ".parquet": Format.PARQUET,
 }
-"""Suffix of a file of predictions, in lower case, to its format."""
+"""Format of a predictions file by its suffix in lower case."""
 
 
 class Provider(Choice):
-    """Where an exported model runs."""
+    """The device that an exported model runs on."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -126,8 +126,8 @@ class Provider(Choice):
 
 
 class Int8Policy(Choice):
-    """Whether model.int8.onnx is written."""
+    """Whether to write model.int8.onnx."""
 
     NONE = "none"
-    CHECKED = "checked"  # unless it loses too much
+    CHECKED = "checked"  # unless it loses too much accuracy
     FORCE = "force"

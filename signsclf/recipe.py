@@ -275,7 +275,8 @@ def describe(name: str) -> str:
     bounds = [] if low is None else [f"{low:,} to {high:,}"]
     if default is not None:
         bounds.append(f"default: {default.value if isinstance(default, Enum) else default}")
-    return setting.metadata["help"] + (f"  [{'; '.join(bounds)}]" if bounds else "")
+    text: str = setting.metadata["help"]
+    return text + (f"  [{'; '.join(bounds)}]" if bounds else "")
 
 
 Recipe.__doc__ = "\n    ".join(
@@ -287,7 +288,8 @@ Recipe.__doc__ = "\n    ".join(
 def value_type(name: str) -> type:
     """Return the type of a field's values: `int`, `float`, `str` or an enumeration; `float` for ``lr``."""
     hint = typing.get_type_hints(Recipe)[name]
-    return next(kind for kind in (*typing.get_args(hint), hint) if kind is not type(None))
+    kinds: list[type] = [kind for kind in (*typing.get_args(hint), hint) if kind is not type(None)]
+    return kinds[0]
 
 
 def option_name(name: str) -> str:

@@ -68,7 +68,6 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 
 
 PENDING = {
-    "choices.py",
     "data/__init__.py",
     "data/cache.py",
     "data/copies.py",

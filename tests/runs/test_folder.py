@@ -44,7 +44,7 @@ def test_a_record_of_an_earlier_version(tmp_path, layout, reading):
     [
         ({"class_level": 0}, "not 1 to 50"),
         ({"class_level": 1, "layout": Layout.TABLE}, "leave out --layout table"),
-        ({"class_level": 1, "path_column": "x"}, "--path-column is of a table"),
+        ({"class_level": 1, "path_column": "x"}, "--path-column: only for tables"),
         ({"label_column": "x", "layout": Layout.GTSRB}, "leave out --layout gtsrb"),
         ({"zip_encoding": "klingon"}, "'klingon' is no encoding"),
         ({"zip_encoding": "hex"}, "'hex' is no encoding"),
