@@ -266,6 +266,20 @@ def test_the_page_on_the_model_folder_has_every_key():
     )
     written = json.loads(config.to_json())
     keys = [*written, *written["pretrained_cfg"], *written["signsclf"]]
-    missing = [key for key in keys if key != "signsclf" and not re.search(rf"[`.]{key}`", page)]
+    missing = [key for key in keys if key != "signsclf" and not re.search(rf"[`.]{key}[`.]", page)]
     assert not missing
     assert f"This page is of format {written['signsclf']['format_version']}." in page
+
+
+def test_the_architecture_page_names_every_folder_and_every_dependency():
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    folders = [path.parent.name for path in (ROOT / "signsclf").glob("*/__init__.py")]
+    assert folders
+    assert not [folder for folder in folders if f"`{folder}/`" not in page]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["train"], *extras["plots"]]
+    names = [found for need in needed if (found := re.match(r"[\w-]+", need)[0]) != "signsclf"]
+    shipped = [extra for extra in extras if extra not in ("dev", "docs", "train")]
+    assert not [name for name in (*names, *shipped) if f"`{name}`" not in page]
