@@ -331,12 +331,12 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 
 def transfer() -> Recipe:
-    """A pretrained ResNet-34, head first, then all layers."""
+    """Fine-tune a pretrained ResNet-34: the head first, then all layers."""
     return Recipe(arch="resnet34", weights="imagenet")
 
 
 def fast() -> Recipe:
-    """A small residual net from scratch for small images such as signs: minutes on a CPU.
+    """Train a small residual network from scratch, for small images such as signs: minutes on a CPU.
 
     Batches are small: in two epochs the number of steps matters more than the noise of each.
     """
@@ -344,17 +344,17 @@ def fast() -> Recipe:
 
 
 def best() -> Recipe:
-    """A larger net, trained for longer with the augmentation ``camera``: within half an hour on two cores."""
+    """Train a larger network for longer, with the augmentation ``camera``: within half an hour on two cores."""
     return Recipe(arch="signnet", weights="none", size=32, samples=600_000, augment=Augment.CAMERA)
 
 
 def photos() -> Recipe:
-    """A pretrained EfficientNet-Lite0 for a folder of photos; its weights come with the extra ``weights``."""
+    """Fine-tune a pretrained EfficientNet-Lite0 on a folder of photos; its weights come with the extra ``weights``."""
     return Recipe(arch="tf_efficientnet_lite0", weights="imagenet", balance=Balance.SQRT, flip=Flip.ALWAYS)
 
 
 def small_photos() -> Recipe:
-    """The net of `best` with mirroring, for small photos such as CIFAR-10's."""
+    """Train the network of `best` with mirroring, on small photos such as CIFAR-10's."""
     return Recipe(arch="signnet", weights="none", size=32, flip=Flip.ALWAYS)
 
 

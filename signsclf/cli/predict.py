@@ -22,7 +22,7 @@ from signsclf.text import count
 
 app = new_app()
 
-# Most file systems take names of 255 bytes, encrypted ones 143; the number and the suffix need some of them.
+# Most file systems allow names of 255 bytes, encrypted ones 143, some of which the number and the suffix take.
 _NAME_BYTES = 120
 
 
@@ -74,12 +74,12 @@ def predict_command(
         from signsclf.inference.listing import expand, listed_names
 
     if out is not None:
-        # A list may be a file that the shell has opened.
+        # A list on standard input may be a file that the shell has opened.
         refuse_replacing(out, overwrite, [*image, *([0] if "-" in image else [])])
     form = form or (Format.JSON if as_json else _format_of(out))
     if form is Format.PARQUET and out is None:
         raise SignsclfError("--format parquet: a binary file, which needs --out FILE")
-    # What patterns and lists lead to is no input before it is read.
+    # Patterns and lists name their files only while they are read, so the check of --out is repeated then.
     replaced = out if overwrite and out is not None and not writes_directly(out) else None
     folder, found_by = find_model(model, os.environ, Path.cwd())
     eprint(f"model: {folder} ({found_by})")
@@ -92,7 +92,7 @@ def predict_command(
     hidden: Counter[str] = Counter()
     left_out: list[str] = []
     bar = Bar()
-    # On a terminal the rows themselves show how far it is.
+    # On a terminal the rows themselves show the progress.
     shows_bar = out is not None or not sys.stdout.isatty()
 
     def watched() -> Any:
@@ -111,7 +111,7 @@ def predict_command(
                 _explain(classifier, prediction.path, explain / picture_name(number, prediction.path), overwrite)
             yield prediction
             if out is None:
-                # Here it is written; the next one may be long in coming.
+                # A live pipe gets each row at once; the next one may take long.
                 sys.stdout.flush()
 
     if explain is not None:
@@ -139,7 +139,7 @@ def predict_command(
 
 
 def _format_of(out: Path | None) -> Format:
-    """What a file of predictions holds by its suffix; a device, a pipe or a file without a suffix gets a table."""
+    """Choose the format by the suffix of a file; a device, a pipe or a file without a suffix gets a table."""
     if out is None or not out.suffix or writes_directly(out):
         return Format.TABLE
     form = FORMATS.get(out.suffix.lower())

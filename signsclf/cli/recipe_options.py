@@ -71,7 +71,7 @@ def build_recipe(preset_name: str | None, chosen: dict[str, Any]) -> Recipe:
 
 def _option(name: str) -> inspect.Parameter:
     metavar = Recipe.__dataclass_fields__[name].metadata["metavar"]
-    # Without a default of its own, so that a preset can have its say.
+    # The option has no default, so that a preset's value holds where it is not given.
     option = typer.Option(None, option_name(name), help=describe(name), metavar=metavar)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=_parsed_type(name) | None)
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 def eprint(line: str) -> None:
-    """Write a line to standard error. That nobody reads it any more is no reason to stop working."""
+    """Write a line to standard error; that nobody reads it any more is not an error."""
     Bar.close_shown()
     with contextlib.suppress(OSError):
         sys.stderr.write(visible(line) + "\n")
@@ -39,7 +39,7 @@ def echo(line: str = "") -> None:
 
 
 def block() -> str:
-    """The letter for bars on standard output: one that its encoding has."""
+    """Return the character for bars on standard output: one that its encoding has."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return "█" if "█".encode(encoding, "ignore") else "#"
 
@@ -50,28 +50,28 @@ def echo_json(value: Any) -> None:
 
 
 def machine_output() -> TextIO:
-    """Standard output for what programs read: UTF-8 with plain line feeds, whatever the locale and the platform."""
+    """Return standard output for programs to read: UTF-8 with line feeds, on any locale and platform."""
     Bar.close_shown()
     _reconfigure(sys.stdout, encoding="utf-8", errors="backslashreplace", newline="\n")
     return sys.stdout
 
 
 def byte_input() -> BinaryIO:
-    """Standard input as bytes, whose ``read(n)`` returns what is there instead of waiting for n."""
+    """Return standard input as bytes, whose ``read(n)`` returns what is available instead of waiting for n."""
     buffered = sys.stdin.buffer
-    # A program that shares the pipe may have made it such that nothing yet looks like the end.
+    # Another program may have made the shared pipe non-blocking, so that an empty read is not yet the end.
     with contextlib.suppress(AttributeError, OSError, ValueError):
         os.set_blocking(buffered.fileno(), True)
     return getattr(buffered, "raw", buffered)
 
 
 def open_streams() -> None:
-    """Replace standard streams that the process was started without, and let no letter fail to be written.
+    """Replace standard streams that the process was started without, and make every character writable.
 
     Services and windowed programs start without them. Output to one that is missing is lost, as to the null device.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
-        # Files opened later must not get the numbers 0 to 2: what libraries write to standard error would be in them.
+        # Else files opened later would get the numbers 0 to 2, and receive what libraries write to standard error.
         while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
             os.set_inheritable(number, True)
         os.close(number)
@@ -90,12 +90,13 @@ def _reconfigure(stream: TextIO, **settings: str) -> None:
 
 @contextlib.contextmanager
 def no_garbage() -> Iterator[None]:
-    """Import within: modules are many objects and no garbage, and looking for it takes a tenth of a prediction."""
+    """Import with garbage collection off: modules are many objects and no garbage, and the search takes a tenth of a
+    prediction's time."""
     gc.disable()
     try:
         yield
     finally:
-        # What is imported stays, so no later collection need look at it.
+        # Imported modules stay, so no later collection needs to visit them.
         gc.freeze()
         gc.enable()
 
@@ -124,7 +125,7 @@ class Bar:
             self.close_shown()
 
     def show(self, task: str, done: int, total: int, extra: str) -> None:
-        """Like calling it, with the text at the right chosen by the caller."""
+        """Show progress with a text at the right that the caller chooses."""
         if not sys.stderr.isatty():
             return
         self._open(task, total)
@@ -132,12 +133,12 @@ class Bar:
 
     @staticmethod
     def close_shown() -> None:
-        """Take away the bar that is shown, if any, and give the terminal its cursor back."""
+        """Remove the bar that is shown, if any, and restore the terminal's cursor."""
         bar, Bar._shown = Bar._shown, None
         if bar is None:
             return
         progress, bar._progress, bar._task = bar._progress, None, ""
-        # A terminal that is gone cannot be tidied.
+        # The terminal may be gone.
         with _undisturbed(), contextlib.suppress(OSError):
             progress.stop()
 
@@ -257,7 +258,7 @@ class StopSignals:
 
 
 def _tell_log() -> None:
-    """Have what the package logs told as all else is, once in a process."""
+    """Print what the package logs like all other lines; takes effect once per process."""
     import logging
 
     class Teller(logging.Handler):
@@ -308,7 +309,7 @@ _held: list[int] | None = None
 
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Hear signals only afterwards: an interrupted change of the terminal could not be taken back."""
+    """Block signals within: an interrupted change of the terminal could not be undone."""
     global _held
     _held = []
     try:
@@ -320,7 +321,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 42 s, 3 min 20 s, 2 h 5 min."""
+    """Format seconds for people: 42 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -351,7 +352,7 @@ def _is_closed_pipe(error: OSError) -> bool:
 
 
 def shown_path(folder: Path) -> str:
-    """A path as the user would write it: relative where it lies below the working directory."""
+    """Return a path as the user would write it: relative where it lies below the working directory."""
     try:
         return quoted(str(folder.relative_to(Path.cwd())))
     except ValueError:
@@ -359,5 +360,5 @@ def shown_path(folder: Path) -> str:
 
 
 def quoted(text: str) -> str:
-    """A word as a shell takes it."""
+    """Quote a word for a shell, where it needs that."""
     return shlex.quote(text)
