@@ -70,8 +70,8 @@ def test_its_split_keeps_tracks_whole(small):
     from signsclf.recipe import SplitBy
 
     split = hold_out(small.table, SplitBy.GROUP, 0.2, 0)
-    assert split.groups_on_both_sides == 0
-    assert split.not_judged == ()
+    assert split.groups_in_both_splits == 0
+    assert split.not_evaluated == ()
     assert len(split.rows("valid")) == pytest.approx(0.2 * 39_209, rel=0.03)
 
 

@@ -30,7 +30,7 @@ def cache_command(
     folder = store.cache_folder(cache, TerminalObserver())
     if folder is None:
         raise SignsclfError("--cache: names no folder; give the one to look at")
-    found = {"path": str(folder), "limit_bytes": store.KEPT_BYTES}
+    found = {"path": str(folder), "limit_bytes": store.MAX_CACHE_BYTES}
     if clear:
         freed, left = store.clear(folder)
         found["freed_bytes"] = freed
@@ -42,7 +42,7 @@ def cache_command(
         echo(f"cache: {folder}")
         if clear:
             echo(f"freed: {freed:,} bytes")
-        echo(f"entries: {entries:,}, {n_bytes:,} bytes (kept up to {store.KEPT_BYTES:,}, and always the newest)")
+        echo(f"entries: {entries:,}, {n_bytes:,} bytes (kept up to {store.MAX_CACHE_BYTES:,}, and always the newest)")
     if clear and left:
         eprint(f"{left:,} entries cannot be deleted: they are in use, or the folder may not be written to")
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Labels that other programs hand out as JSON: one object a line, Label Studio, COCO, CreateML, and plain forms."""
+"""Read labels from other programs' JSON: one object a line, Label Studio, COCO, CreateML, and plain forms."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LOCAL_FILES = "/data/local-files/"
 
 
 def read_annotations(path: str) -> Sheet:
-    """A .json, .jsonl or .ndjson file as a sheet with a column for each key.
+    """Read a .json, .jsonl or .ndjson file as a sheet with a column for each key.
 
     Raises:
-        SourceError: no JSON, of no known kind, or an image has several labels.
+        SourceError: it is not JSON, is of no known form, or an image has several labels.
     """
     text = decode_text(path, read_bytes(path))
     if not path.lower().endswith(".json"):
@@ -37,10 +37,10 @@ def read_annotations(path: str) -> Sheet:
         value = _parse(text)
     except ValueError as error:
         try:
-            # One object a line under the suffix of the other.
+            # A .json file may also hold one object a line.
             return _lines(path, text)
         except SourceError:
-            raise SourceError(f"{path}: no valid JSON ({error}); write it again") from error
+            raise SourceError(f"{path}: not valid JSON ({error}); write it again") from error
     for read in (_label_studio, _coco, _objects, _create_ml, _mapping, _pairs, _columns):
         sheet = read(path, value)
         if sheet is not None:
@@ -64,19 +64,19 @@ def _parse(text: str) -> Any:
 
 
 def _lines(path: str, text: str) -> Sheet:
-    records, places = [], []
+    records, row_numbers = [], []
     for number, line in enumerate(re.split("\r\n|\r|\n", text), 1):
         if not line.strip(SPACES):
             continue
         try:
             record = _parse(line)
         except ValueError as error:
-            raise SourceError(f"{path}: line {number:,} is no valid JSON ({error}); mend it") from error
+            raise SourceError(f"{path}: line {number:,} is not valid JSON ({error}); fix it") from error
         if not isinstance(record, dict):
             raise SourceError(f"{path}: line {number:,} is no JSON object; write one with a path and a label a line")
         records.append(record)
-        places.append(number)
-    return _of_records(path, records, places=places, unit="line")
+        row_numbers.append(number)
+    return _of_records(path, records, row_numbers=row_numbers, unit="line")
 
 
 def _of_records(path: str, records: list[dict[str, Any]], **more: Any) -> Sheet:
@@ -86,7 +86,7 @@ def _of_records(path: str, records: list[dict[str, Any]], **more: Any) -> Sheet:
 
 
 def _text(value: object) -> str:
-    # NaN, which JSON does not have and Python writes, is what pandas has for a value that is missing.
+    # NaN, which Python writes though JSON does not have it, is a missing value of pandas.
     if value is None or value != value:
         return ""
     if isinstance(value, dict | list):
@@ -101,7 +101,7 @@ def _objects(path: str, value: Any) -> Sheet | None:
 
 
 def _label_studio(path: str, value: Any) -> Sheet | None:
-    """Tasks of {"data": {"image": ...}, "annotations": [{"result": [{"type": "choices", ...}]}]}."""
+    """Read tasks of {"data": {"image": ...}, "annotations": [{"result": [{"type": "choices", ...}]}]}."""
     if not _all_dicts(value) or not all(isinstance(task.get("data"), dict) for task in value):
         return None
     kind = "Label Studio"
@@ -133,7 +133,7 @@ def _label_studio(path: str, value: Any) -> Sheet | None:
 
 
 def _coco(path: str, value: Any) -> Sheet | None:
-    """{"images": [{id, file_name}], "annotations": [{image_id, category_id}], "categories": [{id, name}]}."""
+    """Read {"images": [{id, file_name}], "annotations": [{image_id, category_id}], "categories": [{id, name}]}."""
     if not isinstance(value, dict) or not all(_all_dicts(value.get(key)) for key in ("images", "annotations")):
         return None
     kind = "COCO"
@@ -153,7 +153,7 @@ def _coco(path: str, value: Any) -> Sheet | None:
 
 
 def _create_ml(path: str, value: Any) -> Sheet | None:
-    """[{"image": ..., "annotations": [{"label": ...}]}]."""
+    """Read [{"image": ..., "annotations": [{"label": ...}]}]."""
     if not _all_dicts(value) or not all(isinstance(item.get("annotations"), list) for item in value):
         return None
     found = [
@@ -167,7 +167,7 @@ def _create_ml(path: str, value: Any) -> Sheet | None:
 
 
 def _mapping(path: str, value: Any) -> Sheet | None:
-    """{path: label}, or {label: [paths]}."""
+    """Read {path: label}, or {label: [paths]}."""
     if not isinstance(value, dict) or not value:
         return None
     if images.is_image_name(next(iter(value))) and all(isinstance(v, str | int | float | list) for v in value.values()):
@@ -183,7 +183,7 @@ def _mapping(path: str, value: Any) -> Sheet | None:
 
 
 def _pairs(path: str, value: Any) -> Sheet | None:
-    """[[path, label], ...], or the same under "labels"."""
+    """Read [[path, label], ...], or the same under "labels"."""
     if isinstance(value, dict) and list(value) == ["labels"]:
         value = value["labels"]
     if isinstance(value, list) and value and all(isinstance(v, list) and len(v) == 2 for v in value):
@@ -192,7 +192,7 @@ def _pairs(path: str, value: Any) -> Sheet | None:
 
 
 def _columns(path: str, value: Any) -> Sheet | None:
-    """{"path": [...], "label": [...]}, or with objects of row to value as pandas writes them."""
+    """Read {"path": [...], "label": [...]}, or objects of row to value in place of lists, as pandas writes them."""
     if not isinstance(value, dict) or not value:
         return None
     columns = [list(v.values()) if isinstance(v, dict) else v for v in value.values()]
@@ -208,7 +208,7 @@ def _of_pairs(path: str, rows: Iterable[tuple[str, str]], **more: Any) -> Sheet:
 
 
 def _one_each(path: str, kind: str, found: list[tuple[str, set[str]]]) -> Sheet:
-    """A sheet of images with one label; those with none are left out."""
+    """Make a sheet of the images that have one label; those without are left out, several are an error."""
     if several := [(name, labels) for name, labels in found if len(labels) > 1]:
         name, labels = several[0]
         raise SourceError(
@@ -220,8 +220,8 @@ def _one_each(path: str, kind: str, found: list[tuple[str, set[str]]]) -> Sheet:
     if not rows:
         raise SourceError(f"{path}: {kind}: none of its {len(found):,} images has a label; label them and export again")
     without = len(found) - len(rows)
-    told = f"{kind}'s images without a label are left out ({without:,})" if without else ""
-    return _of_pairs(path, rows, places=kept, kind=kind, told=told)
+    note = f"{kind}'s images without a label are left out ({without:,})" if without else ""
+    return _of_pairs(path, rows, row_numbers=kept, kind=kind, note=note)
 
 
 def _all_dicts(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Archives that are not read in place: told by name, each with what makes a source of it."""
+"""Archives that cannot be read in place: recognised by name, with instructions to turn each into a source."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _TARS = {
 _OTHERS = frozenset(
     ("7z", "rar", "zst", "tzst", "gz", "bz2", "xz", "lzma", "z", "lz4", "br", "cab", "lzh", "iso", "dmg")
 )
-_BYTES_LOOKED_AT = 8 * 1024 * 1024
+_MAX_SAMPLED_BYTES = 8 * 1024 * 1024
 
 
 def is_archive_name(name: str) -> bool:
-    """Whether a file's name ends as that of an archive does, read in place or not."""
+    """Tell whether a file's name has the suffix of an archive, readable in place or not."""
     return name.lower().endswith(".zip") or _is_tar(name) or _suffix(name) in _OTHERS
 
 
-def way_to_read(path: str | Path) -> str | None:
-    """What an archive on disk is that is not read in place, and the way to a source; None for anything else."""
+def how_to_read(path: str | Path) -> str | None:
+    """Describe an archive on disk that cannot be read in place, and how to turn it into a source; None for others."""
     path = Path(path)
     if _is_tar(path.name):
         sample = _web_dataset_sample(path)
@@ -49,15 +49,15 @@ def way_to_read(path: str | Path) -> str | None:
         image, label = sample
         pair = f'echo "${{f%.cls}}{posixpath.splitext(image)[1]},$(cat "$f")"'
         table = f"cd photos && (echo path,label; for f in *.cls; do {pair}; done) > labels.csv"
-        way = "unpack all shards into one folder, list their labels in a table and give that"
-        return f"a WebDataset shard, with samples such as {image} and {label}: {way}: {unpack} && {table}"
+        steps = "unpack all shards into one folder, list their labels in a table and give that"
+        return f"a WebDataset shard, with samples such as {image} and {label}: {steps}: {unpack} && {table}"
     if _suffix(path.name) in _OTHERS:
         return f"a {path.suffix} archive, which is not read: unpack it and give the folder"
     return None
 
 
 def inner_archives(names: Iterable[str], is_archive: bool, root: str) -> str | None:
-    """What to do with archives that are all there is in a folder or archive; None where there are none.
+    """Say what to do with archives in a folder or archive that has no images; None where there are none.
 
     Args:
         names: of the files below ``root``.
@@ -66,8 +66,8 @@ def inner_archives(names: Iterable[str], is_archive: bool, root: str) -> str | N
     if not found:
         return None
     what = f"no images, but {count(len(found), 'archive')} in it ({some(found)})"
-    if not is_archive and (way := way_to_read(f"{root}/{found[0]}")):
-        return f"{what}; {posixpath.basename(found[0])} is {way}"
+    if not is_archive and (remedy := how_to_read(f"{root}/{found[0]}")):
+        return f"{what}; {posixpath.basename(found[0])} is {remedy}"
     return f"{what}; unpack {'it, and them in it' if is_archive else 'them'}, and give the folder"
 
 
@@ -81,13 +81,13 @@ def _is_tar(name: str) -> bool:
 
 
 def _web_dataset_sample(path: Path) -> tuple[str, str] | None:
-    """An image and the file of its label that lie side by side in a tar, looked for in its first members."""
+    """Find an image and its label file in the first megabytes of a tar archive."""
     opener = _TARS.get(_suffix(path.name))
     images_by_key: dict[str, str] = {}
     labels_by_key: dict[str, str] = {}
     try:
         with opener(path) if opener else path.open("rb") as file:
-            head = io.BytesIO(file.read(_BYTES_LOOKED_AT))
+            head = io.BytesIO(file.read(_MAX_SAMPLED_BYTES))
         with tarfile.open(fileobj=head, mode="r:") as archive:
             for member in archive:
                 folder, _, name = member.name.rpartition("/")
@@ -97,6 +97,6 @@ def _web_dataset_sample(path: Path) -> tuple[str, str] | None:
                 elif name.endswith(".cls"):
                     labels_by_key[key] = name
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError):
-        pass  # cut off after the bytes looked at, or no tar at all
+        pass  # cut off after the sampled bytes, or not a tar archive
     key = next((key for key in images_by_key if key in labels_by_key), None)
     return None if key is None else (images_by_key[key], labels_by_key[key])

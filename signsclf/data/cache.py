@@ -1,9 +1,8 @@
-"""Decodes every image of a table once, in parallel, into one uint8 array at the size that training reads, and keeps it
-in a folder for the runs to come.
+"""Decode every image of a table once, in parallel, into one uint8 array at the training size, and cache it on disk.
 
-An entry of the cache is a folder named by what decided its pixels: it is written under another name and renamed into
-place, so that it is whole or not there, whoever else writes it too; and each row is checked against its digest when it
-is opened. A cache that cannot be used costs a line and the decoding, never the run.
+An entry of the cache is a folder named by a hash of all that decides its pixels. It is written under a temporary name
+and renamed, so that it is complete or absent even if several processes write it; each row is checked against its digest
+when the entry is opened. If the cache cannot be used, the user is told and the images are decoded; the run goes on.
 """
 
 from __future__ import annotations
@@ -36,33 +35,33 @@ from signsclf.observer import Observer
 from signsclf.threads import usable_cores
 
 IN_MEMORY_BYTES = 2 * 1024**3
-"""Without a cache, a larger array lies in an unnamed temporary file and is mapped: the system drops its pages when
+"""Without a cache, a larger array is mapped from an unnamed temporary file, so that the system can drop its pages when
 memory is short."""
-KEPT_BYTES = 20 * 1024**3
-"""The entries used last are kept up to this sum, and always the newest; others are deleted when that one is written."""
+MAX_CACHE_BYTES = 20 * 1024**3
+"""The cache keeps the most recently used entries up to this size, and always the newest; writing one evicts others."""
 AUTO, OFF = "auto", "off"
 _FORMAT = 2
 _PIXELS, _INDEX, _TAG = "pixels.bin", "index.json", "CACHEDIR.TAG"
 _TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Images decoded by signsclf; may be deleted.\n"
-# What posix_fallocate says on file systems that cannot take space ahead.
+# What posix_fallocate raises on file systems that cannot reserve space.
 _CANNOT_ALLOCATE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODEV)
 _NAME = re.compile(r"[0-9a-f]{32}(\.[0-9a-f]{8}\.tmp)?")
 _ABANDONED_SECONDS = 24 * 3600
 _CHUNK = 64
 _SMALL_SIDE = 100.0
-"""With smaller images decoding is mostly Python, of which one thread runs at a time: two take a fifth longer."""
+"""Smaller images spend most time in Python code, which holds the GIL: two threads take a fifth longer than one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """The images of a table, row for row.
+    """The decoded images of a table, row for row.
 
     Attributes:
         pixels: uint8 (n, size, size, 3), RGB; rows of unreadable images are zero.
         digests: `digest` of each image's pixels as they are in the file; empty for unreadable images.
-        inputs: `digest` of each image's row in ``pixels``: what the network sees; empty likewise.
-        unreadable: row position to the reason.
-        entry: the cache's entry that holds all rows, these and those that `take` left out; None without one.
+        inputs: `digest` of each row of ``pixels``, the network's input; empty for unreadable images.
+        unreadable: row to the reason.
+        entry: the cache entry with all rows, including those that `take` dropped; None without one.
     """
 
     pixels: np.ndarray
@@ -72,10 +71,10 @@ class Decoded:
     entry: Path | None = None
 
     def take(self, rows: Sequence[int]) -> Decoded:
-        """These rows alone, in this order; many of them in an unnamed file, as `decode_all` has them.
+        """Select rows, in this order; a large selection is mapped from an unnamed file, as in `decode_all`.
 
         Raises:
-            SignsclfError: there is no room for that file.
+            SignsclfError: there is no space for that file.
         """
         pixels = _allocate((len(rows), *self.pixels.shape[1:]))
         np.take(self.pixels, rows, axis=0, out=pixels)
@@ -93,28 +92,28 @@ def decode_all(
     size: int,
     cache: Path | None = None,
     observer: Observer | None = None,
-    leave: int = 0,
+    reserve_bytes: int = 0,
 ) -> Decoded:
-    """Every image of the table, read, decoded and squashed, or taken from the cache, where this was done before.
+    """Read, decode and resize every image of the table, or take them from the cache if that was done before.
 
     Args:
         table: ``path`` and ``roi`` are used.
         size: side in pixels.
-        cache: folder of the cache; None keeps nothing. Tables with drawn signs are never kept.
+        cache: folder of the cache; None caches nothing. Tables with synthetic signs are never cached.
         observer: told of progress, and why the cache could not be used.
-        leave: bytes that a new entry must leave free on its disk.
+        reserve_bytes: bytes that a new entry must leave free on its disk.
 
     Raises:
-        SignsclfError: there is no cache and no room for a temporary file either.
+        SignsclfError: there is no cache, and no space for a temporary file either.
     """
     observer = observer or Observer()
     key = None if cache is None else _key(table, size)
     if key is not None:
-        found = open_entry(cache / key, size, observer)
-        if found is None or len(found.digests) != len(table):
-            found = _make_entry(cache, key, table, size, observer, leave)
-        if found is not None:
-            return found
+        cached = open_entry(cache / key, size, observer)
+        if cached is None or len(cached.digests) != len(table):
+            cached = _make_entry(cache, key, table, size, observer, reserve_bytes)
+        if cached is not None:
+            return cached
     return _decode(table, size, _allocate((len(table), size, size, 3)), observer)
 
 
@@ -137,15 +136,15 @@ def decode_some(
 
 
 def cache_folder(choice: str | Path, observer: Observer | None = None) -> Path | None:
-    """The folder that ``--cache`` means: "auto" is the user's own, "off" none.
+    """Resolve ``--cache``: "auto" is the user's cache folder, "off" is None.
 
-    The folder is marked (CACHEDIR.TAG) as one that backups need not keep.
+    The folder gets a CACHEDIR.TAG, so that backups leave it out.
 
     Args:
         observer: told where the user has no folder of their own.
 
     Raises:
-        SignsclfError: no folder can be called so.
+        SignsclfError: it is not a valid folder name.
     """
     if str(choice) == OFF:
         return None
@@ -155,21 +154,21 @@ def cache_folder(choice: str | Path, observer: Observer | None = None) -> Path |
             observer.say("cache: this user has no home folder, so decoded images are not kept; --cache DIR keeps them")
         return folder
     if not str(choice):
-        raise SignsclfError(f"--cache: names no folder; give one, {AUTO} or {OFF}")
+        raise SignsclfError(f"--cache is empty; give a folder, {AUTO} or {OFF}")
     return user_path(choice).absolute()
 
 
 def measure(folder: Path) -> tuple[int, int]:
-    """How many entries a cache has, those half made included, and their bytes."""
+    """Count a cache's entries, unfinished ones included, and their bytes."""
     entries = _entries(folder)
     return len(entries), sum(_bytes(entry) for entry in entries)
 
 
 def clear(folder: Path) -> tuple[int, int]:
-    """Deletes all entries of a cache, and nothing else that lies there.
+    """Delete all entries of a cache, and nothing else in its folder.
 
     Returns:
-        The bytes freed, and how many entries are still there, since they are in use or may not be deleted.
+        The bytes freed, and how many entries remain because they are in use or cannot be deleted.
     """
     freed = 0
     for entry in _entries(folder):
@@ -180,7 +179,7 @@ def clear(folder: Path) -> tuple[int, int]:
 
 
 def _users_folder() -> Path | None:
-    # An empty HOME makes the root folder of it, and without any the name begins with "~".
+    # With an empty HOME it would lie in the root folder; without HOME its name would start with "~".
     if os.environ.get("HOME") == "" and not os.environ.get("XDG_CACHE_HOME"):
         return None
     try:
@@ -191,7 +190,7 @@ def _users_folder() -> Path | None:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is an entry by its name and its files alike; links are none."""
+    """List the entries, recognised by their names and by the files in them; links are not entries."""
     try:
         found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
         return [
@@ -212,9 +211,9 @@ def _bytes(entry: Path) -> int:
 
 
 def _delete(entry: Path) -> bool:
-    """Deletes an entry whole or not at all: under a name by which nobody opens it.
+    """Delete an entry atomically: rename it to a name that no process opens, then delete that.
 
-    Windows renames no folder that holds a mapped file, and would delete the one file that is not mapped.
+    Windows cannot rename a folder that holds a mapped file, and without the rename would delete its other file.
     """
     doomed = entry.with_name(f"{entry.name[:32]}.{secrets.token_hex(4)}.tmp")
     try:
@@ -226,14 +225,14 @@ def _delete(entry: Path) -> bool:
 
 
 def digest(pixels: np.ndarray) -> str:
-    """128-bit BLAKE2b of uint8 (H, W, 3) pixels and their shape, in hexadecimal: how an image is known again."""
+    """Hash uint8 (H, W, 3) pixels and their shape with 128-bit BLAKE2b, in hexadecimal: an image's identity."""
     state = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
     state.update(np.ascontiguousarray(pixels))
     return state.hexdigest()
 
 
 def fingerprint(relative_paths: list[str], labels: list[str], digests: list[str]) -> str:
-    """SHA-256 over path, label and content of every image, whatever their order: the same data, the same text."""
+    """Hash path, label and content of all images with SHA-256, independent of their order: a data set's identity."""
     rows = sorted(zip(relative_paths, labels, digests, strict=True))
     text = "\n".join("\t".join(row) for row in rows)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
@@ -247,7 +246,7 @@ def _resize(image: Image.Image, size: int, roi: tuple[int, int, int, int] | None
 
 
 def _decode(table: np.ndarray, size: int, pixels: np.ndarray, observer: Observer) -> Decoded:
-    """Fills ``pixels``."""
+    """Decode all images into ``pixels``."""
     n = len(table)
     digests, inputs = [""] * n, [""] * n
     unreadable: dict[int, str] = {}
@@ -277,9 +276,9 @@ def _decode(table: np.ndarray, size: int, pixels: np.ndarray, observer: Observer
 
 
 def _key(table: np.ndarray, size: int) -> str | None:
-    """Names what decides the pixels: the files as they are now, their boxes, the size and how images are read.
+    """Hash all that decides the pixels: the files' current state, the boxes, the size and how images are read.
 
-    None where that cannot be told: a drawn sign comes from this package's code.
+    None for synthetic signs, which depend on this package's code.
     """
     state = hashlib.blake2b(f"{_FORMAT} {images.pixel_path()} {size}".encode(), digest_size=16)
     archives: dict[str, str] = {}
@@ -288,15 +287,15 @@ def _key(table: np.ndarray, size: int) -> str | None:
             return None
         inside = images.split_archive(path)
         if inside is None:
-            mark = _mark(path)
+            stat_key = _stat_key(path)
         else:
-            mark = archives.get(inside[0]) or archives.setdefault(inside[0], _mark(inside[0]))
-        state.update(f"{path}\0{roi or ''}\0{mark}\n".encode("utf-8", "surrogateescape"))
+            stat_key = archives.get(inside[0]) or archives.setdefault(inside[0], _stat_key(inside[0]))
+        state.update(f"{path}\0{roi or ''}\0{stat_key}\n".encode("utf-8", "surrogateescape"))
     return state.hexdigest()
 
 
-def _mark(path: str) -> str:
-    """What changes with a file's content, or with the right to read it."""
+def _stat_key(path: str) -> str:
+    """Return a text that changes with a file's content, or with the permission to read it."""
     try:
         found = os.stat(path)  # noqa: PTH116 - once for every image
     except OSError as error:
@@ -305,7 +304,7 @@ def _mark(path: str) -> str:
 
 
 def open_entry(entry: Path, size: int, observer: Observer | None = None) -> Decoded | None:
-    """What the cache has under that name; None where it has nothing, or something damaged, which is removed."""
+    """Open an entry of the cache; None where there is none, or a damaged one, which is deleted."""
     if not entry.is_dir():
         return None
     try:
@@ -318,10 +317,10 @@ def open_entry(entry: Path, size: int, observer: Observer | None = None) -> Deco
             raise ValueError("digests differ")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if observer is not None:
-            observer.say(f"cache: {entry} is damaged ({error}); decoding anew")
+            observer.say(f"cache: {entry} is damaged ({error}); decoding again")
         _delete(entry)
         return None
-    # Used just now: the last to be deleted. A cache may be there to be read only.
+    # Mark it as used now, so that it is evicted last. The cache may be read-only.
     with contextlib.suppress(OSError):
         os.utime(entry / _INDEX)
     return Decoded(pixels=pixels, digests=digests, inputs=inputs, unreadable=unreadable, entry=entry)
@@ -336,24 +335,26 @@ def _rows_intact(pixels: np.ndarray, inputs: list[str], unreadable: dict[int, st
         return list(pool.map(work, range(0, len(inputs), _CHUNK)))
 
 
-def _make_entry(cache: Path, key: str, table: np.ndarray, size: int, observer: Observer, leave: int) -> Decoded | None:
-    """Decodes into a new entry; None where there is no room for one, which is said."""
+def _make_entry(
+    cache: Path, key: str, table: np.ndarray, size: int, observer: Observer, reserve_bytes: int
+) -> Decoded | None:
+    """Decode into a new entry; None, with a message to the user, where it cannot be written."""
     shape = (len(table), size, size, 3)
-    making = cache / f"{key}.{secrets.token_hex(4)}.tmp"
-    unkept = "decoding for this run only"
+    tmp_dir = cache / f"{key}.{secrets.token_hex(4)}.tmp"
+    fallback = "decoding for this run only"
     try:
         try:
             cache.mkdir(parents=True, exist_ok=True)
             _evict(cache, math.prod(shape))
             with contextlib.suppress(FileExistsError), (cache / _TAG).open("x") as tag:
                 tag.write(_TAG_TEXT)
-            making.mkdir()
-            if leave and shutil.disk_usage(cache).free < math.prod(shape) + leave:
+            tmp_dir.mkdir()
+            if reserve_bytes and shutil.disk_usage(cache).free < math.prod(shape) + reserve_bytes:
                 raise OSError(errno.ENOSPC, "the run itself needs the space")
-            with (making / _PIXELS).open("w+b") as file:
+            with (tmp_dir / _PIXELS).open("w+b") as file:
                 pixels = _map(file, shape)
         except OSError as error:
-            observer.say(f"cache: {cache} cannot be written ({error.strerror or error}); {unkept}")
+            observer.say(f"cache: {cache} cannot be written ({error.strerror or error}); {fallback}")
             return None
         decoded = _decode(table, size, pixels, observer)
         index = {
@@ -363,39 +364,39 @@ def _make_entry(cache: Path, key: str, table: np.ndarray, size: int, observer: O
         }
         try:
             pixels.flush()
-            with (making / _INDEX).open("w", encoding="utf-8") as file:
+            with (tmp_dir / _INDEX).open("w", encoding="utf-8") as file:
                 json.dump(index, file)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            observer.say(f"cache: {cache} cannot be written ({error.strerror or error}); {unkept}")
+            observer.say(f"cache: {cache} cannot be written ({error.strerror or error}); {fallback}")
             pixels.flags.writeable = False
             return decoded
-        # Windows renames no folder that holds a mapped file: what is mapped goes, and is mapped anew at its place.
+        # Windows cannot rename a folder that holds a mapped file: unmap it first, and map it again after the rename.
         decoded = replace(decoded, pixels=np.empty(0, np.uint8))
         del pixels
-        return _settle(making, cache / key, decoded, shape)
+        return _publish(tmp_dir, cache / key, decoded, shape)
     finally:
-        shutil.rmtree(making, ignore_errors=True)
+        shutil.rmtree(tmp_dir, ignore_errors=True)
 
 
-def _settle(making: Path, entry: Path, decoded: Decoded, shape: tuple[int, ...]) -> Decoded:
-    """Renames an entry that is whole to its place, and opens it there."""
-    place: Path | None = entry
+def _publish(tmp_dir: Path, entry: Path, decoded: Decoded, shape: tuple[int, ...]) -> Decoded:
+    """Rename a complete entry to its final place, and open it there."""
+    published: Path | None = entry
     try:
-        making.rename(entry)
+        tmp_dir.rename(entry)
     except OSError:
-        # Of two made at once the later finds the name taken.
-        found = open_entry(entry, shape[1])
-        if found is not None and len(found.digests) == len(decoded.digests):
-            return found
-        place = None
-    pixels = np.memmap((place or making) / _PIXELS, np.uint8, "r", shape=shape)
-    return replace(decoded, pixels=pixels, entry=place)
+        # Another process published the same entry first.
+        other = open_entry(entry, shape[1])
+        if other is not None and len(other.digests) == len(decoded.digests):
+            return other
+        published = None
+    pixels = np.memmap((published or tmp_dir) / _PIXELS, np.uint8, "r", shape=shape)
+    return replace(decoded, pixels=pixels, entry=published)
 
 
 def _evict(cache: Path, wanted: int) -> None:
-    """Deletes what was abandoned half-made a day ago, and the entries unused for longest beyond `KEPT_BYTES`."""
+    """Delete unfinished entries over a day old, and the least recently used ones beyond `MAX_CACHE_BYTES`."""
     kept = []
     total = wanted
     for entry in _entries(cache):
@@ -410,7 +411,7 @@ def _evict(cache: Path, wanted: int) -> None:
                 total += n_bytes
     for _, n_bytes, entry in sorted(kept, reverse=True):
         total += n_bytes
-        if total > KEPT_BYTES:
+        if total > MAX_CACHE_BYTES:
             _delete(entry)
 
 
@@ -423,14 +424,14 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
             return _map(file, shape)
     except OSError as error:
         raise SignsclfError(
-            f"{tempfile.gettempdir()}: no room for {n_bytes / 1e9:.1f} GB of decoded images "
-            f"({error.strerror or error}); make room there, set TMPDIR, or give a smaller --size"
+            f"{tempfile.gettempdir()}: no space for {n_bytes / 1e9:.1f} GB of decoded images "
+            f"({error.strerror or error}); free space there, set TMPDIR, or give a smaller --size"
         ) from error
 
 
 def _map(file: IO[bytes], shape: tuple[int, ...]) -> np.ndarray:
-    # A mapped page that finds the disk full kills the process: take the room now, or say that there is none. Windows
-    # takes it as the file grows.
+    # Writing to a mapped page kills the process if the disk is full, so reserve the space now. Windows allocates it
+    # when the file grows.
     n_bytes = math.prod(shape)
     if os.name != "nt":
         try:

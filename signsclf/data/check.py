@@ -1,4 +1,4 @@
-"""Decodes every image of a source whole, and lists those that spoil training: unreadable, tiny, repeated."""
+"""Decode every image of a source completely, and list those that harm training: unreadable, tiny, repeated."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
     from signsclf.data.table import Source
 
 TINY = 10
-"""An image whose shorter side has fewer pixels is called tiny: GTSRB's smallest signs have 15."""
+"""An image whose shorter side has fewer pixels is reported as tiny; GTSRB's smallest signs have 15."""
 UNASSIGNED = "unassigned"
-"""Stands for the split of an image that belongs to none yet."""
+"""The split of an image that has none yet."""
 
 _CHUNK = 64
-_MOST_WORKERS = 8
-# Quicker images are decoded one by one: for them threads lose more by handing Python's lock to and fro.
-_WORTH_A_THREAD = 0.25e-3
+_MAX_WORKERS = 8
+# Images that decode faster are decoded by one thread: several would lose time to the GIL.
+_MIN_SECONDS_FOR_THREADS = 0.25e-3
 
 
 class DuplicateKind(str, Enum):
-    """What a set of equal images harms; of several, the first in this order."""
+    """How a set of equal images is harmful; the first in this order that applies."""
 
     ACROSS_CLASSES = "across classes"
-    """Some of the labels must be wrong."""
+    """At least one of the labels must be wrong."""
     ACROSS_SPLITS = "across splits"
-    """Figures on the one split flatter, since the model has seen these images in the other."""
+    """Figures are too good, since the model was trained on images that it is evaluated on."""
     WITHIN_CLASS = "within class"
-    """These count more than once."""
+    """The image counts more than once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateSet:
-    """Images, two or more, that are the same pixel for pixel; the three tuples go together.
+    """Two or more images with equal pixels; the three tuples are parallel.
 
     Attributes:
         paths: relative to the source, in the order of the table.
@@ -61,6 +61,7 @@ class DuplicateSet:
 
     @property
     def kind(self) -> DuplicateKind:
+        """How the set is harmful."""
         if len(set(self.labels)) > 1:
             return DuplicateKind.ACROSS_CLASSES
         if len(set(self.splits)) > 1:
@@ -70,17 +71,17 @@ class DuplicateSet:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What `check` found. Paths are relative to the source, lists in the order of the table.
+    """The result of `check`. Paths are relative to the source, lists in the order of the table.
 
     Attributes:
         n: images in the table, the unreadable included.
         unreadable: (path, reason) of each.
         tiny: (path, width, height) of the images whose shorter side is under `TINY` pixels.
         duplicates: sets of equal images.
-        counts: label to split to images, the unreadable included; every class of the source is there, empty
-            ones with 0, and every class has the same splits.
-        smallest, largest: (width, height) of the images with the fewest and the most pixels; None when no
-            image can be read.
+        counts: label to split to number of images, the unreadable included; all classes and splits of the source
+            appear, also with 0.
+        smallest, largest: (width, height) of the images with the fewest and the most pixels; None if no image can be
+            read.
     """
 
     n: int
@@ -93,7 +94,7 @@ class CheckResult:
 
     @property
     def ok(self) -> bool:
-        """Whether every image can be read, and none stands in two classes or in two splits."""
+        """Whether every image can be read, and none is in two classes or in two splits."""
         harmless = DuplicateKind.WITHIN_CLASS
         return not self.unreadable and all(found.kind is harmless for found in self.duplicates)
 
@@ -103,7 +104,7 @@ class CheckResult:
         return {label: sum(splits.values()) for label, splits in self.counts.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """The same for `json.dumps`."""
+        """Return the result as JSON values."""
         return {
             "ok": self.ok,
             "n": self.n,
@@ -125,8 +126,8 @@ class CheckResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Look:
-    """One image, decoded: its size and the hash of its size and pixels, or why it cannot be read."""
+class _DecodedImage:
+    """One decoded image: its size and a hash of its size and pixels, or why it cannot be read."""
 
     width: int = 0
     height: int = 0
@@ -135,13 +136,13 @@ class _Look:
 
 
 def check(source: Source, workers: int | None = None, observer: Observer | None = None) -> CheckResult:
-    """Decodes every image of a source whole.
+    """Decode every image of a source completely.
 
-    Duplicates are exact: the same size and the same pixels once decoded to upright RGB, so that a lossless
-    copy in another format counts, and a JPEG of a PNG does not. Only hashes are kept, some 100 bytes each.
+    Duplicates have the same size and the same pixels after decoding to upright RGB, so that a lossless copy in another
+    format is one, and a JPEG of a PNG is not. Only hashes are kept in memory, about 100 bytes each.
 
     Args:
-        workers: threads that decode; by default one a core, at most 8.
+        workers: decoding threads; by default one per core, at most 8.
         observer: told of progress.
     """
     observer = observer or Observer()
@@ -152,21 +153,21 @@ def check(source: Source, workers: int | None = None, observer: Observer | None 
     splits = [UNASSIGNED if split is None else split for split in table["split"]]
 
     unreadable, tiny = [], []
-    # By hash, the rows that have it: most hashes have one row, for which a list would be a waste.
+    # Hash to rows, in two dicts: most hashes have one row, for which a list would waste memory.
     first: dict[bytes, int] = {}
     repeated: dict[bytes, list[int]] = {}
     smallest = largest = None
-    for row, look in enumerate(_looks(paths, workers or min(usable_cores(), _MOST_WORKERS))):
-        if look.reason:
-            unreadable.append((source.relative(paths[row]), look.reason))
+    for row, decoded in enumerate(_decode_all(paths, workers or min(usable_cores(), _MAX_WORKERS))):
+        if decoded.reason:
+            unreadable.append((source.relative(paths[row]), decoded.reason))
         else:
-            size = (look.width, look.height)
+            size = (decoded.width, decoded.height)
             if min(size) < TINY:
                 tiny.append((source.relative(paths[row]), *size))
             smallest = min(smallest or size, size, key=_area)
             largest = max(largest or size, size, key=_area)
-            if first.setdefault(look.digest, row) != row:
-                repeated.setdefault(look.digest, [first[look.digest]]).append(row)
+            if first.setdefault(decoded.digest, row) != row:
+                repeated.setdefault(decoded.digest, [first[decoded.digest]]).append(row)
         if (row + 1) % _CHUNK == 0 or row + 1 == n:
             observer.progress("checking", row + 1, n)
     return CheckResult(
@@ -188,22 +189,22 @@ def check(source: Source, workers: int | None = None, observer: Observer | None 
 
 
 def bars(result: CheckResult, width: int = 80, block: str = "█") -> list[str]:
-    """Images of each class as bars of text, a line a class in the order of the classes.
+    """Render the images of each class as bars of text, one line per class in class order.
 
     Args:
-        width: columns of the longest line; never fewer than some 30.
-        block: the letter that bars are made of.
+        width: columns of the longest line, at least about 30.
+        block: the character that bars are made of.
     """
     totals = result.totals
     most = max(totals.values(), default=0)
-    for_number = len(f"{most:,}")
-    for_name = min(max((columns(visible(label)) for label in totals), default=1), max(10, width // 3))
-    for_bar = max(10, width - for_name - for_number - 2)
+    number_width = len(f"{most:,}")
+    name_width = min(max((columns(visible(label)) for label in totals), default=1), max(10, width // 3))
+    bar_width = max(10, width - name_width - number_width - 2)
     lines = []
     for label, count in totals.items():
-        # A class that has images has a bar, however short.
-        bar = block * max(count > 0, round(for_bar * count / max(most, 1)))
-        lines.append(f"{fitted(label, for_name)} {count:>{for_number},} {bar}".rstrip())
+        # A class with images has a bar at least one character long.
+        bar = block * max(count > 0, round(bar_width * count / max(most, 1)))
+        lines.append(f"{fitted(label, name_width)} {count:>{number_width},} {bar}".rstrip())
     return lines
 
 
@@ -211,7 +212,7 @@ def write_counts(result: CheckResult, folder: str | Path) -> list[Path]:
     """Write class_counts.csv (label, images, a column per split), and class_counts.png where matplotlib is installed.
 
     Args:
-        folder: where to; made if need be.
+        folder: created if needed.
 
     Returns:
         The paths written.
@@ -230,7 +231,7 @@ def write_counts(result: CheckResult, folder: str | Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SignsclfError(
-            f"{folder}: cannot be written to ({error.strerror or error}): name another folder"
+            f"{folder}: cannot be written to ({error.strerror or error}); name another folder"
         ) from error
     write_atomic(table, csv_bytes([["label", "images", *splits], *rows]))
     if not has_extra("plots"):
@@ -239,44 +240,44 @@ def write_counts(result: CheckResult, folder: str | Path) -> list[Path]:
     return [table, picture]
 
 
-def _looks(paths: Sequence[str], workers: int) -> Iterator[_Look]:
-    """What `_look` says of each path, in order; a few chunks are under way at any time, never all."""
-    # The first one opens the archive and Pillow's plugins, and says nothing of the time that the others take.
-    yield from _look_at(paths[:1])
+def _decode_all(paths: Sequence[str], workers: int) -> Iterator[_DecodedImage]:
+    """Yield `_decode` of each path, in order, with only a few chunks in progress at any time."""
+    # The first image is not timed: it opens the archive and loads Pillow's plugins.
+    yield from _decode_chunk(paths[:1])
     started = time.perf_counter()
-    looks = _look_at(paths[1:_CHUNK])
+    decoded = _decode_chunk(paths[1:_CHUNK])
     each = (time.perf_counter() - started) / _CHUNK
-    yield from looks
+    yield from decoded
     chunks = (paths[start : start + _CHUNK] for start in range(_CHUNK, len(paths), _CHUNK))
-    if workers == 1 or each < _WORTH_A_THREAD:
+    if workers == 1 or each < _MIN_SECONDS_FOR_THREADS:
         for chunk in chunks:
-            yield from _look_at(chunk)
+            yield from _decode_chunk(chunk)
         return
     pool = ThreadPoolExecutor(workers)
     try:
-        ahead: deque[Future[list[_Look]]] = deque()
+        pending: deque[Future[list[_DecodedImage]]] = deque()
         for chunk in chunks:
-            ahead.append(pool.submit(_look_at, chunk))
-            if len(ahead) > 2 * workers:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
+            pending.append(pool.submit(_decode_chunk, chunk))
+            if len(pending) > 2 * workers:
+                yield from pending.popleft().result()
+        while pending:
+            yield from pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _look_at(paths: Sequence[str]) -> list[_Look]:
-    return [_look(path) for path in paths]
+def _decode_chunk(paths: Sequence[str]) -> list[_DecodedImage]:
+    return [_decode(path) for path in paths]
 
 
-def _look(path: str) -> _Look:
+def _decode(path: str) -> _DecodedImage:
     try:
         image = images.decode(images.read(path), path)
     except BadImageError as error:
-        return _Look(reason=str(error).removeprefix(f"{path}: "))
+        return _DecodedImage(reason=str(error).removeprefix(f"{path}: "))
     digest = hashlib.blake2b(f"{image.width} {image.height} ".encode(), digest_size=16)
     digest.update(image.tobytes())
-    return _Look(width=image.width, height=image.height, digest=digest.digest())
+    return _DecodedImage(width=image.width, height=image.height, digest=digest.digest())
 
 
 def _area(size: tuple[int, int]) -> tuple[int, int]:
@@ -284,7 +285,7 @@ def _area(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _count(classes: Sequence[str], labels: Sequence[str], splits: Sequence[str]) -> dict[str, dict[str, int]]:
-    # In the order of use, whatever else a source calls its splits.
+    # The usual splits first, in this order; then any others of the source.
     known = ("train", "valid", "test", UNASSIGNED)
     present = sorted(set(splits), key=lambda split: (known.index(split) if split in known else 9, split))
     counts = {label: dict.fromkeys(present, 0) for label in classes}

@@ -1,4 +1,4 @@
-"""Tables in files as columns of text, exactly as written: '007' stays '007', 'NA' stays 'NA'."""
+"""Read tables from files as columns of text, exactly as written: '007' stays '007', 'NA' stays 'NA'."""
 
 from __future__ import annotations
 
@@ -24,98 +24,100 @@ SPACES = (
     " \t\n\r\v\f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f"
     "\u205f\u3000\u180e\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 )
-"""What is no part of a value at its ends: spaces of any kind, line breaks, and what has no width."""
+"""Characters stripped from the ends of a value: spaces of any kind, line breaks, and characters without width."""
 
 _DELIMITERS = "\t;|,"
 _SEP_LINE = re.compile(r'"?sep=(.)"?[,;\t|]*', re.IGNORECASE)
-_OTHER_KINDS = {
+_OTHER_FORMATS = {
     b"PK\x03\x04": "a zip archive or a spreadsheet (.xlsx, .ods), not text; save it as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "a spreadsheet (.xls), not text; save it as CSV UTF-8",
     b"\x1f\x8b": "compressed with gzip; unpack it first",
-    b"version https://git-lfs": "a pointer of Git LFS, not the table itself; run: git lfs pull",
+    b"version https://git-lfs": "a Git LFS pointer, not the table itself; run: git lfs pull",
     b"<!doctype": "a web page, not a table; download it again",
     b"<html": "a web page, not a table; download it again",
 }
-_MOST_HEAD = 1024 * 1024
-# csv's limit is one for the whole process: it is raised for as long as a longer cell needs it, by one at a time.
+_MAX_HEADER_BYTES = 1024 * 1024
+# csv's field limit is global to the process: only one thread at a time may raise it for a long cell.
 _field_limit = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sheet:
-    """A table as it was read, without rows that hold no value.
+    """A table as it was read, without blank rows.
 
     Attributes:
         path: of the file, or ``ARCHIVE.zip/member``.
-        names: of the columns, spaces around them cut off. The first row, where a text file has no header.
-        rows: how many there are.
-        places: the number of each row in the file, or None where that is 1 and so on.
-        unit: what ``places`` count: "line" (the header is line 1), "row" or "item".
-        load: position of a column to its values, an empty text where there is none.
-        types: of a Parquet file's columns, in pyarrow's terms; empty for others.
-        kind: what the format is called where it is another program's own; or "".
-        told: what was done to the columns already, to be told; or "".
+        names: of the columns, stripped. If a text file has no header, they are its first row.
+        rows: the number of rows.
+        row_numbers: the number of each row in the file; None where they count from 1.
+        unit: what ``row_numbers`` count: "line" (the header is line 1), "row" or "item".
+        load: takes the index of a column and returns its values, "" for missing ones.
+        types: pyarrow's types of a Parquet file's columns; empty for other files.
+        kind: the name of the format if it is another program's own; or "".
+        note: how the columns were changed when they were read; or "".
     """
 
     path: str
     names: tuple[str, ...]
     rows: int
     load: Callable[[int], list[str]]
-    places: Sequence[int] | None = None
+    row_numbers: Sequence[int] | None = None
     unit: str = "line"
     types: tuple[Any, ...] = ()
     kind: str = ""
-    told: str = ""
+    note: str = ""
 
-    def place(self, row: int) -> str:
-        """Where row ``row``, from 0, is found in the file: "line 7"."""
-        return f"{self.unit} {self.places[row] if self.places is not None else row + 1:,}"
+    def location(self, row: int) -> str:
+        """Say where row ``row`` (from 0) is in the file: "line 7"."""
+        return f"{self.unit} {self.row_numbers[row] if self.places is not None else row + 1:,}"
 
-    def some_places(self, rows: Sequence[int], most: int = 3) -> str:
-        """Where the first few rows are, and how many more there are: "lines 7, 9, 12 and 4 more"."""
-        numbers = [f"{self.places[row] if self.places is not None else row + 1:,}" for row in rows[:most]]
-        more = f" and {len(rows) - most:,} more" if len(rows) > most else ""
-        return f"{self.unit}{'s' * (len(rows) > 1)} {', '.join(numbers)}{more}"
+    def locations(self, rows: Sequence[int], most: int = 3) -> str:
+        """Say where the first few rows are, and how many more there are: "lines 7, 9, 12 and 4 more"."""
+        numbers = [f"{self.row_numbers[row] if self.places is not None else row + 1:,}" for row in rows[:most]]
+        rest = f" and {len(rows) - most:,} more" if len(rows) > most else ""
+        return f"{self.unit}{'s' * (len(rows) > 1)} {', '.join(numbers)}{rest}"
 
     def with_header(self) -> Sheet:
-        """A table whose ``names`` were its first row, with that as a row and numbers for names."""
-        first, load, places = self.names, self.load, self.places or range(2, self.rows + 2)
+        """Return a table without a header: ``names`` becomes its first row, and the columns are numbered."""
+        first, load, row_numbers = self.names, self.load, self.row_numbers or range(2, self.rows + 2)
         return Sheet(
             path=self.path,
             names=tuple(str(i + 1) for i in range(len(first))),
             rows=self.rows + 1,
             load=lambda i: [first[i], *load(i)],
-            places=[places[0] - 1 if len(places) else 1, *places],
+            row_numbers=[row_numbers[0] - 1 if len(row_numbers) else 1, *row_numbers],
         )
 
 
-def from_columns(path: str, columns: dict[str, list[str]], **more: Any) -> Sheet:
-    """A sheet of columns that are in memory; more as for `Sheet`."""
+def from_columns(path: str, columns: dict[str, list[str]], **arguments: Any) -> Sheet:
+    """Make a sheet from columns in memory; other arguments as for `Sheet`."""
     lists = list(columns.values())
-    return Sheet(path=path, names=tuple(columns), rows=len(lists[0]) if lists else 0, load=lists.__getitem__, **more)
+    return Sheet(
+        path=path, names=tuple(columns), rows=len(lists[0]) if lists else 0, load=lists.__getitem__, **arguments
+    )
 
 
 def folded(name: str) -> str:
-    """A column's name as names are compared."""
+    """Normalise a column's name for comparison."""
     return name.strip(SPACES).casefold()
 
 
 def is_blank(text: str) -> bool:
-    """Whether nothing but spaces is in a value."""
+    """Tell whether a value is empty or only spaces."""
     return not text.strip(SPACES)
 
 
 def column_names(path: str) -> list[str]:
-    """Names of the columns, lower case, from the header alone, so that what follows it may be damaged.
+    """Read the names of the columns, lower case, from the header alone; the rows may be damaged.
 
     Raises:
-        SourceError: the file cannot be read at all, is no Parquet file, or a library for that is missing.
+        SourceError: the file cannot be read at all, is not a Parquet file, or the library for it is missing.
     """
     return [folded(name) for name in header(path)]
 
 
 def header(path: str) -> list[str]:
-    """The first row of a text table, or a Parquet file's columns; none where it is no table.
+    """Read the first row of a text table, or a Parquet file's column names; empty for a file that is not a table.
 
     Raises:
         SourceError: as for `column_names`.
@@ -123,10 +125,10 @@ def header(path: str) -> list[str]:
     if path.lower().endswith(".parquet"):
         return list(_schema(path).names)
     data = read_bytes(path)
-    whole = len(data) <= _MOST_HEAD
+    whole = len(data) <= _MAX_HEADER_BYTES
     try:
-        # What the cut goes through may be no character.
-        text = decode_text(path, data) if whole else _decoder(data)(data[: _MOST_HEAD // 4 * 4], "replace")
+        # The last character may be cut in half.
+        text = decode_text(path, data) if whole else _decoder(data)(data[: _MAX_HEADER_BYTES // 4 * 4], "replace")
         rows = _first_rows(text)
     except (SourceError, csv.Error):
         return []
@@ -134,14 +136,14 @@ def header(path: str) -> list[str]:
 
 
 def read_columns(path: str, wanted: Collection[str]) -> dict[str, list[str]]:
-    """Column name, lower case, to its values, an empty text where there is none.
+    """Read some columns: name, in lower case, to values, "" for missing ones.
 
     Args:
         path: a text table (see `read_sheet`) with a header or a .parquet file, or such a zip member.
-        wanted: read these columns, as far as they exist; in lower case.
+        wanted: names of the columns to read, in lower case; those that do not exist are ignored.
 
     Raises:
-        SourceError: the file cannot be read as what its suffix says, or a library for it is missing.
+        SourceError: the file does not have the format of its suffix, or the library for it is missing.
     """
     sheet = read_sheet(path)
     names = [folded(name) for name in sheet.names]
@@ -150,18 +152,18 @@ def read_columns(path: str, wanted: Collection[str]) -> dict[str, list[str]]:
 
 
 def read_sheet(path: str) -> Sheet:
-    """A table of text with a header, or a .parquet file.
+    """Read a text table with a header, or a .parquet file.
 
-    Text is UTF-8, or UTF-16 with a byte order mark; columns stand between commas, semicolons, tabs or bars, or the
-    last one after a space. A first line such as ``sep=;`` is Excel's.
+    Text is UTF-8, or UTF-16 with a byte order mark. Columns are separated by commas, semicolons, tabs or bars; without
+    any of these the last space separates two columns. A first line such as ``sep=;`` is Excel's.
 
     Raises:
-        SourceError: the file cannot be read as what its suffix says, or a library for it is missing.
+        SourceError: the file does not have the format of its suffix, or the library for it is missing.
     """
     if path.lower().endswith(".parquet"):
         return _parquet_sheet(path)
     text = decode_text(path, read_bytes(path))
-    rows, places, delimiter = _rows(path, text)
+    rows, row_numbers, delimiter = _rows(path, text)
     if not rows:
         return Sheet(path=path, names=(), rows=0, load=lambda i: [])
     names = [name.strip(SPACES) for name in rows[0]]
@@ -171,37 +173,37 @@ def read_sheet(path: str) -> Sheet:
     for i, row in enumerate(rows):
         if len(row) != width:
             if len(row) < width or any(not is_blank(cell) for cell in row[width:]):
-                where = f"{path}: line {places[i]:,}"
+                where = f"{path}: line {row_numbers[i]:,}"
                 sign = f"; columns stand between {delimiter!r}" if delimiter else "; no separator was recognised"
-                raise SourceError(f"{where} has {len(row)} columns, the header {width}{sign}; mend it")
+                raise SourceError(f"{where} has {len(row)} columns, the header {width}{sign}; fix it")
             del row[width:]
-    del rows[0], places[0]
+    del rows[0], row_numbers[0]
     lists = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in names]
-    return Sheet(path=path, names=tuple(names), rows=len(rows), load=lists.__getitem__, places=places)
+    return Sheet(path=path, names=tuple(names), rows=len(rows), load=lists.__getitem__, row_numbers=row_numbers)
 
 
 def read_bytes(path: str) -> bytes:
-    """A file's bytes.
+    """Read a file's bytes.
 
     Raises:
-        SourceError: it cannot be read, or is another kind of file than a table.
+        SourceError: it cannot be read, or is recognised as something other than a table.
     """
     try:
         data = images.read(path)
     except BadImageError as error:
         raise SourceError(str(error)) from error
     start = data[:64].lstrip().lower()
-    for mark, what in _OTHER_KINDS.items():
+    for mark, what in _OTHER_FORMATS.items():
         if start.startswith(mark.lower()):
             raise SourceError(f"{path}: {what}")
     return data
 
 
 def decode_text(path: str, data: bytes) -> str:
-    """Text from UTF-8, or from UTF-16 or UTF-32 with a byte order mark.
+    """Decode text from UTF-8, or from UTF-16 or UTF-32 with a byte order mark.
 
     Raises:
-        SourceError: it is neither, with the byte and its line.
+        SourceError: it is neither; the message names the byte and its line.
     """
     try:
         text = _decoder(data)(data, "strict")
@@ -210,12 +212,16 @@ def decode_text(path: str, data: bytes) -> str:
         what = f"byte {error.start + 1:,} (0x{data[error.start]:02X}), in line {line:,}"
         raise SourceError(f"{path}: {what}, is not UTF-8; save it as CSV UTF-8") from error
     if "\0" in text:
-        raise SourceError(f"{path}: not a text of UTF-8, it holds NUL characters; save it as CSV UTF-8")
+        raise SourceError(f"{path}: not UTF-8 text, it has NUL characters; save it as CSV UTF-8")
     return text
 
 
 def refuse_repeats(path: str, names: list[str]) -> None:
-    """Raises SourceError where a column's name is in the list twice."""
+    """Refuse repeated column names.
+
+    Raises:
+        SourceError: a name is in the list twice.
+    """
     for name, times in Counter(names).items():
         if times > 1:
             raise SourceError(f"{path}: {times} columns are called {name!r}; keep one")
@@ -228,12 +234,12 @@ def _decoder(data: bytes) -> Callable[[bytes, str], str]:
 
 
 def _lines(text: str) -> io.StringIO:
-    """Lines that end in LF, CR LF or CR, and at none of the other places where `str.splitlines` would cut."""
+    """Split text at LF, CR LF or CR only; `str.splitlines` would split at other characters too."""
     return io.StringIO(text, newline="")
 
 
 def _start(text: str) -> tuple[int, str | None]:
-    """How many lines come before the first row, and the sign between columns; None for a space."""
+    """Return how many lines come before the first row, and the delimiter; None for a space."""
     skip, delimiter = 0, None
     for line in _lines(text):
         plain = line.strip("\r\n")
@@ -260,7 +266,7 @@ def _first_rows(text: str) -> list[str]:
 
 
 def _rows(path: str, text: str) -> tuple[list[list[str]], list[int], str | None]:
-    """Rows that hold a value, the line on which each begins, and the sign between columns."""
+    """Return the rows that are not blank, the line on which each begins, and the delimiter."""
     skip, delimiter = _start(text)
     if delimiter is None:
         numbered = [(line.strip(SPACES), i) for i, line in enumerate(_lines(text), 1)]
@@ -274,7 +280,7 @@ def _rows(path: str, text: str) -> tuple[list[list[str]], list[int], str | None]
             try:
                 return (*_csv_rows(path, text, skip, delimiter), delimiter)
             except csv.Error as error:
-                raise SourceError(f"{path}: no CSV ({error}); mend it") from error
+                raise SourceError(f"{path}: not CSV ({error}); fix it") from error
             finally:
                 csv.field_size_limit(before)
 
@@ -285,7 +291,7 @@ def _csv_rows(path: str, text: str, skip: int, delimiter: str) -> tuple[list[lis
         next(lines)
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     rows: list[list[str]] = []
-    places: list[int] = []
+    row_numbers: list[int] = []
     before = 0
     try:
         for row in reader:
@@ -295,29 +301,29 @@ def _csv_rows(path: str, text: str, skip: int, delimiter: str) -> tuple[list[lis
             if before > first + 1 and _holds_rows(row, delimiter):
                 raise _unclosed(path, text, skip + first, delimiter)
             rows.append(row)
-            places.append(skip + first + 1)
+            row_numbers.append(skip + first + 1)
     except csv.Error as error:
         if "field limit" in str(error):
             raise
         raise _unclosed(path, text, skip + before, delimiter) from error
-    return rows, places
+    return rows, row_numbers
 
 
 def _holds_rows(row: list[str], delimiter: str) -> bool:
-    """Whether a cell of several lines has swallowed rows: one of its lines names an image beside other cells."""
+    """Tell whether a multi-line cell has swallowed rows: one of its lines names an image and has other cells."""
     later = (line for cell in row for line in re.split("\r\n|\r|\n", cell)[1:])
     cells = (line.split(delimiter) for line in later)
     return any(len(parts) > 1 and any(images.is_image_name(part.strip(' "')) for part in parts) for parts in cells)
 
 
 def _unclosed(path: str, text: str, skip: int, delimiter: str) -> SourceError:
-    """Of the first quotation mark, from the line after ``skip`` on, that is not closed where its column ends."""
+    """Make the error for the first quotation mark, after ``skip`` lines, that is not closed where its column ends."""
     lines = _lines(text)
     for _ in range(skip):
         next(lines)
     rest = text[lines.tell() :]
     at = 0
-    # A mark opens a value only where a column begins; inside, a doubled one is text.
+    # A quotation mark opens a value only at the start of a column; inside a value a doubled one is text.
     opening = re.compile(rf'(?:^|(?<=[\r\n])|(?<={re.escape(delimiter)})) *"')
     closing = re.compile(r'(?:[^"]|"")*"(?!")', re.DOTALL)
     while found := opening.search(rest, at):
@@ -328,7 +334,7 @@ def _unclosed(path: str, text: str, skip: int, delimiter: str) -> SourceError:
             remedy = 'close it, or write "" for a quotation mark in a quoted value'
             return SourceError(f"{path}: line {line:,}: a quotation mark opens a value and is not closed; {remedy}")
         at = closed.end() if closed else found.end()
-    return SourceError(f"{path}: line {skip + 1:,} is no CSV; mend it")
+    return SourceError(f"{path}: line {skip + 1:,} is not CSV; fix it")
 
 
 def _pyarrow(path: str) -> Any:
@@ -340,7 +346,7 @@ def _pyarrow(path: str) -> Any:
 
 
 def open_parquet(path: str) -> Any:
-    """A Parquet file on disk or in an archive as pyarrow's ParquetFile.
+    """Open a Parquet file on disk or in an archive as pyarrow's ParquetFile.
 
     Raises:
         SourceError: it cannot be read.
@@ -348,7 +354,7 @@ def open_parquet(path: str) -> Any:
     """
     pa = _pyarrow(path)
     try:
-        # From the disk only what is asked for is read; a member of an archive is read whole.
+        # From disk only the requested parts are read; a member of an archive is read completely.
         on_disk = not images.has_scheme(path) and Path(path).is_file()
         return pa.parquet.ParquetFile(native_path(path) if on_disk else pa.BufferReader(read_bytes(path)))
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -372,10 +378,10 @@ def _parquet_sheet(path: str) -> Sheet:
     names = tuple(name.strip(SPACES) for name in schema.names)
 
     def load(i: int) -> list[str]:
-        # Opened anew: a data set may have more parts than files that can be open at a time.
+        # Opened again for each column: a data set may have more files than a process may hold open.
         with open_parquet(path) as file:
             try:
-                # Names may repeat, and pyarrow reads a name with dots as a path into a structure.
+                # Names may repeat, and pyarrow takes a name with dots for a path into a struct.
                 whole = schema.names.count(schema.names[i]) > 1
                 table = file.read() if whole else file.read(columns=[schema.names[i]])
                 return texts(table.column(i if table.num_columns > 1 else 0).to_pylist())
@@ -385,18 +391,18 @@ def _parquet_sheet(path: str) -> Sheet:
     classes = [_class_names(schema, name) for name in schema.names]
 
     def named(i: int) -> list[str]:
-        """With the names of classes for their numbers; -1 is Hugging Face's for none."""
+        """Replace class numbers by class names; -1 is Hugging Face's number for no label."""
         values = load(i)
         if not classes[i]:
             return values
         known = {str(number): name for number, name in enumerate(classes[i])}
         return [known.get(value, "" if value == "-1" else value) for value in values]
 
-    return Sheet(path=path, names=names, rows=n, load=named, places=None, unit="row", types=tuple(schema.types))
+    return Sheet(path=path, names=names, rows=n, load=named, row_numbers=None, unit="row", types=tuple(schema.types))
 
 
 def _class_names(schema: pa.Schema, column: str) -> list[str]:
-    """The names of the classes that Hugging Face's ``datasets`` keeps in a file's metadata."""
+    """Read the class names that Hugging Face's ``datasets`` stores in a file's metadata."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         names = features[column]["names"]
@@ -406,5 +412,5 @@ def _class_names(schema: pa.Schema, column: str) -> list[str]:
 
 
 def texts(values: Iterable[object]) -> list[str]:
-    """Values as texts; None and NaN are empty."""
+    """Convert values to text; None and NaN become ""."""
     return ["" if value is None or value != value else str(value) for value in values]

@@ -1,4 +1,4 @@
-"""Finds copies: images that are the same pixel for pixel, and augmented versions of one photo, told by their names."""
+"""Find copies: images with equal pixels, and augmented versions of one photo, recognised by their names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from signsclf.errors import BadImageError
 
 
 class _Sign(Enum):
-    """What in a name says that an image is a version of a photo."""
+    """What in a name shows that an image is a version of a photo, by increasing evidence."""
 
     NONE = 0
     COUNT = 1
@@ -25,8 +25,8 @@ class _Sign(Enum):
     TOOL = 3
 
 
-MOST_COPIES = 50
-"""A larger family is no photo with its copies but a common word in the names of many photos."""
+MAX_COPIES = 50
+"""A larger family is not a photo with its copies, but many photos with a common word in their names."""
 
 _MARK = (
     "(?:aug(?:ment(?:ed|ation)?)?s?|horizontal(?:ly)?|vertical(?:ly)?|cop(?:y|ie|ia)|kopie|dup(?:licate)?|mirror(?:ed)?|rot(?:at(?:ed?|ion))?"
@@ -38,7 +38,7 @@ _MARK = (
 )
 _NUMBER = "[-_. ]{0,3}[-+]?[0-9]{1,6}(?:\\.[0-9]{1,6})?"
 _UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-# Names that tools give to augmented images alone: Roboflow's export, and the Augmentor package's.
+# Names that only tools give to augmented images: Roboflow's export and the Augmentor package.
 _TOOLS = (
     re.compile("(?P<photo>.+?)(?:[_.](?:jpe?g|png|bmp|webp|gif|tiff?))?\\.rf\\.[0-9a-z]{8,}", re.IGNORECASE),
     re.compile(f".*_original_(?P<photo>.+?)(?:\\.(?:jpe?g|png|bmp|webp|gif|tiff?))?_{_UUID}", re.IGNORECASE),
@@ -51,25 +51,25 @@ _PREFIX = re.compile(
     f"(?:(?:copy|kopie|copia|copie)[-_ ](?:of|von|de)|{_MARK}(?P<number>{_NUMBER})?)[-_. ]{{1,3}}(?P<photo>.+)",
     re.IGNORECASE,
 )
-# What browsers call a download without a name: "images (3).jpg" is no copy of "images.jpg".
+# Names that browsers give to downloads without one: "images (3).jpg" is not a copy of "images.jpg".
 _NAMELESS = re.compile("(?:images?|img|photos?|pictures?|download(?:ed)?|unnamed|untitled|index|file)", re.IGNORECASE)
 _OWN_NUMBER = re.compile("(?P<photo>.+?)[-_. ]{1,3}[0-9]{1,4}")
-_MOST_COUNTED = 10
-_MOST_STRIPPED = 6
+_MAX_COUNTED = 10
+_MAX_STRIPPED = 6
 
 
 def copies_by_name(names: Sequence[str]) -> dict[int, str]:
-    """Finds versions of one photo in one folder: ``a.jpg``, ``a_rot90.jpg``, ``a_aug1.jpg``, ``a_jpg.rf.HASH.jpg``.
+    """Find versions of one photo in one folder: ``a.jpg``, ``a_rot90.jpg``, ``a_aug1.jpg``, ``a_jpg.rf.HASH.jpg``.
 
-    Names that only a tool gives count as they are. A word such as "flip" counts where the photo without it is in the
-    same folder, or where several photos there have versions and none has more than half of the images; a number as in
-    ``a (1).jpg`` only beside ``a.jpg``. So words and numbers in the names of unrelated photos make no versions of them.
+    A name that only tools give is sufficient. A word such as "flip" is sufficient if the photo without it is in the
+    same folder, or if several photos there have versions and none has more than half of the images; a number, as in
+    ``a (1).jpg``, only if ``a.jpg`` is there. So words and numbers in unrelated photos' names do not make them copies.
 
     Args:
         names: relative paths, with ``/``.
 
     Returns:
-        Position to the photo that it is a version of, for families of two to `MOST_COPIES`.
+        Position of an image to the name of its photo, for families of two to `MAX_COPIES`.
     """
     folders: dict[str, list[tuple[int, str, _Sign]]] = {}
     for position, name in enumerate(names):
@@ -84,7 +84,7 @@ def copies_by_name(names: Sequence[str]) -> dict[int, str]:
         families = {
             photo: members
             for photo, members in families.items()
-            if 2 <= len(members) <= MOST_COPIES and any(sign is not _Sign.NONE for _, _, sign in members)
+            if 2 <= len(members) <= MAX_COPIES and any(sign is not _Sign.NONE for _, _, sign in members)
         }
         several = len(families) > 1 and max(map(len, families.values())) <= len(files) / 2
         for photo, members in families.items():
@@ -94,14 +94,14 @@ def copies_by_name(names: Sequence[str]) -> dict[int, str]:
             elif _Sign.WORD in signs:
                 real = several or _Sign.NONE in signs
             else:
-                real = _Sign.NONE in signs and len(members) <= _MOST_COUNTED
+                real = _Sign.NONE in signs and len(members) <= _MAX_COUNTED
             if real:
                 found.update((position, f"{folder}/{photo}".lstrip("/")) for position, _, _ in members)
     return found
 
 
 def _numbered_copies(files: list[tuple[int, str, _Sign]]) -> list[tuple[int, str, _Sign]]:
-    """The same with the number of a copy cut off, as in ``a_2_aug.jpg`` beside ``a.jpg``."""
+    """Strip the number of a copy from names, as in ``a_2_aug.jpg`` where ``a.jpg`` exists."""
     originals = {photo.casefold() for _, photo, sign in files if sign is _Sign.NONE}
     result = []
     for position, photo, sign in files:
@@ -112,10 +112,13 @@ def _numbered_copies(files: list[tuple[int, str, _Sign]]) -> list[tuple[int, str
 
 
 def group_named_copies(table: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, int, int]:
-    """The table with `copies_by_name` made groups, where rows have none; how many images, and of how many photos.
+    """Group the copies found by `copies_by_name`, in rows that have no group.
 
     Args:
         names: relative path of each row.
+
+    Returns:
+        The table, the number of images that were grouped, and of how many photos they are.
     """
     alone = np.flatnonzero(is_missing(table["group"]))
     copies = copies_by_name([names[row] for row in alone])
@@ -128,10 +131,10 @@ def group_named_copies(table: np.ndarray, names: Sequence[str]) -> tuple[np.ndar
 
 
 def group_repeats(table: np.ndarray, digests: Sequence[str]) -> np.ndarray:
-    """The table with identical images in one group, so that a split keeps them on one side; their groups become one.
+    """Put identical images into one group, merging the groups they have, so that a split keeps them together.
 
     Args:
-        digests: of each row's pixels; empty where they cannot be read.
+        digests: digest of each row's pixels; "" where they cannot be read.
     """
     times = Counter(digests)
     repeated = [row for row, digest in enumerate(digests) if digest and times[digest] > 1]
@@ -141,9 +144,9 @@ def group_repeats(table: np.ndarray, digests: Sequence[str]) -> np.ndarray:
     parent: dict[str, str] = {}
 
     def root(name: str) -> str:
-        while (above := parent.get(name, name)) != name:
-            parent[name] = parent.get(above, above)
-            name = above
+        while (up := parent.get(name, name)) != name:
+            parent[name] = parent.get(up, up)
+            name = up
         return name
 
     for row in repeated:
@@ -151,7 +154,7 @@ def group_repeats(table: np.ndarray, digests: Sequence[str]) -> np.ndarray:
         if groups[row] is None:
             groups[row] = same
         else:
-            # A group of the source keeps its name, the first of several.
+            # The merged group keeps the name of the source's group, the first of several.
             own = root(groups[row])
             first, second = sorted((own, same), key=lambda name: (name.startswith("same image "), name))
             parent[second] = first
@@ -160,10 +163,10 @@ def group_repeats(table: np.ndarray, digests: Sequence[str]) -> np.ndarray:
 
 
 def contradictions(labels: Sequence[str], splits: Sequence[str], digests: Sequence[str]) -> tuple[int, int]:
-    """How many images are, pixel for pixel, in two classes too; how many, in one class, in two splits too.
+    """Count the images that are also in another class, and those of one class that are also in another split.
 
     Args:
-        labels, splits, digests: of each image; an empty digest is like no other.
+        labels, splits, digests: of each image; an empty digest equals no other.
     """
     found: dict[str, list[tuple[str, str]]] = {}
     for label, split, digest in zip(labels, splits, digests, strict=True):
@@ -179,7 +182,7 @@ def contradictions(labels: Sequence[str], splits: Sequence[str], digests: Sequen
 
 
 def same_files(paths: Sequence[str], others: Sequence[str]) -> int:
-    """How many of ``paths`` are byte for byte one of ``others``; only files of a size that both have are read."""
+    """Count the ``paths`` whose bytes equal one of ``others``; only files of equal size are read."""
     sizes, other_sizes = [_size(path) for path in paths], [_size(path) for path in others]
     shared = set(sizes) & set(other_sizes)
     known = {_hash(path) for path, size in zip(others, other_sizes, strict=True) if size in shared} - {None}
@@ -187,7 +190,7 @@ def same_files(paths: Sequence[str], others: Sequence[str]) -> int:
 
 
 def _size(path: str) -> int | None:
-    """Bytes of a file; None of a member of an archive."""
+    """Return a file's size in bytes; None for a member of an archive."""
     try:
         return Path(path).stat().st_size
     except (OSError, ValueError):
@@ -202,19 +205,19 @@ def _hash(path: str) -> bytes | None:
 
 
 def _photo(stem: str) -> tuple[str, _Sign]:
-    """The name of the photo that a stem is a version of, and what says so."""
+    """Find the photo's name in the stem of a version's name, and the evidence for it."""
     for tool in _TOOLS:
         if named := tool.fullmatch(stem):
             return named["photo"], _Sign.TOOL
     sign = _Sign.NONE
-    for _ in range(_MOST_STRIPPED):
+    for _ in range(_MAX_STRIPPED):
         if named := _SUFFIX.fullmatch(stem):
             counted = named["count"] is not None
             if counted and _NAMELESS.fullmatch(named["photo"]):
                 break
         elif named := _PREFIX.fullmatch(stem):
             counted = False
-            # Of "aug_1_2" nothing says which number is the photo's.
+            # In "aug_1_2" it is unclear which number is the photo's.
             if named["number"] is not None and named["photo"].isdigit():
                 break
         else:

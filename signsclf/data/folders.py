@@ -1,4 +1,4 @@
-"""Class folders: recognised in a listing of files, whatever lies above and beside them, and turned into rows."""
+"""Recognise class folders in a listing of files, whatever is above and next to them, and turn them into rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from signsclf import images
 from signsclf.choices import Layout, Reading
 from signsclf.data.archives import inner_archives, is_archive_name
-from signsclf.data.formats import way_from
+from signsclf.data.formats import how_to_convert
 from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
 from signsclf.data.layouts import ParsedSource, Row, gtsrb_tracks_fit, stem, tracks
 from signsclf.data.splits import UNLABELLED, annotated_stem, is_annotation_folder, is_container, split_of, splits_of
@@ -29,44 +29,44 @@ _BESIDE_SPLITS = "beside the split folders (call it train, valid or test to use 
 
 @dataclass(frozen=True, kw_only=True)
 class _Class:
-    """A class folder: its split, the folder above it (ending in '/', or ''), its name, the images in it."""
+    """A class folder: its split, its parent folder (ending in '/', or ''), its name, the images in it."""
 
     split: str | None
-    above: str
+    parent: str
     name: str
     images: list[str]
 
 
 @dataclass(kw_only=True)
 class _Walk:
-    """A way down a tree to its class folders, and what is to be told of it."""
+    """The search for class folders in a tree: the classes found so far, and notes for the user."""
 
     tree: Tree
     classes: list[_Class] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_out: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    """Why folders are left out, to these folders and the images in each."""
+    """Reason to the folders that are left out for it, and the images in each."""
     inner_splits: bool = False
-    """Whether the splits are folders in each class."""
+    """Whether each class folder has split folders."""
 
     def leave_out(self, folder: str, names: list[str], why: str) -> None:
-        """Notes that a folder's images are left out."""
+        """Record that a folder's images are left out, and why."""
         self.left_out.setdefault(why, {})[folder] = names
 
     @property
-    def told(self) -> set[str]:
-        """Images that `leave_out` was given."""
+    def images_left_out(self) -> set[str]:
+        """Images that were left out."""
         return {name for folders in self.left_out.values() for names in folders.values() for name in names}
 
     def all_notes(self) -> list[str]:
-        """What is to be told, with a line for each reason why folders were left out."""
+        """Return all notes, with a line for each reason why folders were left out."""
         lines = []
         for why, folders in self.left_out.items():
             lines.append(f"left out, {why}: {some(list(folders))} ({count(sum(map(len, folders.values())), 'image')})")
         return [*self.notes, *lines]
 
     def below(self, names: list[str], base: str) -> dict[str, list[str]]:
-        """As `_below`, without folders of annotations beside folders of images."""
+        """Do the same as `_below`, without folders of annotations next to folders of images."""
         inside = _below(names, base)
         folders = [folder for folder in inside if folder]
         for folder in [f for f in folders if is_annotation_folder(f, folders)]:
@@ -75,7 +75,7 @@ class _Walk:
         return inside
 
     def of_class(self, found: _Class) -> list[str]:
-        """A class folder's images without the annotations beside them."""
+        """Return a class folder's images without the annotations next to them."""
         inside = self.below(found.images, f"{found.above}{found.name}/")
         kept = [name for names in inside.values() for name in names]
         each = [posixpath.splitext(name)[0] for name in kept]
@@ -90,10 +90,10 @@ class _Walk:
         return [name for name in kept if name not in of_others]
 
     def unwrap(self, names: list[str], base: str, part: str | None = None) -> tuple[str, dict[str, list[str]]]:
-        """Goes down from ``base`` while a single folder, no class and no split, is all that holds images.
+        """Descend from ``base`` while all images are in a single folder that is neither a class nor a split.
 
         Args:
-            part: the split that ``base`` is of; a folder of the same name in it is no further split.
+            part: the split of ``base``; a folder of the same name in it is not another split.
         """
         while True:
             inside = self.below(names, base)
@@ -102,20 +102,20 @@ class _Walk:
                 return base, inside
             deeper = f"{base}{folders[0]}/"
             within = _below(inside[folders[0]], deeper)
-            # A folder called 'train' may be the whole set's, with the splits in it.
+            # A folder called 'train' may contain the whole data set, with the splits in it.
             is_split = split_of(folders[0]) not in (None, part) and len(set(splits_of(within).values())) < 2
             deeper_folders = within.keys() - {""}
-            # Some loose pictures beside the classes make no class of the folder that holds these.
+            # A folder of class folders is not a class because of a few loose images in it.
             is_class = "" in within and (len(deeper_folders) < 2 or len(within[""]) > len(deeper_folders))
             if is_class or is_split:
                 return base, inside
             names, base = inside[folders[0]], deeper
 
     def parts(self, inside: dict[str, list[str]], base: str) -> dict[str, str]:
-        """The folders below ``base`` that are splits: called so, with folders in them. A class may be called so too.
+        """Find the split folders below ``base``: they are named so and have folders in them, unlike a class named so.
 
         Raises:
-            SourceError: two are the same split.
+            SourceError: two folders are the same split.
         """
         holders = [name for name in inside if name and any("/" in n[len(base) + len(name) + 1 :] for n in inside[name])]
         roles = splits_of([name for name in inside if name])
@@ -140,10 +140,10 @@ class _Walk:
 
 
 def read_folders(tree: Tree, reading: Reading | None = None) -> ParsedSource:
-    """CLASS/image, SPLIT/CLASS/image or CLASS/SPLIT/image, below any number of folders that hold nothing else.
+    """Read CLASS/image, SPLIT/CLASS/image or CLASS/SPLIT/image, below any number of folders with nothing else in them.
 
-    GTSRB's 43 folders get the names of its signs, unless the layout was asked for; its other folders of that kind
-    do where it was. Whatever is assumed or left out is noted.
+    GTSRB's 43 folders get the names of its signs, unless the layout "folders" was requested; fewer of them do only if
+    the layout "gtsrb" was. Whatever is assumed or left out is noted.
 
     Raises:
         SourceError: there are no images, or no class folders.
@@ -157,14 +157,14 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> ParsedSource:
         base = _recognise(walk)
     else:
         _descend(walk, names, "", None, reading.class_level)
-        above = [found.above for found in walk.classes]
-        shared = posixpath.commonpath(above) if above and all(above) else ""
+        parents = [found.parent for found in walk.classes]
+        shared = posixpath.commonpath(parents) if parents and all(parents) else ""
         base = f"{shared}/" if shared else ""
         if not walk.classes:
             raise SourceError(_no_such_level(tree, reading.class_level))
     walk.classes = [replace(found, images=walk.of_class(found)) for found in walk.classes]
-    empty = _empty_folders(tree, {found.above for found in walk.classes})
-    _refuse_vanishing(tree, {found.above for found in walk.classes}, empty)
+    empty = _empty_folders(tree, {found.parent for found in walk.classes})
+    _refuse_vanishing(tree, {found.parent for found in walk.classes}, empty)
     is_gtsrb, more = _signs(walk.classes, empty, reading.layout)
     if reading.class_level is None:
         more += _levels(walk.classes, int(walk.inner_splits))
@@ -178,18 +178,18 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> ParsedSource:
     notes = [*walk.all_notes(), *more]
     if empty:
         notes.append(f"folders without images are no classes ({len(empty):,}): {some(empty)}")
-    mounted = {found.above.partition("/")[0] for found in walk.classes}
+    mounted = {found.parent.partition("/")[0] for found in walk.classes}
     others = tree.files.keys() - set(names) - mounted if len(tree.files) > len(names) else set()
     if packed := sorted(filter(is_archive_name, others)):
         notes.append(f"archives among the files are not looked into ({len(packed):,}): {some(packed)}")
-    used = walk.told.union(*(found.images for found in walk.classes))
+    used = walk.images_left_out.union(*(found.images for found in walk.classes))
     if stray := [name for name in names if name not in used]:
         notes.append(f"images in no class folder are left out ({len(stray):,}): {some(stray)}")
     return ParsedSource(layout=Layout.FOLDERS, rows=rows, base=base, is_gtsrb=is_gtsrb, notes=tuple(notes))
 
 
 def _recognise(walk: _Walk) -> str:
-    """Finds the class folders where no level was asked for, and gives the folder that names are relative to."""
+    """Find the class folders if no level was requested; return the folder to which names are relative."""
     tree = walk.tree
     base, inside = walk.unwrap(tree.image_names, "")
     parts = walk.parts(inside, base)
@@ -202,12 +202,12 @@ def _recognise(walk: _Walk) -> str:
         walk.classes = _with_inner_splits(walk)
         return base
     found = {folder: walk.unwrap(inside[folder], f"{base}{folder}/", split) for folder, split in parts.items()}
-    for folder, (above, within) in found.items():
+    for folder, (parent, within) in found.items():
         elsewhere = {name for other in found if other != folder for name in found[other][1]}
-        # A doubled folder of images without labels, test/test/1.png, is no class called 'test'.
-        # Nor is the test/images/ of many sets.
+        # A doubled folder of unlabelled images, test/test/1.png, is not a class 'test',
+        # and neither is test/images/.
         if any(name in elsewhere or not (_is_doubled(name, folder) or is_container(name)) for name in within if name):
-            walk.classes += _without_copies(walk, parts[folder], above, within)
+            walk.classes += _without_copies(walk, parts[folder], parent, within)
         elif len(found) > 1:
             walk.leave_out(f"{base}{folder}/", inside[folder], "no class folders in it")
     if not walk.classes or _is_only_a_container(walk.classes):
@@ -216,10 +216,10 @@ def _recognise(walk: _Walk) -> str:
 
 
 def _descend(walk: _Walk, names: list[str], base: str, split: str | None, levels: int) -> None:
-    """Finds the class folders that lie so many levels below ``base``."""
+    """Find the class folders at a given number of levels below ``base``."""
     if levels == 1:
         walk.classes += [
-            _Class(split=split, above=base, name=name, images=within)
+            _Class(split=split, parent=base, name=name, images=within)
             for name, within in _below(names, base).items()
             if name
         ]
@@ -231,29 +231,29 @@ def _descend(walk: _Walk, names: list[str], base: str, split: str | None, levels
             _descend(walk, inside[folder], f"{base}{folder}/", parts.get(folder, split), levels - 1)
 
 
-def _without_copies(walk: _Walk, split: str | None, above: str, inside: dict[str, list[str]]) -> list[_Class]:
-    """The classes among the folders right below ``above``: all but those that hold the whole set once more."""
+def _without_copies(walk: _Walk, split: str | None, parent: str, inside: dict[str, list[str]]) -> list[_Class]:
+    """Make classes of the folders directly below ``parent``, except folders with a copy of the whole data set."""
     folders = {name: within for name, within in inside.items() if name}
-    parent = posixpath.basename((above or walk.tree.root).rstrip("/")).casefold()
+    parent_name = posixpath.basename((parent or walk.tree.root).rstrip("/")).casefold()
     for name in list(folders):
-        base, within = f"{above}{name}/", _below(folders[name], f"{above}{name}/")
+        base, within = f"{parent}{name}/", _below(folders[name], f"{parent}{name}/")
         while len(within) == 1 and "" not in within:
             base += f"{next(iter(within))}/"
             within = _below(folders[name], base)
         shared = within.keys() & folders.keys() - {name}
         if "" in within or len(shared) < 2 or 2 * len(shared) < len(within):
             continue
-        here = {image[len(above) :] for other in folders if other != name for image in folders[other]}
+        here = {image[len(parent) :] for other in folders if other != name for image in folders[other]}
         new = sum(image[len(base) :] not in here for image in folders[name])
-        if not new or name.casefold() == parent:
+        if not new or name.casefold() == parent_name:
             only = f", {new:,} images only there" if new else ""
             why = f"the class folders once more, {len(shared):,} of those beside it{only}"
-            walk.leave_out(f"{above}{name}/", folders.pop(name), why)
-    return [_Class(split=split, above=above, name=name, images=within) for name, within in folders.items()]
+            walk.leave_out(f"{parent}{name}/", folders.pop(name), why)
+    return [_Class(split=split, parent=parent, name=name, images=within) for name, within in folders.items()]
 
 
 def _with_inner_splits(walk: _Walk) -> list[_Class]:
-    """Classes that hold split folders, CLASS/SPLIT/image, as one for each split; other classes as they are."""
+    """Split classes with split folders, CLASS/SPLIT/image, into one class for each split; others stay as they are."""
     inner = [(found, _below(found.images, f"{found.above}{found.name}/")) for found in walk.classes]
     names = {name for _, within in inner for name in within}
     roles = splits_of(names)
@@ -265,14 +265,14 @@ def _with_inner_splits(walk: _Walk) -> list[_Class]:
         for name in [name for name in within if roles[name] == UNLABELLED]:
             walk.leave_out(f"{found.above}{found.name}/{name}/", within.pop(name), "unlabelled by the folder's name")
     return [
-        _Class(split=roles[name], above=c.above, name=c.name, images=within[name])
+        _Class(split=roles[name], parent=c.parent, name=c.name, images=within[name])
         for c, within in inner
         for name in within
     ]
 
 
 def _signs(classes: list[_Class], empty: list[str], layout: Layout | None) -> tuple[bool, list[str]]:
-    """Whether the class folders are those of GTSRB, and what has to be told of that."""
+    """Tell whether the class folders are GTSRB's, with notes for the user."""
     folders = {found.name for found in classes}
     if layout is Layout.GTSRB:
         return all(class_id(name) is not None for name in folders), []
@@ -289,20 +289,20 @@ def _signs(classes: list[_Class], empty: list[str], layout: Layout | None) -> tu
 
 
 def _levels(classes: list[_Class], between: int) -> list[str]:
-    """A note of the folders that the class folders hold, which the classes swallow.
+    """Note folders within the class folders, whose images belong to those classes.
 
     Args:
-        between: folders between a class and those, which are splits.
+        between: the number of levels (of splits) between a class and those folders.
     """
     deeper = {
         rest[between]: None
         for found in classes
         for image in found.images
-        if len(rest := image[len(found.above) + len(found.name) + 1 :].split("/", between + 1)) > between + 1
+        if len(rest := image[len(found.parent) + len(found.name) + 1 :].split("/", between + 1)) > between + 1
     }
     if all(map(is_container, deeper)):
         return []
-    level = 1 + max(found.above.count("/") for found in classes)
+    level = 1 + max(found.parent.count("/") for found in classes)
     names = list(dict.fromkeys(found.name for found in classes))
     here = f"the classes are the {count(len(names), 'folder')} of level {level} ({some(names, 2)})"
     below = f"{count(len(deeper), 'folder')} of level {level + between + 1} ({some(list(deeper), 2)})"
@@ -310,7 +310,7 @@ def _levels(classes: list[_Class], between: int) -> list[str]:
 
 
 def _below(names: Iterable[str], base: str) -> dict[str, list[str]]:
-    """Folder right below ``base`` to the names anywhere in it; '' to those that lie in ``base`` itself."""
+    """Group names by the folder directly below ``base``; '' for names in ``base`` itself."""
     found: dict[str, list[str]] = defaultdict(list)
     for name in names:
         head, slash, _ = name[len(base) :].partition("/")
@@ -319,7 +319,7 @@ def _below(names: Iterable[str], base: str) -> dict[str, list[str]]:
 
 
 def _are_annotations(folder: str, inside: dict[str, list[str]]) -> bool:
-    """Whether a folder called so does: only folders of images are beside it, or its files are called as theirs."""
+    """Tell whether a folder named so has annotations: all siblings are images', or its files are named like theirs."""
     holders = [name for name in inside if is_container(name)]
     if all(name in holders or name == "" or is_annotation_folder(name, inside) for name in inside):
         return True
@@ -329,7 +329,7 @@ def _are_annotations(folder: str, inside: dict[str, list[str]]) -> bool:
 
 
 def _is_doubled(name: str, folder: str) -> bool:
-    """Whether a folder in a split folder is called as that is."""
+    """Tell whether a folder in a split folder has the same name."""
     return name.casefold() == folder.casefold()
 
 
@@ -338,21 +338,21 @@ def _is_only_a_container(classes: list[_Class]) -> bool:
     return len(names) == 1 and is_container(names.pop())
 
 
-def _empty_folders(tree: Tree, above: set[str]) -> list[str]:
-    """Names of the folders beside class folders in which no image lies, however deep."""
+def _empty_folders(tree: Tree, parents: set[str]) -> list[str]:
+    """Name the siblings of class folders that have no image at any depth."""
     full = {posixpath.dirname(name) for name in tree.image_names}
-    full |= {above for folder in full for above in _above(folder)}
-    beside = {folder for folder in tree.folders if folder[: folder.rfind("/") + 1] in above}
-    return sorted({posixpath.basename(folder) for folder in beside - full})
+    full |= {ancestor for folder in full for ancestor in _ancestors(folder)}
+    siblings = {folder for folder in tree.folders if folder[: folder.rfind("/") + 1] in parents}
+    return sorted({posixpath.basename(folder) for folder in siblings - full})
 
 
-def _above(folder: str) -> Iterator[str]:
+def _ancestors(folder: str) -> Iterator[str]:
     while folder := posixpath.dirname(folder):
         yield folder
 
 
 def _no_images(tree: Tree) -> SourceError:
-    """What there is in place of images, and what to do."""
+    """Make the error for a source without images: what there is instead, and what to do."""
     kind = "archive" if tree.is_archive else "folder"
     if tree.skipped:
         return SourceError(
@@ -360,47 +360,48 @@ def _no_images(tree: Tree) -> SourceError:
         )
     if tree.hidden:
         return SourceError(f"{tree.root}: hidden images alone in this {kind}: {hidden_text(tree.hidden)}")
-    told = "".join(f"; {note}" for note in tree.notes)
+    notes = "".join(f"; {note}" for note in tree.notes)
     if archives := inner_archives(tree.files, tree.is_archive, tree.root):
-        return SourceError(f"{tree.root}: {archives}{told}")
+        return SourceError(f"{tree.root}: {archives}{notes}")
     if not tree.files:
-        return SourceError(f"{tree.root}: an empty {kind}{told}; give one with a folder of images for each class")
+        return SourceError(f"{tree.root}: an empty {kind}{notes}; give one with a folder of images for each class")
     kinds = Counter(posixpath.splitext(name)[1].lower() or "without suffix" for name in tree.files)
     there = ", ".join(f"{n:,} {suffix}" for suffix, n in kinds.most_common(3))
     suffixes = " ".join(sorted(images.SUFFIXES))
     return SourceError(
-        f"{tree.root}: no images in this {kind}, only other files ({there}){told}; looked for {suffixes}"
+        f"{tree.root}: no images in this {kind}, only other files ({there}){notes}; looked for {suffixes}"
     )
 
 
-def _refuse_vanishing(tree: Tree, above: set[str], empty: list[str]) -> None:
-    """Refuses a source in which a class has photos, but none of a kind that is read."""
+def _refuse_vanishing(tree: Tree, parents: set[str], empty: list[str]) -> None:
+    """Refuse a source in which a class has photos, but none in a format that is read."""
     lost: dict[str, list[str]] = {}
     for name, suffix in tree.skipped.items():
         if is_photo_suffix(suffix):
             for folder in empty:
-                if any(name.startswith(f"{base}{folder}/") for base in above):
+                if any(name.startswith(f"{base}{folder}/") for base in parents):
                     lost.setdefault(folder, []).append(suffix)
     linked = Counter(
         folder
         for name in filter(images.is_image_name, tree.broken)
         for folder in empty
-        if any(name.startswith(f"{base}{folder}/") for base in above)
+        if any(name.startswith(f"{base}{folder}/") for base in parents)
     )
     if lost or linked:
-        told = [f"{folder!r}: {skipped_text(suffixes)}" for folder, suffixes in lost.items()]
-        told += [f"{folder!r}: {n:,} links that lead nowhere (fetch what they name)" for folder, n in linked.items()]
-        shown = "; ".join(told[:3])
+        described = [f"{folder!r}: {skipped_text(suffixes)}" for folder, suffixes in lost.items()]
+        described += [f"{folder!r}: {n:,} broken links (fetch the files they point to)" for folder, n in linked.items()]
+        shown = "; ".join(described[:3])
         n = len(lost.keys() | linked.keys())
         what = "a class" if n == 1 else f"{n:,} classes"
         raise SourceError(
-            f"{tree.root}: {what} would be lost, with no file that is read: {shown}; or move what is no class elsewhere"
+            f"{tree.root}: {what} would be lost, with no file that can be read: {shown}; "
+            "or move folders that are no classes elsewhere"
         )
 
 
 def _no_classes(walk: _Walk) -> str:
-    """What lies there in place of class folders, and what to do."""
-    names = [name for name in walk.tree.image_names if name not in walk.told]
+    """Describe what there is in place of class folders, and what to do."""
+    names = [name for name in walk.tree.image_names if name not in walk.images_left_out]
     holders = list(dict.fromkeys(posixpath.dirname(name) for name in names))
     shown = [f"{folder}/" for folder in holders[:3] if folder]
     where = f" in {' and '.join(shown)}" if shown else ""
@@ -416,7 +417,7 @@ def _no_classes(walk: _Walk) -> str:
 
 
 def _labels_beside(tree: Tree) -> str:
-    """What to do with a file beside the images that may tell their labels and is not read unasked."""
+    """Suggest a file next to the images that may have their labels but is only read if given."""
     stems = {posixpath.splitext(name)[0] for name in tree.image_names}
     for name in sorted(tree.files, key=lambda name: (name.count("/"), name)):
         bare, suffix = posixpath.splitext(name)
@@ -425,7 +426,7 @@ def _labels_beside(tree: Tree) -> str:
         if suffix.lower() in (".txt", ".json"):
             return f"; if {name!r} tells the labels, give that file"
         if suffix.lower() in _SPREADSHEETS:
-            return f"; {name!r} is {way_from(name)}"
+            return f"; {name!r} is {how_to_convert(name)}"
     return ""
 
 

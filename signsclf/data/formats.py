@@ -1,4 +1,4 @@
-"""Formats of labelled images that are not read: what each is called, and a command that turns it into one that is."""
+"""Formats of labelled images that are not read: their names, and commands that convert them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _PIXEL = re.compile(r"pixel_?[0-9]+|[0-9]+x[0-9]+", re.IGNORECASE)
 _FEWEST_PIXELS = 49
 
 
-def way_from(path: str) -> str | None:
-    """What a file of a format that is not read is, and how to get one that is; None where that is not known."""
+def how_to_convert(path: str) -> str | None:
+    """Describe a file in a format that is not read and how to convert it; None for unknown formats."""
     suffix, name = posixpath.splitext(path)[1].lower(), _plain(path)
     kind = _KINDS.get(suffix)
     if kind is _ARRAYS:
@@ -46,19 +46,19 @@ def way_from(path: str) -> str | None:
     return kind
 
 
-def way_from_all(names: Iterable[str]) -> str | None:
-    """The same for a folder without images, of the format that most of its files have."""
+def how_to_convert_folder(names: Iterable[str]) -> str | None:
+    """Do the same for a folder without images, by the commonest format of its files."""
     counts = Counter(posixpath.splitext(name)[1].lower() for name in names)
     known = [(n, suffix) for suffix, n in counts.items() if suffix in _KINDS]
     if not known:
         return None
     suffix = max(known)[1]
     first = min(name for name in names if name.lower().endswith(suffix))
-    return f"no images, but {posixpath.basename(first)} is {way_from(first)}"
+    return f"no images, but {posixpath.basename(first)} is {how_to_convert(first)}"
 
 
-def way_from_pixels(path: str, columns: Sequence[str]) -> str | None:
-    """What a table of pixels is, one column each or all in one cell, and how to get images; None for other tables."""
+def how_to_convert_pixels(path: str, columns: Sequence[str]) -> str | None:
+    """Describe a table of pixels, in columns or in one cell, and how to convert it to images; None for other tables."""
     name = _plain(path)
     labels = [column for column in columns if column.lower() in ("label", "class", "emotion", "target")]
     if not labels:
@@ -79,11 +79,11 @@ def way_from_pixels(path: str, columns: Sequence[str]) -> str | None:
 
 
 def _plain(path: str) -> str:
-    """A file's name for a command that someone may copy; a stand-in where the name could be more than one."""
+    """Return a file's name if it is safe in a command that a user may copy; otherwise a placeholder."""
     name = posixpath.basename(path)
     return name if re.fullmatch(r"[\w.\-][\w.\- ]*", name, re.ASCII) else "FILE" + posixpath.splitext(path)[1]
 
 
 def _python(code: str) -> str:
-    # In double quotes, which Windows's shell knows too: nothing that a shell would expand is in it.
+    # Double quotes also work in Windows's shell; the code has nothing that a shell would expand.
     return f'python -c "{code}"'

@@ -1,6 +1,6 @@
-"""What the German Traffic Sign Recognition Benchmark is: its classes by name, its counts, its archives.
+"""Facts about the German Traffic Sign Recognition Benchmark: names of classes, counts, archives.
 
-Facts only, from the standard library alone: everything here is read at no cost by whoever meets GTSRB.
+Standard library only, so that any module may import it at no cost.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ GROUPS: dict[str, tuple[int, ...]] = {
     "danger": (11, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31),
     "unique": (12, 13, 14, 17),
 }
-"""The benchmark's own six groups of classes; every ClassId stands in exactly one."""
+"""The benchmark's own six groups of classes; every ClassId is in exactly one."""
 
 _SYMMETRIC = (11, 12, 13, 15, 17, 18, 22, 26, 30, 35)
 _SWAPPED = ((19, 20), (33, 34), (36, 37), (38, 39))
@@ -72,7 +72,7 @@ MIRROR: dict[int, int] = {
     **dict(_SWAPPED),
     **{right: left for left, right in _SWAPPED},
 }
-"""ClassId to the ClassId that its left-right mirror image shows; a class not here may not be mirrored."""
+"""ClassId to the ClassId of its left-right mirror image; a class that is not a key must not be mirrored."""
 
 # fmt: off
 TRAIN_COUNTS: tuple[int, ...] = (
@@ -85,27 +85,27 @@ TRAIN_COUNTS: tuple[int, ...] = (
 """Official training images of each ClassId."""
 # fmt: on
 
-MOST_TRACKS = 75
-"""Training tracks of the commonest class; each class counts its own from 0."""
-MOST_FRAMES = 30
+MAX_TRACKS = 75
+"""Training tracks of the commonest class; tracks are numbered from 0 within a class."""
+MAX_FRAMES = 30
 """Frames of the longest track."""
 N_TRAIN = 39_209
 """Images of the official training set."""
 N_TEST = 12_630
 """Images of the official test set."""
 TRAINING_FRAMES_IN_TEST: tuple[int, ...] = (666, 2291, 3546, 3594, 4548, 9384, 9575, 11906)
-"""Numbers of official test images that are, at 32 px, pixel for pixel frames of training track 23 of class 14."""
+"""Numbers of the official test images that equal, at 32 px, frames of training track 23 of class 14."""
 PUBLISHED: tuple[tuple[str, float], ...] = (
     ("People", 0.9884),
     ("Best published, one network", 0.9964),
     ("Best published, three networks", 0.9982),
 )
-"""Accuracy on the official test set; that of people from Stallkamp et al. 2012."""
+"""Published accuracies on the official test set; people's is from Stallkamp et al. 2012."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """One official zip archive: file name, length in bytes, checksums in hex (sha256 where it is known)."""
+    """One official zip archive: file name, length in bytes, checksums in hexadecimal (sha256 if it is known)."""
 
     name: str
     bytes: int
@@ -114,7 +114,7 @@ class Archive:
 
 
 BASE_URL = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/"
-"""The folder that the official archives lie in."""
+"""The folder of the official archives."""
 
 ARCHIVES: tuple[Archive, ...] = (
     Archive(name="GTSRB_Final_Training_Images.zip", bytes=276_294_756, md5="f33fd80ac59bff73c82d25ab499e03a3"),
@@ -135,17 +135,17 @@ ARCHIVES: tuple[Archive, ...] = (
 
 
 def class_names_mirror() -> dict[str, str]:
-    """`MIRROR` by label: the name of a sign to the name of the sign that its mirror image shows."""
+    """Return `MIRROR` by label: the name of a sign to the name of its mirror image."""
     return {CLASS_NAMES[a]: CLASS_NAMES[b] for a, b in MIRROR.items()}
 
 
 def is_gtsrb_folder_names(names: Iterable[str]) -> bool:
-    """Whether the names, in any order, are exactly GTSRB's class folders: 0 to 42, or 00000 to 00042."""
+    """Tell whether names, in any order, are exactly GTSRB's class folders: 0 to 42, or 00000 to 00042."""
     names = set(names)
     return any(names == {f"{c:0{width}d}" for c in range(len(CLASS_NAMES))} for width in (1, 5))
 
 
 def class_id(text: str) -> int | None:
-    """The ClassId that a text is, "7", "07" or "00007"; None where it is none of 0 to 42."""
+    """Parse a ClassId such as "7", "07" or "00007"; None if it is not one of 0 to 42."""
     number = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else len(CLASS_NAMES)
     return number if number < len(CLASS_NAMES) else None

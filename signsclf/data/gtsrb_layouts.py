@@ -1,4 +1,4 @@
-"""GTSRB as it is handed out: the official archives, packed or unpacked, and Kaggle's copy."""
+"""Read GTSRB as it is distributed: the official archives, packed or unpacked, and Kaggle's copy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TRUTH = "gt-final_test.csv"
 _UNLABELLED = "gt-final_test.test.csv"
 _TRUTH_ARCHIVE = "final_test_gt"
 _LEVELS_TO_TRUTH = 3
-"""From GTSRB/Final_Test/Images up to the folder that GTSRB lies in."""
+"""How many folders above the tree are searched for the ground truth: from GTSRB/Final_Test/Images to GTSRB's parent."""
 
 _BOX_COLUMNS = ("roi.x1", "roi.y1", "roi.x2", "roi.y2", "width", "height")
 _COLUMNS = ("filename", "path", "classid", *_BOX_COLUMNS)
@@ -32,17 +32,17 @@ _Box = tuple[tuple[int, int, int, int], tuple[int, int]]
 
 
 def find_gtsrb(tree: Tree, meant: bool = False) -> ParsedSource | None:
-    """The official training and test images, wherever they and their csv files lie in the tree; None without.
+    """Find the official training and test images and their csv files anywhere in the tree; None if there are none.
 
-    Archives that lie in the folder itself serve for what is not unpacked there. The ground truth of the test
-    images is looked for above the tree too. Other benchmarks lie as GTSRB's training images do: without its own
-    folder Final_Training, they are those only as a whole, classes 00000 to 00042 and no further one.
+    Zip archives in the folder itself are used for parts that are not unpacked. The ground truth of the test images is
+    also searched for above the tree. Other benchmarks have the same layout of training images: outside a folder
+    Final_Training they are taken for GTSRB's only if the classes are exactly 00000 to 00042.
 
     Args:
-        meant: take a part of the training images wherever it lies.
+        meant: the user asked for GTSRB: accept some of the training images, wherever they are.
 
     Raises:
-        SourceError: several training sets, only test images without labels, or a csv that does not fit.
+        SourceError: there are several training sets, only test images without labels, or a csv that does not match.
     """
     base, test = _training_base(tree, meant), _test_folder(tree)
     for name in tree.archives:
@@ -78,14 +78,14 @@ def find_gtsrb(tree: Tree, meant: bool = False) -> ParsedSource | None:
 
 
 def find_kaggle(tree: Tree, meant: bool = False) -> ParsedSource | None:
-    """Kaggle's copy: Train/C/CCCCC_TTTTT_FFFFF.png, Test/NNNNN.png, Train.csv and Test.csv; None without.
+    """Find Kaggle's copy: Train/C/CCCCC_TTTTT_FFFFF.png, Test/NNNNN.png, Train.csv and Test.csv; None if there is none.
 
     Args:
-        meant: take any csv of that name with the columns Path and ClassId; else only those with boxes, or with
-            GTSRB's own file names, and without other ClassIds.
+        meant: accept any csv of that name with the columns Path and ClassId; otherwise it must have boxes or GTSRB's
+            file names, and no other ClassIds.
 
     Raises:
-        SourceError: the csv files name no image that is there, or hold what they should not.
+        SourceError: the csv files name no existing image, or have invalid values.
     """
     rows: list[Row] = []
     notes: list[str] = []
@@ -129,7 +129,7 @@ def find_kaggle(tree: Tree, meant: bool = False) -> ParsedSource | None:
 
 
 def _kaggle_tables(tree: Tree) -> Iterator[tuple[str, str, dict[str, list[str]]]]:
-    """Split, name and columns of each Train.csv and Test.csv with Path and ClassId."""
+    """Yield split, name and columns of each Train.csv and Test.csv with the columns Path and ClassId."""
     for split in ("train", "test"):
         named = [name for name in tree.files if posixpath.basename(name).casefold() == f"{split}.csv"]
         table = min(named, key=len, default=None)
@@ -143,7 +143,7 @@ def _is_kaggles(columns: dict[str, list[str]]) -> bool:
 
 
 def lookalikes(tree: Tree) -> list[str]:
-    """Notes on what lies as GTSRB or Kaggle's copy of it does, and was not taken for that."""
+    """Note what has the layout of GTSRB or of Kaggle's copy but is not read as such, and why."""
     notes = []
     own = "the folders' own names are the classes, as with --layout folders"
     for base, folders in _training_bases(tree).items():
@@ -167,7 +167,7 @@ class _NoTruth(Exception):
 
 
 def _training_bases(tree: Tree) -> dict[str, set[str]]:
-    """Folders, ending in '/' or '', that hold class folders as GTSRB's training images do, to the names of these."""
+    """Find folders with class folders like GTSRB's training images: folder (ending in '/', or '') to their names."""
     found: dict[str, set[str]] = defaultdict(set)
     for name in tree.files:
         if match := _TRAINING_CSV.fullmatch(name) or _TRAINING_IMAGE.fullmatch(name):
@@ -176,7 +176,7 @@ def _training_bases(tree: Tree) -> dict[str, set[str]]:
 
 
 def _training_base(tree: Tree, meant: bool) -> str | None:
-    """The folder, ending in '/' or '', that holds the class folders 00000 to 00042."""
+    """Find the folder, ending in '/' or '', of the class folders 00000 to 00042."""
     bases = _training_bases(tree)
     if not meant:
         bases = {base: bases[base] for base in bases if _is_named(tree, base) or _fits(tree, base, bases[base])}
@@ -198,20 +198,20 @@ def _is_named(tree: Tree, base: str) -> bool:
 
 
 def _fits(tree: Tree, base: str, folders: set[str]) -> bool:
-    """Whether these may be class folders of GTSRB: no other numbers, and no tracks that are not counted by class."""
+    """Tell whether these may be GTSRB's class folders: no other numbers, and no tracks that GTSRB cannot have."""
     images = (name for name in tree.image_names if name.startswith(base))
     return all(class_id(folder) is not None for folder in folders) and gtsrb_tracks_fit(images) is not False
 
 
 def _are_splits(bases: list[str]) -> bool:
-    """Whether training sets side by side are the training and the test images of one benchmark."""
+    """Tell whether sibling training sets are the training and the test images of one benchmark."""
     parts = [base.split("/") for base in bases]
     depth = next(i for i, names in enumerate(zip(*parts, strict=False)) if len(set(names)) > 1)
     return len(set(splits_of({names[depth] for names in parts}).values())) == len(bases)
 
 
 def _test_folder(tree: Tree) -> str | None:
-    """The folder, ending in '/' or '', that holds the test images."""
+    """Find the folder, ending in '/' or '', of the test images."""
     folders = {
         name[: name.rfind("/") + 1]
         for name in tree.image_names
@@ -268,7 +268,7 @@ def _test_rows(tree: Tree, folder: str) -> tuple[list[Row], list[str]]:
 
 
 def _truth(tree: Tree, folder: str) -> str:
-    """Path of the csv with the labels of the test images: in the tree, nearest first, or in folders above."""
+    """Find the csv with the labels of the test images: in the tree, nearest first, or in folders above."""
     own = [name for name in tree.files if posixpath.basename(name).lower() == _TRUTH]
     if own:
         return tree.files[min(own, key=lambda name: (not name.startswith(folder), len(name)))]
@@ -276,11 +276,11 @@ def _truth(tree: Tree, folder: str) -> str:
     places = [Path(tree.files[name]) for name in packed if name.lower().endswith(".zip")]
     for above in [*Path(tree.root).parents][:_LEVELS_TO_TRUTH]:
         try:
-            beside = sorted(above.iterdir())
-        except OSError:
-            continue  # a folder above the user's own that may not be listed
-        places += [path for path in beside if path.name.lower() == _TRUTH]
-        places += [path for path in beside if _TRUTH_ARCHIVE in path.name.lower() and path.suffix.lower() == ".zip"]
+            entries = sorted(above.iterdir())
+        except OSError:  # a folder above the user's own that cannot be listed
+            continue
+        places += [path for path in entries if path.name.lower() == _TRUTH]
+        places += [path for path in entries if _TRUTH_ARCHIVE in path.name.lower() and path.suffix.lower() == ".zip"]
     for place in places:
         if place.suffix.lower() == ".csv":
             return place.as_posix()
@@ -327,5 +327,5 @@ def _with_tracks(rows: list[Row], notes: list[str]) -> list[Row]:
 
 
 def _name_of(tree: Tree, folder: str) -> str:
-    """A folder as `relative_name` calls it, by its name in the archive if it lies in one."""
+    """Return a folder's `relative_name`, within its archive if it is in one."""
     return relative_name(f"{tree.root}/{folder}", tree.root, mounted=True)

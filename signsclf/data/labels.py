@@ -1,4 +1,4 @@
-"""Labels as people and programs write them: floats for numbers, lists of one, several spellings of one name."""
+"""Normalise labels as people and programs write them: floats for integers, lists of one, several spellings."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _MANY = re.compile(r"\s*[|;,]\s*")
 
 
 def tidy(labels: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Labels without spaces around, in Unicode NFC, '1.0' as '1' where all are whole numbers, "['cat']" as 'cat'.
+    """Normalise labels: stripped, Unicode NFC, '1.0' to '1' if all are whole numbers, "['cat']" to 'cat'.
 
     Returns:
-        The labels, each as long as it holds one, and what is to be told of it.
+        The labels, and notes for the user.
 
     Raises:
         SeveralLabelsError: a cell is a list of several labels, or of none.
     """
-    # Every step is done once for each spelling, of which there are few.
+    # Each step is done once per distinct label, of which there are few.
     spellings = {label: unicodedata.normalize("NFC", label.strip(SPACES)) for label in dict.fromkeys(labels)}
     notes: list[str] = []
     kept = [text for text in spellings.values() if text]
@@ -47,7 +47,7 @@ def tidy(labels: Sequence[str]) -> tuple[list[str], list[str]]:
             unwrapped[text] = (item[1:-1] if item[0] in "'\"" else item).strip(SPACES)
     if unwrapped:
         before, after = next(iter(unwrapped.items()))
-        notes.append(f"a label that is written as a list of one is that one: {before} is {after!r}")
+        notes.append(f"labels written as lists of one label are that label: {before} is {after!r}")
         spellings = {label: unwrapped.get(text, text) for label, text in spellings.items()}
         kept = [text for text in spellings.values() if text]
     if kept and all(map(_WHOLE.fullmatch, kept)) and any(map(_INTEGRAL.fullmatch, kept)):
@@ -55,16 +55,16 @@ def tidy(labels: Sequence[str]) -> tuple[list[str], list[str]]:
         spellings = {label: _INTEGRAL.sub(r"\1", text) for label, text in spellings.items()}
         notes.append(f"labels are whole numbers, written as fractions: {example!r} is '{example.split('.')[0]}'")
     if missing := sorted({text for text in spellings.values() if text.casefold() in _LIKE_MISSING}):
-        notes.append(f"labels that programs write where there is none are classes: {some(missing)}")
+        notes.append(f"labels that look like missing values are classes: {some(missing)}")
     return [spellings[label] for label in labels], notes + _several(set(spellings.values()))
 
 
 class SeveralLabelsError(ValueError):
-    """A cell holds another number of labels than one.
+    """A cell has several labels, or an empty list of them.
 
     Attributes:
         label: the cell.
-        n: how many it holds.
+        n: the number of labels in it.
     """
 
     def __init__(self, label: str, n: int) -> None:
@@ -73,14 +73,14 @@ class SeveralLabelsError(ValueError):
 
 
 def refuse_labels(labels: Iterable[str], where: Callable[[str], str], remedy: str) -> None:
-    """Refuses labels that no model folder can hold: of several lines, with control characters, or too long.
+    """Refuse labels that a model folder cannot store: of several lines, with control characters, or too long.
 
     Args:
-        where: gives the place of a label, to begin the message with.
+        where: returns where a label was found, as the start of the message.
         remedy: what to do about it.
 
     Raises:
-        SourceError: for the first such label, shown escaped.
+        SourceError: for the first such label, which is shown escaped.
     """
     for label in labels:
         try:
@@ -94,12 +94,12 @@ def refuse_labels(labels: Iterable[str], where: Callable[[str], str], remedy: st
 
 
 def spelling_key(label: str) -> str:
-    """The same text for labels that differ by case, width or spaces alone."""
+    """Make a key that is the same for labels that differ only by case, width or spaces."""
     return " ".join(unicodedata.normalize("NFKC", label).casefold().split())
 
 
 def spelled_alike(counts: Counter[str]) -> list[list[str]]:
-    """Labels that differ by case, width or inner spaces alone, in groups of two or more; the commonest first."""
+    """Find groups of labels that differ only by case, width or inner spaces; in each, the commonest label first."""
     groups: dict[str, list[str]] = defaultdict(list)
     for label in counts:
         groups[spelling_key(label)].append(label)
@@ -108,7 +108,7 @@ def spelled_alike(counts: Counter[str]) -> list[list[str]]:
 
 
 def merge_spellings(labels: Sequence[str], merge: bool) -> tuple[list[str], list[str]]:
-    """Labels with those of `spelled_alike` made one, called as the commonest, if wished; and what is to be told."""
+    """Merge labels that are `spelled_alike` into the commonest of them, if ``merge``; return labels and notes."""
     counts = Counter(labels)
     alike = spelled_alike(counts)
     if not alike:
@@ -124,7 +124,7 @@ def merge_spellings(labels: Sequence[str], merge: bool) -> tuple[list[str], list
 
 
 def _several(labels: set[str]) -> list[str]:
-    """A note where labels joined by a sign stand beside the same labels alone."""
+    """Note labels that look like several joined ones, if the parts are labels too."""
     joined = [
         label for label in sorted(labels) if len(parts := _MANY.split(label)) > 1 and all(p in labels for p in parts)
     ]

@@ -1,4 +1,4 @@
-"""Rows of labelled images: what every layout becomes, and the tracks that its file names tell."""
+"""Rows of labelled images, which every layout is read into, and tracks recognised by file names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from signsclf.choices import Layout
-from signsclf.data.gtsrb import MOST_FRAMES, MOST_TRACKS
+from signsclf.data.gtsrb import MAX_FRAMES, MAX_TRACKS
 
 _TRACK = re.compile(r"([0-9]{5})_[0-9]{5}")
 _GTSRB_FRAME = re.compile(r"(?:[0-9]{5}_)?([0-9]{5})_([0-9]{5})")
@@ -18,7 +18,7 @@ _KAGGLE_TRACK = re.compile(r"([0-9]{5})_([0-9]{5})_[0-9]{5}")
 
 
 class Row(NamedTuple):
-    """One image: a row of the table, and the (width, height) in pixels that its roi is measured on."""
+    """One image: a row of the table, and the image's (width, height) in pixels that its roi refers to."""
 
     path: str
     label: str
@@ -30,9 +30,9 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedSource:
-    """A recognised layout: its rows, and the folder (ending in '/', or '') that names are relative to.
+    """A recognised layout: its rows, and the folder (ending in '/', or '') to which names are relative.
 
-    ``missing`` says which rows name an image that is not there, one line without what to do; or it is "".
+    ``missing`` describes the rows whose image does not exist, in one line without a remedy; or it is "".
     """
 
     layout: Layout
@@ -44,19 +44,19 @@ class ParsedSource:
 
 
 def gtsrb_tracks_fit(paths: Iterable[str]) -> bool | None:
-    """Whether file names are GTSRB's tracks, numbered within a class; None where none is a track."""
+    """Tell whether file names fit GTSRB's tracks, numbered within a class; None where none is a track's."""
     numbers = [match.groups()[-2:] for path in paths if (match := _GTSRB_FRAME.fullmatch(stem(path)))]
-    return all(int(track) < MOST_TRACKS and int(frame) < MOST_FRAMES for track, frame in numbers) if numbers else None
+    return all(int(track) < MAX_TRACKS and int(frame) < MAX_FRAMES for track, frame in numbers) if numbers else None
 
 
 def tracks(labels: list[str], paths: list[str], kaggle: bool = False) -> list[str | None]:
-    """Group of each image, 'label/TTTTT', where every file is called TTTTT_FFFFF; else None for all.
+    """Return the group of each image, 'label/TTTTT', if every file is called TTTTT_FFFFF; else None for all.
 
     Args:
-        kaggle: whether CCCCC_TTTTT_FFFFF, as in Kaggle's copy of GTSRB, counts too.
+        kaggle: accept CCCCC_TTTTT_FFFFF too, as in Kaggle's copy of GTSRB.
     """
     for pattern in (_TRACK, _KAGGLE_TRACK) if kaggle else (_TRACK,):
-        # The first of a million photos shows that they are no tracks.
+        # Stops at the first name that does not match, so that a million photos cost nothing.
         matches = list(takewhile(bool, (pattern.fullmatch(stem(path)) for path in paths)))
         if len(matches) == len(paths):
             return [f"{label}/{match[pattern.groups]}" for label, match in zip(labels, matches, strict=True) if match]
@@ -64,5 +64,5 @@ def tracks(labels: list[str], paths: list[str], kaggle: bool = False) -> list[st
 
 
 def stem(path: str) -> str:
-    """The last part of a path without its suffix."""
+    """Return the last part of a path without its suffix."""
     return posixpath.splitext(posixpath.basename(path))[0]

@@ -1,4 +1,4 @@
-"""Images that lie inside a Parquet file, as Hugging Face's data sets hold them: each row is a path of its own."""
+"""Images inside a Parquet file, as in Hugging Face's data sets: each row has a path of its own."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from signsclf.errors import BadImageError, SourceError
 SCHEME = "parquet"
 
 _PATH = re.compile(rf"{SCHEME}:(.+)/([^/]+)/([0-9]+)", re.DOTALL)
-_MOST_GROUP = 1024**3
-"""Bytes of one row group's images; larger ones would have to be held in memory whole."""
+_MAX_GROUP_BYTES = 1024**3
+"""The largest row group, in bytes of images; a group has to be held in memory completely."""
 _GROUPS_KEPT = 3
 _FILES_KEPT = 4
 
@@ -27,7 +27,7 @@ _files: OrderedDict[str, tuple[tuple[int, ...], Any, list[int]]] = OrderedDict()
 
 
 def image_part(kind: Any) -> str | None:
-    """The part of a column that holds encoded images: ".bytes" of a structure, "" of plain bytes; None for neither."""
+    """Find the part of a column with encoded images: ".bytes" of a struct, "" of plain bytes; None for other types."""
     import pyarrow as pa
 
     def is_bytes(kind: Any) -> bool:
@@ -41,12 +41,12 @@ def image_part(kind: Any) -> str | None:
 
 
 def row_path(file: str, column: str, row: int) -> str:
-    """The path by which `signsclf.images` reads the image in a row, from 0, of a Parquet file on disk."""
+    """Return the path by which `signsclf.images` reads the image in a row (from 0) of a Parquet file on disk."""
     return f"{SCHEME}:{file}/{column}/{row + 1:06}"
 
 
 def refuse_large_groups(file: str, column: str) -> None:
-    """Refuses a file whose row groups hold more images than memory should.
+    """Refuse a file with row groups too large to be held in memory.
 
     Raises:
         SourceError: there is such a group.
@@ -55,18 +55,18 @@ def refuse_large_groups(file: str, column: str) -> None:
         metadata = handle.metadata
     for group in range(metadata.num_row_groups):
         parts = (metadata.row_group(group).column(i) for i in range(metadata.num_columns))
-        held = sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] == column)
-        if held > _MOST_GROUP:
+        group_bytes = sum(p.total_uncompressed_size for p in parts if p.path_in_schema.split(".")[0] == column)
+        if group_bytes > _MAX_GROUP_BYTES:
             raise SourceError(
-                f"{file}: a row group with {held:,} bytes of images, where {_MOST_GROUP:,} can be held; write it again "
-                "with fewer rows a group: pyarrow.parquet.write_table(table, FILE, row_group_size=100)"
+                f"{file}: a row group with {group_bytes:,} bytes of images, at most {_MAX_GROUP_BYTES:,}; write it "
+                "again with fewer rows a group: pyarrow.parquet.write_table(table, FILE, row_group_size=100)"
             )
 
 
 def read(path: str) -> bytes:
-    """The encoded image of a `row_path`.
+    """Read the encoded image of a `row_path`.
 
-    The row groups read last are kept, for all threads together, so that rows in order are read once.
+    The last row groups are kept in memory, shared by all threads, so that consecutive rows are read once.
 
     Raises:
         BadImageError: there is no such row, it holds no image, or the file cannot be read.
@@ -77,11 +77,11 @@ def read(path: str) -> bytes:
     file, column, row = found[1], found[2], int(found[3]) - 1
     with _lock:
         try:
-            stamp, handle, ends = _opened(file)
+            stat_key, handle, ends = _opened(file)
             group = bisect.bisect_right(ends, row)
             if row < 0 or group == len(ends):
                 raise BadImageError(f"{path}: the file has no such row")
-            key = (file, stamp, column, group)
+            key = (file, stat_key, column, group)
             if key not in _groups:
                 part = image_part(handle.schema_arrow.field(column).type)
                 _groups[key] = handle.read_row_group(group, columns=[f"{column}{part or ''}"]).column(0)
@@ -89,7 +89,7 @@ def read(path: str) -> bytes:
                     _groups.popitem(last=False)
             _groups.move_to_end(key)
             value = _groups[key][row - (ends[group - 1] if group else 0)].as_py()
-        except (OSError, ValueError, KeyError, SourceError) as error:  # pyarrow's own errors are of these
+        except (OSError, ValueError, KeyError, SourceError) as error:  # pyarrow's own errors derive from these
             raise BadImageError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
     value = value.get("bytes") if isinstance(value, dict) else value
     if not value:
@@ -98,14 +98,14 @@ def read(path: str) -> bytes:
 
 
 def _opened(file: str) -> tuple[tuple[int, ...], Any, list[int]]:
-    """A stamp of the file, its handle, and the row after each group's last."""
+    """Open a file or take its open handle; return a key of its state, the handle, and where each row group ends."""
     stat = os.stat(file)  # noqa: PTH116 - once for every image read
-    # With the process's number: after a fork both sides would move one shared file position.
-    stamp = (os.getpid(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
-    if file not in _files or _files[file][0] != stamp:
+    # With the process id: after a fork, parent and child would share one file position.
+    stat_key = (os.getpid(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if file not in _files or _files[file][0] != stat_key:
         handle = open_parquet(file)
         sizes = (handle.metadata.row_group(i).num_rows for i in range(handle.metadata.num_row_groups))
-        _files[file] = (stamp, handle, list(itertools.accumulate(sizes)))
+        _files[file] = (stat_key, handle, list(itertools.accumulate(sizes)))
         if len(_files) > _FILES_KEPT:
             _files.popitem(last=False)[1][1].close()
     _files.move_to_end(file)

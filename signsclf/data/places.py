@@ -1,4 +1,4 @@
-"""The files that a table's texts name: where they lie, and the one rule that sets nearly right texts right."""
+"""Find the image files that a table names, and a rule that corrects names that are almost right."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from signsclf.errors import BadImageError
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]+://|data:[a-z]+/", re.IGNORECASE)
 _UPLOAD = re.compile(r"(?:.*/)?[0-9a-f]{8}-([^/]+)")
-"""What Label Studio calls a file that was sent to it."""
+"""The name that Label Studio gives to an uploaded file."""
 _ODD = re.compile(r"[\\\0]|//|^/|/$|^$|(?:^|/)\.\.?(?:/|$)|^[A-Za-z]:")
-"""What a text holds that is not a plain path below a folder."""
+"""Matches a text that is not a plain path below a folder."""
 _DRIVE = re.compile(r"[A-Za-z]:/")
-_MOST_LISTED = 200_000
-_DEEPEST = 8
+_MAX_LISTED = 200_000
+_MAX_DEPTH = 8
 _ROOTS_TRIED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where the images of a table lie.
+    """Where the images of a table are.
 
     Attributes:
-        paths: of each text the path for `signsclf.images`; where nothing is there, the one that it should have.
-        lost: rows whose image is not there.
+        paths: the path for `signsclf.images` of each text; for a missing image, the path where it should be.
+        lost: rows whose image is missing.
         note: the rule that was applied to the texts, with an example; or "".
-        hint: a rule that sets only a part of the lost ones right, with an example; or "".
+        hint: a rule that would find only some of the missing images, with an example; or "".
     """
 
     paths: list[str]
@@ -46,19 +46,19 @@ class Places:
 
 
 def is_address(text: str) -> bool:
-    """Whether a text is a web address or another of a remote store, which is not fetched."""
+    """Tell whether a text is a web address or one of a remote store, which is not fetched."""
     return bool(_ADDRESS.match(text))
 
 
 def find_places(tree: Tree, folder: str, texts: Sequence[str], labels: Sequence[str]) -> Places:
-    """Finds each text as a path from the table's folder on; where many are lost, tries rules on all of these.
+    """Resolve each text as a path relative to the table's folder; if images are missing, try rules on all of those.
 
-    On disk texts may lead anywhere, in an archive to its members alone.
+    On disk texts may lead anywhere, in an archive only to its members.
 
     Args:
-        folder: of the table, as it is named in the tree.
-        texts: of the column of paths, without spaces around.
-        labels: of each, for images that lie in folders called as their labels.
+        folder: the table's folder, as it is named in the tree.
+        texts: the stripped values of the path column.
+        labels: the label of each, for images in folders that are named after their labels.
     """
     where = _in_archive if tree.is_archive else _on_disk
     found = {text: where(tree, folder, text) for text in dict.fromkeys(texts)}
@@ -69,25 +69,25 @@ def find_places(tree: Tree, folder: str, texts: Sequence[str], labels: Sequence[
     note = hint = ""
     best: tuple[int, _Rule | None, dict[str, str]] = (0, None, {})
     rival: _Rule | None = None
-    taken = {path for path in found.values() if path}
+    resolved = {path for path in found.values() if path}
     for rule in _rules(_Index(_listed(tree, folder)), lost, by_label):
         if best[1] and best[0] == len(lost) and rule.kind != best[1].kind:
             break
-        right = {text: name for text in lost if (name := rule.named(text)) is not None}
-        # Two texts for one image, or one that another text names as it is: the rule says too little of them.
-        paths = {_listed_path(tree, folder, name) for name in right.values()}
-        if len(paths) < len(right) or paths & taken:
+        matches = {text: name for text in lost if (name := rule.named(text)) is not None}
+        # The rule is ambiguous if two texts lead to one image, or to one that another text names directly.
+        paths = {_listed_path(tree, folder, name) for name in matches.values()}
+        if len(paths) < len(matches) or paths & resolved:
             continue
-        if len(right) > best[0]:
-            best = (len(right), rule, right)
-        elif len(right) == len(lost) and right != best[2]:
+        if len(matches) > best[0]:
+            best = (len(matches), rule, matches)
+        elif len(matches) == len(lost) and matches != best[2]:
             rival = rule
     if best[1]:
         rule, example = best[1], next(iter(best[2].items()))
-        # Where others are there as written, a file of the same name elsewhere need not be the one that is meant.
-        if best[0] == len(lost) and not rival and (rule.stays or not taken):
+        # If other images are found as written, a file of the same name elsewhere may be a different image.
+        if best[0] == len(lost) and not rival and (rule.stays or not resolved):
             found.update({text: _listed_path(tree, folder, name) for text, name in best[2].items()})
-            what = f"{len(lost):,} images" if taken else "the images"
+            what = f"{len(lost):,} images" if resolved else "the images"
             note = f"{what} are found {rule.said}: {example[0]!r} is {example[1]!r}"
             lost = []
         else:
@@ -99,14 +99,14 @@ def find_places(tree: Tree, folder: str, texts: Sequence[str], labels: Sequence[
 
 
 class _Index:
-    """Names of images below the table's folder, to be looked up by what is written of them."""
+    """Names of images below the table's folder, to be looked up by a key."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self._tables: dict[Callable[[str], str], dict[str, list[str]]] = {}
 
     def all(self, key: Callable[[str], str], text: str) -> list[str]:
-        """The images whose names give the same key as a text."""
+        """Return the images whose names have the same key as a text."""
         if key not in self._tables:
             table: dict[str, list[str]] = {}
             for name in self.names:
@@ -115,7 +115,7 @@ class _Index:
         return self._tables[key].get(key(text), [])
 
     def one(self, key: Callable[[str], str], text: str) -> str | None:
-        """The one image whose name gives the same key as a text; None for several."""
+        """Return the only image whose name has the same key as a text; None if there are several or none."""
         found = self.all(key, text)
         return found[0] if len(found) == 1 else None
 
@@ -125,7 +125,7 @@ def _same(name: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """A name without the suffix of an image."""
+    """Strip the suffix of an image from a name."""
     return posixpath.splitext(name)[0] if images.is_image_name(name) else name
 
 
@@ -143,19 +143,19 @@ _KEYS: tuple[tuple[Callable[[str], str], str], ...] = (
 
 @cache
 def _last(key: Callable[[str], str]) -> Callable[[str], str]:
-    """The key of a name's last part."""
+    """Make a key of a name's last part."""
     return lambda name: key(posixpath.basename(name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Rule:
-    """How texts are to be read.
+    """One way to find the image that a text means.
 
     Attributes:
-        said: of it, after "the images are found".
-        kind: of rules that say the same of different folders, of which only one can be right.
-        named: gives the name of the image that a text means, or None.
-        stays: whether that lies in the folder that the text names.
+        said: its description, to follow "the images are found".
+        kind: the same for rules that differ only in a folder, of which only one can be right.
+        named: takes a text and returns the name of the image that it means, or None.
+        stays: whether that image is in the folder that the text names.
     """
 
     said: str
@@ -165,7 +165,7 @@ class _Rule:
 
 
 def _rules(index: _Index, lost: Sequence[str], labels: dict[str, str]) -> Iterator[_Rule]:
-    """Rules, the strictest first."""
+    """Yield the rules, the strictest first."""
     plain = {text: _plain(text) for text in lost}
     if any(plain[text] != text for text in lost):
         yield _Rule(
@@ -203,7 +203,7 @@ def _rules(index: _Index, lost: Sequence[str], labels: dict[str, str]) -> Iterat
 
 
 def _other_roots(index: _Index, key: Callable[[str], str], texts: Sequence[str]) -> list[tuple[str, str]]:
-    """What to cut from the start of texts, and what to put there, so that they are images' names; the likeliest."""
+    """Find by what to replace which start of the texts, so that they become images' names; the commonest pairs."""
     votes: Counter[tuple[str, str]] = Counter()
     last = _last(key)
     for text in texts:
@@ -222,7 +222,7 @@ def _other_roots(index: _Index, key: Callable[[str], str], texts: Sequence[str])
 
 
 def _plain(text: str) -> str:
-    """A text with forward slashes, without file://, './' and percent signs of an address."""
+    """Normalise a text: forward slashes, no file:// or './', percent escapes of an address decoded."""
     if text[:7].lower() == "file://":
         text = urllib.parse.unquote(text[7:])
         text = text[1:] if _DRIVE.match(text[1:]) else text
@@ -231,7 +231,7 @@ def _plain(text: str) -> str:
 
 
 def _listed(tree: Tree, folder: str) -> list[str]:
-    """Names of the images below the table's folder, from there on; of a table given by itself up to a limit."""
+    """List the images below the table's folder, relative to it; for a table given by itself up to a limit."""
     prefix = f"{folder}/" if folder else ""
     if tree.is_archive or len(tree.files) > 1 or tree.folders:
         return [name[len(prefix) :] for name in tree.image_names if name.startswith(prefix)]
@@ -239,9 +239,11 @@ def _listed(tree: Tree, folder: str) -> list[str]:
     names: list[str] = []
     for here, folders, files in os.walk(top):
         below = Path(here).as_posix()[len(top.rstrip("/")) :].lstrip("/")
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if below.count("/") < _DEEPEST else []
+        folders[:] = (
+            sorted(name for name in folders if not name.startswith(".")) if below.count("/") < _MAX_DEPTH else []
+        )
         names += [f"{below}/{name}" if below else name for name in files if images.is_image_name(name)]
-        if len(names) > _MOST_LISTED:
+        if len(names) > _MAX_LISTED:
             break
     return [unicodedata.normalize("NFC", name) for name in sorted(names)]
 
@@ -252,7 +254,7 @@ def _listed_path(tree: Tree, folder: str, name: str) -> str:
 
 
 def _expected(tree: Tree, folder: str, text: str) -> str:
-    """The path that a lost image should have; never one that leads out of an archive."""
+    """Return the path where a missing image should be; never one that leads out of an archive."""
     if tree.is_archive:
         return f"{tree.root}/{posixpath.join(folder, member_name(text).lstrip('/'))}"
     return posixpath.normpath(posixpath.join(tree.root, folder, _plain(text)))
@@ -264,13 +266,13 @@ def _in_archive(tree: Tree, folder: str, text: str) -> str | None:
 
 def _on_disk(tree: Tree, folder: str, text: str) -> str | None:
     if not _ODD.search(text):
-        # What most of a million rows are, without the cost of what the others need.
+        # A fast path, since most of a million rows are plain paths.
         name = f"{folder}/{text}" if folder else text
         path = tree.files.get(name) or f"{tree.root.rstrip('/')}/{name}"
         if name in tree.files or os.path.isfile(path):  # noqa: PTH113
             return path
     text = text.replace("\\", "/")
-    # A name written on one system and unpacked on another may differ in its Unicode form alone.
+    # A name written on one system and unpacked on another may differ only in its Unicode form.
     forms = (
         (text,) if text.isascii() else (text, unicodedata.normalize("NFC", text), unicodedata.normalize("NFD", text))
     )

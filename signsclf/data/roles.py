@@ -1,4 +1,4 @@
-"""Which columns of a table hold the image, its label and its split."""
+"""Find the columns of a table that hold the image, its label, its split and its group."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from signsclf import images
 from signsclf.data.columns import SPACES, Sheet, folded, is_blank, refuse_repeats
-from signsclf.data.formats import way_from_pixels
+from signsclf.data.formats import how_to_convert_pixels
 from signsclf.data.parquetimages import image_part
 from signsclf.data.tree import some
 from signsclf.errors import SourceError
@@ -28,14 +28,14 @@ _LABELS = (
     ("labeltext", "classes", "cls", "groundtruth", "gt", "tag", "variety"),
     ("classid", "labelid", "categoryid", "targetid", "labelgroup"),
 )  # fmt: skip
-"""Names for the image and for its label, without spaces, hyphens and underscores: the first row with one of them
-decides, so that numbers are taken only where there are no names."""
+"""Names of the columns of images and of labels, without spaces, hyphens and underscores. The first row of names with a
+match decides, so that ids are used only where there are no names."""
 _SPLITS = ("split", "set", "subset", "partition", "dataset", "usage", "phase", "mode", "datatype", "stage", "purpose")
 _FLAGS = {
     "isvalid": "valid", "valid": "valid", "isval": "valid", "isvalidation": "valid", "validflag": "valid",
     "istest": "test", "test": "test", "istrain": "train", "train": "train",
 }  # fmt: skip
-"""Columns of true and false to the split that true means."""
+"""Name of a true/false column to the split that true means."""
 _NUMBER_TYPE = re.compile(r"bool|u?int\d+|halffloat|float|double|string|large_string")
 _TRUE = frozenset({"true", "1", "1.0", "yes", "t"})
 _FALSE = frozenset({"false", "0", "0.0", "no", "f"})
@@ -43,17 +43,17 @@ _FALSE = frozenset({"false", "0", "0.0", "no", "f"})
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """Positions of columns in a sheet.
+    """The columns of a sheet, by index.
 
     Attributes:
-        sheet: with a first row that was no header taken for a row.
-        path: of the image.
-        label: of the label; None where ``one_hot`` tells it, or where there is none.
+        sheet: the sheet; if the file has no header, its first row is a row here.
+        path: column of the images.
+        label: column of the labels; None where ``one_hot`` has them, or where there are none.
         one_hot: columns of zeros and ones, one for each class.
-        split: of texts such as "train".
-        flags: of true and false to the split that true means.
-        group: of what belongs to one object.
-        notes: what was taken for what, where names do not say it by themselves.
+        split: column of texts such as "train".
+        flags: true/false columns, each with the split that true means.
+        group: column of groups (images of one object).
+        notes: how columns were interpreted, where their names leave it open.
     """
 
     sheet: Sheet
@@ -69,15 +69,15 @@ class Roles:
 def find_roles(
     sheet: Sheet, splits: dict[str, str], path: str | None = None, label: str | None = None, labelled: bool = True
 ) -> Roles:
-    """Finds the columns by their names, else by what the first row holds.
+    """Find the columns by their names, or without a header by the values of the first row.
 
     Args:
-        splits: what parts are called, in lower case, to what the table calls them.
-        path, label: names, or numbers from 1, of columns that a user chose.
-        labelled: whether a label is needed; without, ``label`` may be None with no ``one_hot``.
+        splits: names of splits, in lower case, to those of the table.
+        path, label: name, or number from 1, of the column that the user chose.
+        labelled: whether labels are required.
 
     Raises:
-        SourceError: a column is lacking, is there twice, or several could be it.
+        SourceError: a column is missing, repeated, or ambiguous.
     """
     if not sheet.names:
         raise SourceError(f"{sheet.path}: lacks the columns path and label, it is empty; give a row for each image")
@@ -101,7 +101,7 @@ def find_roles(
     lacking = [what for what, at in (("path", of_path), ("label", of_label)) if at is None]
     if one_hot:
         lacking, others = [], [i for i in others if i not in one_hot]
-    if of_path is None and (way := way_from_pixels(sheet.path, sheet.names)):
+    if of_path is None and (way := how_to_convert_pixels(sheet.path, sheet.names)):
         raise SourceError(f"{sheet.path}: {way}")
     if of_path is None or (lacking and labelled):
         raise SourceError(_lacking(sheet, lacking))
@@ -131,7 +131,7 @@ def find_roles(
 
 
 def flag(sheet: Sheet, column: int, text: str, row: int) -> bool:
-    """A value of a column of true and false; an empty one is false.
+    """Parse a value of a true/false column; an empty one is false.
 
     Raises:
         SourceError: it is neither.
@@ -142,7 +142,7 @@ def flag(sheet: Sheet, column: int, text: str, row: int) -> bool:
     if word in _FALSE or not word:
         return False
     raise SourceError(
-        f"{sheet.path}: {sheet.place(row)}: {sheet.names[column]} is {text!r}, where it should be true or false"
+        f"{sheet.path}: {sheet.location(row)}: {sheet.names[column]} is {text!r}, where it should be true or false"
     )
 
 
@@ -178,7 +178,7 @@ def _split_column(sheet: Sheet, splits: dict[str, str], taken: int | None) -> in
     if "split" in names:
         return names.index("split")
     for i, name in enumerate(names):
-        # Under another name it is a split only if nothing else is in it.
+        # Under another name it is a split only if all its values are names of splits.
         if name in _SPLITS and i != taken and {folded(text) for text in sheet.load(i)} - {""} <= splits.keys():
             return i
     return None
@@ -207,7 +207,7 @@ def _one_hot(sheet: Sheet, columns: list[int]) -> tuple[int, ...]:
 
 
 def _headerless(sheet: Sheet, splits: dict[str, str], path: str | None, label: str | None, labelled: bool) -> Roles:
-    """Without a header: the image is where the first row names one, the label in the only column besides."""
+    """Find the columns without a header: the image by the first row's values, the label as the only other column."""
     n = len(sheet.names)
     first = [sheet.load(i)[0] for i in range(n)]
     named = [i for i in range(n) if images.is_image_name(first[i].strip(SPACES))]

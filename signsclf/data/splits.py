@@ -1,4 +1,4 @@
-"""What the parts of a data set, and folders that hold no classes, are called: told by the words of their names."""
+"""Recognise splits, and folders that are not classes, by the words of their names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-"""The plain names, in lower case, to what the table calls them."""
+"""The plain names of splits, in lower case, to those of the table."""
 _ROLES = {
     **SPLITS,
     **dict.fromkeys(("trainval", "trn"), "train"),
@@ -43,38 +43,38 @@ _ANNOTATIONS = frozenset((
 ))
 # fmt: on
 _LONGEST_RUN = 60
-"""Longer runs of letters are no words joined: names in an archive may have 65,535 letters."""
+"""Longer runs of letters are not split into words: names in an archive may have 65,535 letters."""
 _LETTERS = re.compile(r"[^\W\d_]+")
 _CAMEL = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z\d_]+")
 
 
 def split_of(name: str) -> str | None:
-    """The split that one name alone stands for: "train", "valid" or "test", whatever its case; else None."""
+    """Return the split that a name by itself means, ignoring case: "train", "valid" or "test"; else None."""
     return SPLITS.get(name.strip().casefold())
 
 
 def splits_of(folders: Collection[str]) -> dict[str, str]:
-    """Which folders, of some that lie side by side, are parts of a data set: "train", "valid", "test", `UNLABELLED`.
+    """Tell which of some sibling folders are splits: folder to "train", "valid", "test" or `UNLABELLED`.
 
-    A name's words tell: one that says the part, such as "training" or "dev", and others that say nothing, such as
-    "set" or "images", joined or not. Further words are allowed where another part has the same ("signs_train" and
-    "signs_test"). A name longer than the plain word, "dev" and "eval" count beside another part only, and yield to
-    a plain one of the same part: alone, "test data" is a name as any other.
+    A name must have one word for the split, such as "training" or "dev", and may have neutral words such as "set" or
+    "images", joined or not. It may have further words if another split has the same ones ("signs_train" and
+    "signs_test"). Names other than a plain "train" or "test", and "dev" and "eval", are splits only if there is another
+    split and none with a plain name for the same one: "test data" alone is an ordinary name.
     """
     plain = {folder: split for folder in sorted(folders) if (split := split_of(folder))}
     roles = {folder: role for folder in sorted(folders) if folder not in plain and (role := _role(folder))}
     found = {**plain}
     for folder, (split, rest) in roles.items():
-        # What the further words are of: the same ones stand in another part's name.
+        # Splits that have the same further words in their names.
         partners = {other for name, (other, words) in roles.items() if name != folder and words == rest}
         if split not in plain.values() and (partners - {split} or (not rest and set(plain.values()) - {split})):
             found[folder] = split
-    # Without any labelled part beside them, these are names as any other.
+    # Without any labelled split these are ordinary names.
     return dict(sorted(found.items())) if set(found.values()) - {UNLABELLED} else {}
 
 
 def is_annotation_folder(name: str, beside: Collection[str]) -> bool:
-    """Whether a folder is called as one of masks or labels, and one beside it as one of images."""
+    """Tell whether a folder has a name for masks or labels, and a sibling has a name for images."""
     words = _words(name)
     return (
         words <= _ANNOTATIONS | _NEUTRAL
@@ -84,7 +84,7 @@ def is_annotation_folder(name: str, beside: Collection[str]) -> bool:
 
 
 def annotated_stem(stem: str) -> str | None:
-    """The stem of the image that a file is an annotation of by its name: "scan 1" of "scan 1_mask"; None for others."""
+    """Return the stem of the image that a file annotates, by its name: "scan 1" for "scan 1_mask"; else None."""
     numbered = stem.rstrip("0123456789 _-.()")
     start = len(numbered)
     while start and numbered[start - 1].isalpha():
@@ -94,7 +94,7 @@ def annotated_stem(stem: str) -> str | None:
 
 
 def is_container(name: str) -> bool:
-    """Whether a folder's name says that it holds images, and not of what: "images", "JPEGImages", "img_data"."""
+    """Tell whether a folder's name only says that it has images, not which: "images", "JPEGImages", "img_data"."""
     words = _words(name)
     return words <= _NEUTRAL and bool(words & _IMAGES)
 
@@ -109,7 +109,7 @@ def _role(name: str) -> tuple[str, frozenset[str]] | None:
 
 @lru_cache(4_096)
 def _words(name: str) -> frozenset[str]:
-    """The words of a name, in lower case: 'trainset', 'Train_Set' and 'TRAIN-set2' are all train and set."""
+    """Split a name into words, in lower case: 'trainset', 'Train_Set' and 'TRAIN-set2' are all train and set."""
     words: set[str] = set()
     for run in _LETTERS.findall(name):
         joined = _joined(run.casefold())
@@ -119,7 +119,7 @@ def _words(name: str) -> frozenset[str]:
 
 @lru_cache(4_096)
 def _joined(run: str) -> tuple[str, ...]:
-    """A run of letters as known words without anything between them; empty where it is none."""
+    """Split a run of letters into known words; empty if that is impossible."""
     known = _ROLES.keys() | _NEUTRAL | _ANNOTATIONS
     if run in known:
         return (run,)

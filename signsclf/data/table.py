@@ -1,4 +1,4 @@
-"""Every source of labelled images as one table, see `signsclf.data.rows`, and what there is to say of it."""
+"""Read every source of labelled images into one table, see `signsclf.data.rows`, with notes for the user."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import numpy as np
 
 from signsclf import images, outputs
 from signsclf.choices import Reading
-from signsclf.data.archives import way_to_read
+from signsclf.data.archives import how_to_read
 from signsclf.data.folders import read_folders
-from signsclf.data.formats import way_from, way_from_all
+from signsclf.data.formats import how_to_convert, how_to_convert_folder
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.gtsrb_layouts import find_gtsrb, find_kaggle, lookalikes
 from signsclf.data.labels import merge_spellings, refuse_labels, spelled_alike
@@ -38,7 +38,7 @@ _TITLES = {
     Layout.KAGGLE: "Kaggle's copy of GTSRB",
     Layout.FOLDERS: "class folders",
     Layout.TABLE: "table of paths and labels",
-    Layout.SYNTHETIC: "drawn signs",
+    Layout.SYNTHETIC: "synthetic signs",
 }
 _FINDERS = {Layout.GTSRB: find_gtsrb, Layout.KAGGLE: find_kaggle}
 _NEEDS = {
@@ -47,9 +47,9 @@ _NEEDS = {
     Layout.TABLE: "a csv or parquet file with the columns path and label",
 }
 _SIZES_READ = 10_000
-"""At 50 to 100 µs an image header, the sizes of this many are known within a second."""
-_MAX_SIZES_READ = 100
-"""Drawn signs have no headers: each one looked at is drawn."""
+"""How many image headers are read for the range of sizes; at 50 to 100 µs each, within a second."""
+_SYNTHETIC_SIZES_READ = 100
+"""The same for synthetic signs, which have no headers and must be rendered."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,16 +59,16 @@ class Source:
     Attributes:
         root: absolute path of the folder or archive that was read, or "synthetic".
         origin: absolute path that `read_source` was given, or "synthetic"; with ``reading`` it reads the same again.
-        reading: how `read_source` was told to read it.
-        missing: which images a table names that are not there, one line without what to do; or "".
-        layout: what it was recognised as.
-        table: one row an image, see `signsclf.data.rows`.
+        reading: the options that `read_source` was given.
+        missing: one line, without a remedy, about images that a table names and that do not exist; or "".
+        layout: the recognised layout.
+        table: one row per image, see `signsclf.data.rows`.
         classes: labels in the order of class indices: by ClassId for GTSRB, else in natural order.
-        is_gtsrb: whether the labels are GTSRB's, so that its mirror map applies.
-        notes: what the user should be told, a line each.
-        base: what `relative` cuts: the folder, ending in '/', that the layout lies in below ``root``; or ''.
-        roi_sizes: for each row the (width, height) that its roi is measured on, or None.
-        names: path to the name below ``root`` of each image whose path does not tell it; see `Tree`.
+        is_gtsrb: whether the classes are GTSRB's, so that its mirror map applies.
+        notes: lines for the user.
+        base: the folder of the layout below ``root``, ending in '/', which `relative` removes; or ''.
+        roi_image_wh: for each row the image's (width, height) that its roi refers to, or None.
+        names: path to name below ``root``, for images whose path does not end in that name; see `Tree`.
     """
 
     root: str
@@ -78,7 +78,7 @@ class Source:
     is_gtsrb: bool
     notes: tuple[str, ...] = ()
     base: str = ""
-    roi_sizes: tuple[tuple[int, int] | None, ...] = ()
+    roi_image_wh: tuple[tuple[int, int] | None, ...] = ()
     origin: str = ""
     reading: Reading = field(default_factory=Reading)
     names: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Source:
         return not is_missing(self.table["roi"]).any()
 
     def relative(self, path: str) -> str:
-        """A path as it is called within the layout: the same for an archive and its unpacked files."""
+        """Return a path relative to the layout: the same for an archive and its unpacked files."""
         if self.layout is Layout.SYNTHETIC:
             return path
         if images.has_scheme(path):
@@ -101,14 +101,15 @@ class Source:
 
 
 def read_source(source: str | Path, reading: Reading | Layout | None = None) -> Source:
-    """Reads a folder, a .zip archive (in place), a .csv or .parquet table, or "synthetic" for drawn signs.
+    """Read a folder, a .zip archive (in place), a .csv or .parquet table, or "synthetic" for rendered signs.
 
     Args:
-        source: relative or absolute, ``~`` is expanded. "synthetic" is the keyword, "./synthetic" a path.
-        reading: how the source is to be read, or what it must be; None recognises it.
+        source: a path, relative or absolute, in which ``~`` is expanded; "synthetic" is the keyword, "./synthetic" a
+            path.
+        reading: how to read the source, or the layout it must have; None recognises it.
 
     Raises:
-        SourceError: nothing is there, no layout fits, or what is there contradicts itself.
+        SourceError: the source does not exist, has no known layout, or contradicts itself.
     """
     if not isinstance(source, str | os.PathLike):
         kind = type(source).__name__
@@ -136,7 +137,7 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
         if outputs.is_own_file(whole):
             note = "signsclf wrote this table: what a model answered may be taken for the truth here"
             found = replace(found, notes=(*found.notes, note))
-    elif way := way_to_read(path) or way_from(path.name):
+    elif way := how_to_read(path) or how_to_convert(path.name):
         raise SourceError(f"{path}: {way}")
     elif zipfile.is_zipfile(path):
         raise SourceError(f"{path}: a zip archive under another name; call it .zip")
@@ -147,22 +148,22 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
 
 
 def apply_crop(source: Source, crop: bool) -> Source:
-    """The source as `--crop roi` wants it (True), or without boxes, so that images are taken whole (False).
+    """Check the boxes for `--crop roi` (True), or remove them, so that whole images are used (False).
 
-    Every image's header is read to see that its box was measured on these very pixels; an unreadable image is
-    left for the decoding to report.
+    Every image's header is read to check that its box fits its size; unreadable images are reported when they are
+    decoded.
 
     Raises:
         SourceError: there are no boxes, or they do not fit the images.
     """
     if not crop:
         nothing = (None,) * len(source.table)
-        return replace(source, table=with_columns(source.table, roi=nothing), roi_sizes=nothing)
+        return replace(source, table=with_columns(source.table, roi=nothing), roi_image_wh=nothing)
     if without := int(is_missing(source.table["roi"]).sum()):
         raise SourceError(
             f"{source.root}: {without:,} of {len(source.table):,} images have no box; leave out --crop roi"
         )
-    rows = zip(source.table["path"], source.table["roi"], source.roi_sizes, strict=True)
+    rows = zip(source.table["path"], source.table["roi"], source.roi_image_wh, strict=True)
     for path, (x1, y1, x2, y2), declared in rows:
         try:
             width, height = images.image_wh(path)
@@ -179,7 +180,7 @@ def apply_crop(source: Source, crop: bool) -> Source:
 
 
 def describe(source: Source) -> list[str]:
-    """Lines for a person: layout, images, classes, splits, tracks, imbalance, sizes in pixels, notes."""
+    """Describe a source in lines: layout, images, classes, splits, tracks, imbalance, sizes in pixels, notes."""
     table = source.table
     counts = Counter(table["label"]).most_common()
     (commonest, most), (rarest, fewest) = counts[0], counts[-1]
@@ -227,7 +228,7 @@ def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, ParsedSource]:
             which = some(tree.archives)
             way = "give one, or unpack them into one folder"
             raise SourceError(f"{tree.root}: {len(tree.archives)} archives and no images: {which}; {way}")
-    if not tree.image_names and (way := way_from_all(tree.files)):
+    if not tree.image_names and (way := how_to_convert_folder(tree.files)):
         raise SourceError(f"{tree.root}: {way}")
     if layout in (None, Layout.FOLDERS):
         found = read_folders(tree, reading)
@@ -243,8 +244,8 @@ def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, ParsedSource]:
 
 def _synthetic(source: str | Path, layout: Layout | None) -> Source:
     if source != Layout.SYNTHETIC.value or layout not in (None, Layout.SYNTHETIC):
-        raise SourceError(f"{source}: drawn signs are the source 'synthetic' and no other; leave out --layout")
-    # What draws is needed for this source alone.
+        raise SourceError(f"{source}: synthetic signs are the source 'synthetic'; leave out --layout for others")
+    # Imported here: the renderer is needed for this source only.
     from signsclf.data import synthetic
 
     table = synthetic.table()
@@ -256,7 +257,7 @@ def _synthetic(source: str | Path, layout: Layout | None) -> Source:
         table=table,
         classes=classes,
         is_gtsrb=True,
-        roi_sizes=sizes,
+        roi_image_wh=sizes,
         origin=synthetic.KEYWORD,
     )
 
@@ -290,7 +291,9 @@ def _source(tree: Tree, found: ParsedSource, origin: str, reading: Reading) -> S
     grouped = table[~is_missing(table["group"]) & ~is_missing(table["split"])]
     is_test = grouped["split"] == "test"
     if both := set(grouped["group"][is_test]) & set(grouped["group"][~is_test]):
-        notes.append(f"tracks both in test and elsewhere, by their numbers ({len(both):,}): figures may flatter")
+        notes.append(
+            f"tracks both in test and elsewhere, by their numbers ({len(both):,}): test figures may be too good"
+        )
     return Source(
         root=tree.root,
         layout=found.layout,
@@ -299,7 +302,7 @@ def _source(tree: Tree, found: ParsedSource, origin: str, reading: Reading) -> S
         is_gtsrb=found.is_gtsrb,
         notes=tuple(notes),
         base=found.base,
-        roi_sizes=tuple(row.size for row in found.rows),
+        roi_image_wh=tuple(row.size for row in found.rows),
         origin=origin,
         reading=reading,
         names=tree.names,
@@ -308,9 +311,9 @@ def _source(tree: Tree, found: ParsedSource, origin: str, reading: Reading) -> S
 
 
 def by_class_id(source: Source) -> Source | None:
-    """The source with GTSRB's names for labels that all are ClassIds, padded or not; None where they are not.
+    """Rename labels that are all ClassIds, padded or not, to GTSRB's names; None where they are not GTSRB's.
 
-    They are not where files are called as tracks that GTSRB does not have: other benchmarks number signs as well.
+    They are not if files are named as tracks that GTSRB does not have: other benchmarks number their signs too.
     """
     ids = {label: class_id(label) for label in source.classes}
     if None in ids.values() or len(set(ids.values())) < len(ids) or gtsrb_tracks_fit(source.table["path"]) is False:
@@ -321,7 +324,7 @@ def by_class_id(source: Source) -> Source | None:
 
 
 def _unseen_notes(by_split: dict[str, set[str]]) -> list[str]:
-    """Which classes validation never sees."""
+    """Note the training classes that have no validation images."""
     notes = []
     lacking = by_split.get("train", set()) - by_split.get("valid", set())
     if "valid" in by_split and lacking:
@@ -330,7 +333,7 @@ def _unseen_notes(by_split: dict[str, set[str]]) -> list[str]:
 
 
 def _class_id_notes(labels: set[str], found: ParsedSource) -> list[str]:
-    """Offers GTSRB's names for labels that are ClassIds, unless they merely count from 0 or 1 as many do."""
+    """Offer GTSRB's names for labels that look like ClassIds, unless they only count from 0 or 1, as many sets do."""
     ids = sorted(number for label in labels if (number := class_id(label)) is not None)
     counted = any(ids == list(range(start, start + len(ids))) for start in (0, 1))
     if len(ids) < len(labels) or len(set(ids)) < len(ids) or (counted and not all(len(label) == 5 for label in labels)):
@@ -347,7 +350,7 @@ def _classes(table: np.ndarray, is_gtsrb: bool) -> tuple[str, ...]:
 
 
 def _sizes(source: Source) -> str:
-    n, most = len(source.table), _MAX_SIZES_READ if source.layout is Layout.SYNTHETIC else _SIZES_READ
+    n, most = len(source.table), _SYNTHETIC_SIZES_READ if source.layout is Layout.SYNTHETIC else _SIZES_READ
     rows = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
     sizes = list(_readable_sizes(source.table["path"][rows]))
     if not sizes:
@@ -369,7 +372,7 @@ def _readable_sizes(paths: Iterable[str]) -> Iterator[tuple[int, int]]:
 def _exists(path: Path) -> bool:
     try:
         return path.is_dir() or path.is_file()
-    except OSError as error:  # a folder that may not be entered, or a name too long
+    except OSError as error:  # a folder without permission, or a name that is too long
         raise SourceError(f"{path}: cannot be looked at ({error.strerror or error}); check the path") from error
 
 
@@ -377,10 +380,10 @@ def _not_there(path: Path) -> str:
     if path.exists() and not path.is_dir():
         return f"{path}: a pipe or a device; a source is a folder, a .zip, or a table: {' '.join(GIVEN_SUFFIXES)}"
     if path.is_symlink():
-        return f"{path}: a link that leads nowhere; mend it or give the folder itself"
+        return f"{path}: a broken link; fix it or give the folder itself"
     try:
-        beside = [entry.name for entry in path.parent.iterdir()]
+        siblings = [entry.name for entry in path.parent.iterdir()]
     except OSError:
         return f"{path}: no such file or folder; check the path"
-    near = difflib.get_close_matches(path.name, beside, n=3)
+    near = difflib.get_close_matches(path.name, siblings, n=3)
     return f"{path}: no such file or folder; " + (f"near it: {some(near)}" if near else "check the path")

@@ -1,4 +1,4 @@
-"""Tables of paths and labels: recognised in a listing of files and turned into rows."""
+"""Recognise tables of paths and labels in a listing of files, and turn them into rows."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from signsclf.data.tree import TABLE_SUFFIXES, Tree, quoted, some
 from signsclf.errors import SourceError
 
 GIVEN_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".txt")
-"""Of files that are read as a table where they are given by name."""
+"""Suffixes of files that are read as a table if they are given by name."""
 
-# Any other JSON beside images is more likely something else, and a folder may hold one for each image.
+# Other JSON files next to images are rarely tables, and a folder may have one for each image.
 _JSON_NAME = re.compile(r"_?(annotations?|labels|dataset|metadata|train|valid|val|test)([._].*)?\.json|.*coco.*\.json")
 _SHARD = re.compile(r"[0-9]{4,}(-of-[0-9]+)?(?=\.[^./]+$)")
 _ENOUGH_OF_TABLE = 0.5
@@ -34,7 +34,7 @@ _MOST_PARTS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """One table, read: its rows go together with their places in the sheet."""
+    """A table that was read: its rows and, in ``at``, their positions in the sheet."""
 
     name: str
     sheet: Sheet
@@ -44,17 +44,20 @@ class _Part:
     lost: list[str]
     hint: str
 
-    def place(self, row: int) -> str:
-        return f"{self.sheet.path}: {self.sheet.place(self.at[row])}"
+    def location(self, row: int) -> str:
+        return f"{self.sheet.path}: {self.sheet.location(self.at[row])}"
 
 
 def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) -> ParsedSource | None:
-    """The one table of images and labels, of those that lie highest, or one for each split; None without.
+    """Find the table of images and labels nearest to the root, or one table for each split; None if there is none.
 
-    A table with the columns path and label is meant to be one; another only where it names images of the tree.
+    A file with the columns path and label is always such a table; another one only if it names images of the tree.
+
+    Args:
+        meant: the user asked for a table, so that trouble with reading one is an error.
 
     Raises:
-        SourceError: there are several, or see `read_table`; also where a table is meant, or images are flat.
+        SourceError: there are several, or the only one cannot be read; see `read_table`.
     """
     reading = reading or Reading()
     tables = [name for name in tree.files if name.lower().endswith(TABLE_SUFFIXES)]
@@ -63,7 +66,7 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
         return None
     in_class_folders = _in_class_folders(tree)
     trouble: list[SourceError] = []
-    # What lies highest and is a table: above them may be a JSON file that tells of the set and not of its images.
+    # Deeper levels are searched too: a JSON file at the top may describe the data set and not its images.
     for depth in sorted({name.count("/") for name in tables}):
         level = [name for name in tables if name.count("/") == depth]
         stems = _stems(tree, depth)
@@ -87,7 +90,7 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
     elif exact:
         chosen = dict.fromkeys(exact)
     else:
-        # Such as one table for each class folder.
+        # Not several unrelated ones, such as a table for each class folder.
         chosen = dict.fromkeys(fitting)
         if len(fitting) > 1 and not meant and not _are_shards(chosen):
             chosen = {}
@@ -113,16 +116,15 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
 
 
 def read_table(tree: Tree, name: str, reading: Reading | None = None) -> ParsedSource:
-    """The rows of a table: the image and its label, and if present split and group.
+    """Read the rows of a table: image, label, and if present split and group.
 
-    Which column is what, see `signsclf.data.roles.find_roles`; where images lie, see
-    `signsclf.data.places.find_places`. Paths are relative to the table's folder. From a table on disk they may lead
-    anywhere, from one in an archive only to members of that. Rows that say the same count once. Rows whose image is
-    not there stay, unless that is none of them: see `Found.missing`.
+    The columns are found by `signsclf.data.roles.find_roles`, the images by `signsclf.data.places.find_places`. Paths
+    are relative to the table's folder. In a table on disk they may lead anywhere, in an archive only to its members.
+    Repeated rows count once. Rows whose image is missing are kept, see `ParsedSource.missing`, unless all are missing.
 
     Raises:
-        SourceError: columns or values are missing, a split is unknown, a label is no line of text or several, no
-            image is there, an image is named twice with different labels, or it is at a web address.
+        SourceError: columns or values are missing, a split is unknown, a label is not one line of text or is a list of
+            several, all images are missing, an image has different labels, or images are at web addresses.
     """
     return _joined(tree, {name: None}, [], reading or Reading())
 
@@ -130,7 +132,7 @@ def read_table(tree: Tree, name: str, reading: Reading | None = None) -> ParsedS
 def _joined(tree: Tree, chosen: dict[str, str | None], unlabelled: list[str], reading: Reading) -> ParsedSource:
     parts = [_read(tree, name, split, reading) for name, split in chosen.items()]
     times = Counter(note for part in parts for note in part.notes)
-    # What holds of every table is told once.
+    # Notes that all tables share are given once.
     notes = [note for note in dict.fromkeys(parts[0].notes) if times[note] == len(parts)]
     for part in parts:
         before = f"{posixpath.basename(part.name)}: " if len(parts) > 1 else ""
@@ -167,8 +169,8 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     roles = find_roles(_sheet(path), SPLITS, reading.path_column, reading.label_column)
     sheet, notes = roles.sheet, list(roles.notes)
     table = f"{path}: {sheet.kind}" if sheet.kind else path
-    if sheet.told:
-        notes.append(sheet.told)
+    if sheet.note:
+        notes.append(sheet.note)
     if sheet.rows == 0:
         raise SourceError(f"{table}: no rows; give one for each image")
     embedded = _embedded(tree, sheet, roles)
@@ -185,18 +187,18 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     try:
         labels, more = tidy(labels)
     except SeveralLabelsError as error:
-        where = sheet.place(kept[labels.index(error.label)])
+        where = sheet.location(kept[labels.index(error.label)])
         raise SourceError(
             f"{table}: {where}: {error.label!r} are {error.n:,} labels; a classifier takes one label each"
         ) from error
     notes += more
     if empty := [i for i, label in enumerate(labels) if not label]:
-        raise SourceError(f"{table}: {sheet.place(kept[empty[0]])} has no label; fill it in or take the row out")
+        raise SourceError(f"{table}: {sheet.location(kept[empty[0]])} has no label; fill it in or take the row out")
     refuse_labels(
-        dict.fromkeys(labels), lambda label: f"{table}: {sheet.place(kept[labels.index(label)])}", "mend the cell"
+        dict.fromkeys(labels), lambda label: f"{table}: {sheet.location(kept[labels.index(label)])}", "correct the cell"
     )
     if not embedded and (far := [i for i, text in enumerate(texts) if is_address(text)]):
-        first = f"{sheet.place(kept[far[0]])} {texts[far[0]]!r}"
+        first = f"{sheet.location(kept[far[0]])} {texts[far[0]]!r}"
         raise SourceError(
             f"{table}: {len(far):,} of {len(texts):,} images are at web addresses, first {first}: they are not "
             "fetched; download them and name the files"
@@ -210,7 +212,7 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     folder = posixpath.dirname(name)
     places = Places(paths=texts, lost=[]) if embedded else find_places(tree, folder, texts, labels)
     if folder and len(places.lost) == len(texts):
-        # The table lies in a folder of its own, such as annotations/, and tells where images lie in the whole set.
+        # The table is in a folder of its own, such as annotations/, and its paths start at the root of the data set.
         whole = find_places(tree, "", texts, labels)
         if not whole.lost:
             note = whole.note or f"paths start at the source, not at the table's folder {folder}/"
@@ -228,17 +230,19 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     written = dict(zip(kept, texts, strict=True))
     rows, kept, again = _once(sheet, rows, kept, texts)
     if again:
-        notes.append(f"rows that say the same again count once ({len(again):,}): {sheet.some_places(again)}")
+        notes.append(f"repeated rows count once ({len(again):,}): {sheet.locations(again)}")
     lost = set(places.lost) and {places.paths[i] for i in places.lost}
-    shown = [f"{sheet.place(at)} {quoted(written[at])}" for row, at in zip(rows, kept, strict=True) if row.path in lost]
+    shown = [
+        f"{sheet.location(at)} {quoted(written[at])}" for row, at in zip(rows, kept, strict=True) if row.path in lost
+    ]
     return _Part(name=name, sheet=sheet, rows=rows, at=kept, notes=notes, lost=shown, hint=places.hint)
 
 
 def _embedded(tree: Tree, sheet: Sheet, roles: Roles) -> list[str]:
-    """Paths of images that are in the table itself; none where they are not.
+    """Return the paths of images that are embedded in the table; empty if there are none.
 
     Raises:
-        SourceError: the table is in an archive, or its images cannot be read bit by bit.
+        SourceError: the table is in an archive, or its images cannot be read one by one.
     """
     if not _holds_images(sheet, roles.path):
         return []
@@ -258,14 +262,14 @@ def _sheet(path: str) -> Sheet:
 
 
 def _is_exact(path: str) -> bool:
-    """Whether a table has the columns path and label, by its header alone: what follows it may be damaged."""
+    """Tell by its header alone whether a table has the columns path and label; the rows may be damaged."""
     if path.lower().endswith(JSON_SUFFIXES):
         return False
     return {"path", "label"} <= set(map(folded, header(path)))
 
 
 def _names_images(path: str, reading: Reading, stems: Counter[str], in_class_folders: bool) -> bool:
-    """Whether a table with columns of other names is one of the images that exist, and says more than their folders."""
+    """Tell whether a table with other column names names existing images, and says more than their folders do."""
     roles = find_roles(_sheet(path), SPLITS, reading.path_column, reading.label_column)
     if _holds_images(roles.sheet, roles.path):
         return True
@@ -277,13 +281,13 @@ def _names_images(path: str, reading: Reading, stems: Counter[str], in_class_fol
     named = {_stem(text) for text in texts}
     there = sum(times == 1 for stem, times in stems.items() if stem in named)
     if in_class_folders and not any(images.is_image_name(text.strip(SPACES)) for text in texts):
-        return False  # numbers of classes, perhaps, that happen to be names of images
+        return False  # perhaps class numbers that happen to be names of images
     enough = _ENOUGH_OF_TABLE if in_class_folders else _ENOUGH_OF_IMAGES
     return there > 0 and there >= _ENOUGH_OF_TABLE * len(named) and there >= enough * sum(stems.values())
 
 
 def _stems(tree: Tree, depth: int) -> dict[str, Counter[str]]:
-    """For each folder of that depth, how many images of each `_stem` lie anywhere below it."""
+    """Count, for each folder of that depth, the images of each `_stem` below it."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for name in tree.image_names:
         found["/".join(name.split("/")[:-1][:depth])][_stem(name)] += 1
@@ -295,14 +299,14 @@ def _in_class_folders(tree: Tree) -> bool:
 
 
 def _class_folders(tree: Tree) -> list[str]:
-    """Folders of images that are called as neither splits nor mere holders of images."""
+    """Return the folders of images whose names mean neither splits nor just images."""
     folders = {posixpath.basename(posixpath.dirname(name)) for name in tree.image_names} - {""}
     splits = splits_of(folders)
     return [folder for folder in folders if folder not in splits and not is_container(folder)]
 
 
 def _is_unlabelled(tree: Tree, name: str, stems: Counter[str]) -> bool:
-    """Whether a table names images and no labels, as that of a competition's test images does."""
+    """Tell whether a table names images but no labels, like a competition's test set."""
     try:
         roles = find_roles(_sheet(tree.files[name]), SPLITS, labelled=False)
     except SourceError:
@@ -318,7 +322,7 @@ def _stem(text: str) -> str:
 
 
 def _are_shards(called: Mapping[str, str | None]) -> bool:
-    """Whether tables of one split are numbered parts of one table: train-00000-of-00002.parquet, 0001.parquet."""
+    """Tell whether tables of one split are numbered shards of one: train-00000-of-00002.parquet, 0001.parquet."""
     parts: dict[str | None, set[str]] = defaultdict(set)
     for name, split in called.items():
         parts[split].add(_SHARD.sub("", name))
@@ -327,7 +331,7 @@ def _are_shards(called: Mapping[str, str | None]) -> bool:
 
 
 def _by_split(chosen: Mapping[str, str | None]) -> str:
-    """Tables with their splits; of many parts of one the first, and how many more there are."""
+    """List tables with their splits; of many shards the first, and how many more there are."""
     parts: dict[str | None, list[str]] = defaultdict(list)
     for name, split in chosen.items():
         parts[split].append(name)
@@ -341,7 +345,7 @@ def _by_split(chosen: Mapping[str, str | None]) -> str:
 
 
 def _called(names: Sequence[str]) -> dict[str, str]:
-    """The splits that tables are called after, or else their folders: train.csv, pets-test.csv, valid/metadata.csv."""
+    """Find the splits that tables, or their folders, are named after: train.csv, pets-test.csv, valid/metadata.csv."""
     stems = {name: posixpath.basename(name).casefold().split(".")[0] for name in names}
     found = {}
     for name, stem in stems.items():
@@ -367,14 +371,14 @@ def _labels(sheet: Sheet, roles: Roles) -> list[str]:
             if text and flag(sheet, column, text, i):
                 if labels[i]:
                     raise SourceError(
-                        f"{sheet.path}: {sheet.place(i)} is of {labels[i]!r} and of {name!r}; a classifier takes one "
-                        "label each, or say which column is the label with --label-column"
+                        f"{sheet.path}: {sheet.location(i)} is of {labels[i]!r} and of {name!r}; a classifier takes "
+                        "one label each, or say which column is the label with --label-column"
                     )
                 labels[i] = name
     if none := [i for i, label in enumerate(labels) if not label]:
         names = some([sheet.names[column] for column in roles.one_hot])
         raise SourceError(
-            f"{sheet.path}: {sheet.some_places(none)}: no label, as none of the columns {names} is 1; give each image "
+            f"{sheet.path}: {sheet.locations(none)}: no label, as none of the columns {names} is 1; give each image "
             "one, or say which column is the label with --label-column"
         )
     return labels
@@ -386,7 +390,7 @@ def _splits(sheet: Sheet, roles: Roles) -> list[str | None]:
         texts = sheet.load(roles.split)
         words = {text: folded(text) for text in dict.fromkeys(texts)}
         if unknown := [text for text, word in words.items() if word and word not in SPLITS]:
-            where = sheet.place(texts.index(unknown[0]))
+            where = sheet.location(texts.index(unknown[0]))
             raise SourceError(f"{sheet.path}: {where}: unknown split {unknown[0]!r}; right are train, valid and test")
         return [SPLITS[words[text]] if words[text] else None for text in texts]
     for column, what in sorted(roles.flags, key=lambda item: ("train", "valid", "test").index(item[1])):
@@ -401,10 +405,10 @@ def _splits(sheet: Sheet, roles: Roles) -> list[str | None]:
 def _without_unlabelled_tests(
     sheet: Sheet, kept: list[int], texts: Sequence[str], labels: Sequence[str], splits: Sequence[str | None]
 ) -> tuple[list[int], list[str]]:
-    """Rows that have an image and a label; those of the test split without a label are left out and told.
+    """Select the rows that have an image and a label; rows of the test split without a label are left out, with a note.
 
     Raises:
-        SourceError: another row lacks one of the two.
+        SourceError: any other row has no image or no label.
     """
     blank = {label for label in dict.fromkeys(labels) if is_blank(label)}
     out = []
@@ -414,16 +418,16 @@ def _without_unlabelled_tests(
             out = [i for i in empty if splits[i] == "test"]
             empty = [i for i in empty if splits[i] != "test"]
         if empty:
-            these = sheet.some_places(empty)
+            these = sheet.locations(empty)
             verb = "have" if len(empty) > 1 else "has"
             raise SourceError(f"{sheet.path}: {these} {verb} no {column}; fill it in or take the row out")
     without = set(out)
-    notes = [f"test images without a label are left out ({len(out):,}): {sheet.some_places(out)}"] if out else []
+    notes = [f"test images without a label are left out ({len(out):,}): {sheet.locations(out)}"] if out else []
     return [i for i in kept if i not in without], notes
 
 
 def _splits_of_folders(texts: Sequence[str]) -> tuple[list[str | None], list[str]]:
-    """Splits that the first folder of every path names, where there are two of them at least."""
+    """Take splits from the first folder of each path, if all are splits and there are at least two."""
     splits: dict[str, str] = {}
     heads = []
     for text in texts:
@@ -440,24 +444,24 @@ def _splits_of_folders(texts: Sequence[str]) -> tuple[list[str | None], list[str
 def _refuse_some_without(sheet: Sheet, kept: list[int], splits: Sequence[str | None]) -> None:
     without = [i for i, split in enumerate(splits) if split is None]
     if 0 < len(without) < len(splits):
-        these = sheet.some_places([kept[i] for i in without])
+        these = sheet.locations([kept[i] for i in without])
         raise SourceError(
             f"{sheet.path}: {len(without):,} of {len(splits):,} rows have no split ({these}); give all one, or none"
         )
 
 
 def _named(sheet: Sheet, kept: list[int], texts: Sequence[str], rows: Sequence[int]) -> list[str]:
-    shown = [f"{sheet.place(kept[i])} {quoted(texts[i])}" for i in rows[:3]]
+    shown = [f"{sheet.location(kept[i])} {quoted(texts[i])}" for i in rows[:3]]
     return [*shown[:-1], f"{shown[-1]} and {len(rows) - 3:,} more"] if len(rows) > 3 else shown
 
 
 def _once(
     sheet: Sheet, rows: list[Row], kept: list[int], texts: Sequence[str]
 ) -> tuple[list[Row], list[int], list[int]]:
-    """Rows without those that repeat another; their places, and the places of those left out.
+    """Drop repeated rows; return the others, their positions, and the positions of the dropped ones.
 
     Raises:
-        SourceError: an image is in two rows that differ.
+        SourceError: two rows of one image differ.
     """
     first: dict[str, int] = {}
     again: list[int] = []
@@ -471,7 +475,7 @@ def _once(
     if contrary:
         j, i = contrary[0]
         what = next(k for k in ("label", "split", "group") if getattr(rows[i], k) != getattr(rows[j], k))
-        says = " and ".join(f"{sheet.place(kept[k])} ({getattr(rows[k], what)!r})" for k in (j, i))
+        says = " and ".join(f"{sheet.location(kept[k])} ({getattr(rows[k], what)!r})" for k in (j, i))
         more = f"; {len(contrary):,} rows do so" if len(contrary) > 1 else ""
         raise SourceError(
             f"{sheet.path}: the image {texts[i]!r} is named more than once with another {what}: {says}{more}; keep one"
@@ -486,5 +490,5 @@ def _refuse_shared(parts: Sequence[_Part]) -> None:
     for part in parts:
         for i, row in enumerate(part.rows):
             if row.path in first:
-                raise SourceError(f"{part.place(i)} names an image of {first[row.path]}; keep one: {row.path}")
+                raise SourceError(f"{part.location(i)} names an image of {first[row.path]}; keep one: {row.path}")
         first.update({row.path: part.name for row in part.rows})

@@ -1,4 +1,4 @@
-"""Lists a folder or a zip archive alike: file names, and the path by which `signsclf.images` reads each."""
+"""List a folder or a zip archive: file names, and the path by which `signsclf.images` reads each file."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from signsclf.imagefiles.kinds import HEAD, Sniffer, describe_kind, read_head, s
 from signsclf.text import file_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".parquet", ".jsonl", ".ndjson")
-"""Of files that are read as a table wherever they lie; others only where they are given by name."""
+"""Suffixes of files that are read as a table wherever they are; others only if they are given by name."""
 _LINKED_FOLDERS = 10_000
-"""More linked folders than this are refused: links to links to links can name the same files without end."""
+"""More linked folders are refused: links to links can name the same files endlessly."""
 _LONGEST_SHOWN = 200
 _ENCRYPTED = 0x1
 
@@ -39,14 +39,14 @@ class Tree:
         is_archive: whether ``root`` is a zip archive.
         files: name below the root (forward slashes, Unicode NFC, in order) to the path for `signsclf.images`.
         folders: names of all folders below the root, empty ones too.
-        notes: what a user should be told of the listing.
-        names: path to the name in ``files`` of each file whose path does not tell it: a zip member's name may be in
-            any encoding, and a name that differs from another's in its Unicode form alone is called "name (2)".
-        unnamed: names of images whose names do not say so.
-        skipped: name to suffix of each picture of a kind that is not read.
-        hidden: name of each hidden folder, or FOLDER/.* for hidden files, to the number of images that are hidden so.
-        broken: links that lead nowhere.
-        left_out: what this program wrote there, such as "model/": in none of the others.
+        notes: lines for the user about the listing.
+        names: path to name in ``files``, for files whose path does not end in that name: a zip member's name may be in
+            any encoding, and of two names that differ only in their Unicode form one becomes "name (2)".
+        unnamed: names of images that were recognised by their content only.
+        skipped: name to suffix of each image in a format that is not read.
+        hidden: hidden folder, or FOLDER/.* for hidden files, to the number of images in it.
+        broken: broken links.
+        left_out: what this program wrote there, such as "model/"; not in any other attribute.
     """
 
     root: str
@@ -63,18 +63,18 @@ class Tree:
 
     @cached_property
     def image_names(self) -> list[str]:
-        """Names of the files that are images by their names or else by their content, in order."""
+        """Names of the files that are images, by name or by content, in order."""
         return [name for name in self.files if images.is_image_name(name) or name in self.unnamed]
 
     @property
     def archives(self) -> list[str]:
-        """Names of the zip archives that lie in the folder itself; an archive's own are not looked into."""
+        """Names of the zip archives in the folder itself; archives within an archive are not opened."""
         if self.is_archive:
             return []
         return [name for name in self.files if "/" not in name and name.lower().endswith(".zip")]
 
     def mount(self, name: str, encoding: str | None = None) -> Tree:
-        """This tree with the members of its own zip archive ``name`` listed below that name."""
+        """Return this tree with the members of its zip archive ``name`` listed below that name."""
         inner = list_zip(self.files[name], encoding)
         files = {**self.files, **{f"{name}/{member}": path for member, path in inner.files.items()}}
         folders = self.folders | {f"{name}/{folder}" for folder in inner.folders}
@@ -90,7 +90,7 @@ class Tree:
 
 
 class _Listing:
-    """Files as they are found, which become a `Tree`."""
+    """Collects files and makes a `Tree` of them."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -98,12 +98,12 @@ class _Listing:
         self.hidden: Counter[str] = Counter()
         self._files: list[tuple[str, str, str, bool]] = []  # name in NFC, as spelled, path, whether by content
         self._skipped: dict[str, str] = {}
-        self.untold: set[str] = set()
-        """Paths that do not tell the names that were added with them."""
+        self.renamed: set[str] = set()
+        """Paths that do not end in the names that were added with them."""
         self._sniffer = Sniffer()
 
     def add(self, name: str, path: str, head: Callable[[], bytes]) -> None:
-        """A file that is not hidden; ``head`` as in `Sniffer.look`."""
+        """Add a file that is not hidden; ``head`` as in `Sniffer.look`."""
         by_name = images.is_image_name(name)
         is_image = by_name or self._sniffer.look(name, head)
         if is_image or name.lower().endswith(TABLE_SUFFIXES):
@@ -113,7 +113,7 @@ class _Listing:
         self._files.append((_nfc(name), name, path, is_image and not by_name))
 
     def tree(self, is_archive: bool, notes: list[str]) -> Tree:
-        """The files in order. Of names that are one in NFC the first keeps it; none is lost."""
+        """Make the tree, with files in order; of names that are equal in NFC, all but the first get a number."""
         files: dict[str, str] = {}
         twins: list[str] = []
         names: dict[str, str] = {}
@@ -128,7 +128,7 @@ class _Listing:
                 name = f"{whole[: len(whole) - len(suffix)]} ({number}){whole[len(whole) - len(suffix) :]}"
             if number > 1:
                 twins.append(name)
-            if number > 1 or path in self.untold:
+            if number > 1 or path in self.renamed:
                 names[path] = name
             files[name] = path
             if by_content:
@@ -156,12 +156,12 @@ class _Listing:
 
 
 def list_folder(root: Path) -> Tree:
-    """All files below a folder but hidden ones and what this program wrote.
+    """List all files below a folder, except hidden ones and what this program wrote.
 
-    Links are followed; broken ones are noted, circles are cut.
+    Links are followed; broken ones are noted, and cycles are cut.
 
     Raises:
-        SourceError: a folder may not be read, a file name is not valid UTF-8, or links multiply.
+        SourceError: a folder cannot be read, a file name is not valid UTF-8, or there are too many linked folders.
     """
     top = Path(root).absolute().as_posix().rstrip("/")
     listing = _Listing(top)
@@ -198,20 +198,20 @@ def list_folder(root: Path) -> Tree:
                 listing.add(name, path, lambda path=path: read_head(path))
             elif entry.is_symlink():
                 broken.append(_nfc(name))
-    notes = [f"links that lead nowhere are left out ({len(broken):,}): {some(broken)}"] if broken else []
-    # Every PNG file is opened for it, so without a buffer, which takes as long as all the rest.
+    notes = [f"broken links are left out ({len(broken):,}): {some(broken)}"] if broken else []
+    # Unbuffered: every PNG file is opened for this, and a buffer would double the time.
     return _without_own(replace(listing.tree(False, notes), broken=tuple(broken)), io.FileIO)
 
 
 def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
-    """All members of a zip archive but hidden ones, what this program wrote and those whose names lead outside it.
+    """List all members of a zip archive, except hidden ones, what this program wrote and names that lead outside it.
 
     Args:
-        encoding: of names that are not marked as UTF-8; None tells it from them, see `decode_names`.
+        encoding: of names that are not marked as UTF-8; None guesses it, see `decode_names`.
 
     Raises:
-        SourceError: the archive is damaged, encrypted, compressed in a way that is not read, or its names are not
-            in that encoding.
+        SourceError: the archive is damaged, encrypted, compressed by an unsupported method, or its names are not in
+            that encoding.
     """
     top = Path(archive).absolute().as_posix()
     try:
@@ -222,8 +222,8 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
             if what := describe_kind(read_head(top)):
                 raise SourceError(f"{top}: not a zip archive, but {what}") from error
         why = str(error).removeprefix(f"{top}: ")
-        way = "check its rights" if isinstance(error.__cause__, OSError) else "fetch or pack it again"
-        raise SourceError(f"{top}: {why}; {way}") from error
+        remedy = "check its permissions" if isinstance(error.__cause__, OSError) else "fetch or pack it again"
+        raise SourceError(f"{top}: {why}; {remedy}") from error
     try:
         written, assumed = decode_names(members, encoding)
     except UnicodeError as error:
@@ -256,7 +256,7 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
             continue
         seen.add(path)
         if name != member_name(info.filename):
-            listing.untold.add(path)
+            listing.renamed.add(path)
         listing.add(name, path, lambda path=path: images.head(path, HEAD))
     notes = []
     if assumed not in (None, "utf-8") and encoding is None:
@@ -271,7 +271,7 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
 
 
 def own_note(names: Sequence[str]) -> str:
-    """Tell in a line what this program wrote and is left out."""
+    """Say in one line which files are left out because this program wrote them."""
     return f"what signsclf wrote there is left out ({len(names):,}): {some(tuple(names))}"
 
 
@@ -291,9 +291,9 @@ def _without_own(tree: Tree, open_file: Callable[[str], IO[bytes]]) -> Tree:
 
 
 def member_name(name: str) -> str:
-    """A zip member's name as its maker meant it: forward slashes, Unicode NFC, UTF-8 even when not marked so.
+    """Normalise a zip member's name: forward slashes, Unicode NFC, UTF-8 even if it is not marked so.
 
-    Zip tools on macOS write UTF-8 without the mark, which Python then reads as code page 437.
+    Zip tools on macOS write UTF-8 without the flag, and Python then decodes it as code page 437.
     """
     name = name.replace("\\", "/")
     if name.isascii():
@@ -305,7 +305,7 @@ def member_name(name: str) -> str:
 
 
 def relative_name(path: str, root: str, mounted: bool = False) -> str:
-    """A path as it is named below ``root``, a folder or archive; below any archive if that is ``mounted``."""
+    """Return a path relative to ``root``, a folder or archive; with ``mounted``, relative to any archive in it."""
     inside = images.split_archive(path)
     if inside and (mounted or inside[0] == root):
         return member_name(inside[1])
@@ -318,13 +318,13 @@ def relative_name(path: str, root: str, mounted: bool = False) -> str:
 
 
 def some(names: list[str] | tuple[str, ...], most: int = 3) -> str:
-    """The first few names, quoted, and how many more there are."""
+    """List the first few names, quoted, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(map(quoted, names[:most])) + more
 
 
 def quoted(text: str) -> str:
-    """A text in quotation marks, shortened where it is a screen long."""
+    """Quote a text, shortened if it is very long."""
     return repr(text) if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]!r}…"
 
 
@@ -333,7 +333,7 @@ def _nfc(name: str) -> str:
 
 
 def _refuse_unreadable(top: str, members: list[zipfile.ZipInfo]) -> None:
-    """Refuses an archive of which some images or tables are encrypted, or packed by a method that is not read."""
+    """Refuse an archive if images or tables in it are encrypted or compressed by an unsupported method."""
     encrypted = sum(bool(info.flag_bits & _ENCRYPTED) for info in members)
     if encrypted:
         count = f"{encrypted:,} of {len(members):,} members"

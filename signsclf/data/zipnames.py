@@ -1,4 +1,4 @@
-"""The names in a zip archive as their maker meant them, also where nothing says in which encoding they are."""
+"""Decode the names in a zip archive, and guess their encoding where the archive does not state it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ ENCODINGS = (
     *("cp932", "gbk", "cp949", "cp950"),
     *("cp866", "cp1251", "cp850", "cp1252", "cp852", "cp1250", "cp737", "cp1253", "cp437"),
 )
-"""What unmarked names are taken for where they are not UTF-8; of equally likely ones, the first."""
+"""Encodings to try for unmarked names that are not UTF-8; of equally likely ones the first is chosen."""
 
 _MARKED_UTF8 = 0x800
 _UNICODE_PATH = 0x7075
 _MAX_SNIFFED = 2_000
-"""Distinct parts of names that the encoding is told from."""
+"""How many distinct parts of names are used to guess the encoding."""
 
-# What is unlikely of a character in a name, in units that only their order gives a meaning.
+# How unlikely a character is in a name; only the order of these values matters.
 _LIKELY, _USUAL, _UNUSUAL, _ODD, _WRONG = 0.1, 0.6, 1.2, 3.0, 1_000.0
 
 _FREQUENT_CYRILLIC = frozenset("оеаинтсрвлкмдпу")
@@ -36,17 +36,17 @@ _FREQUENT_HANGUL = frozenset(
 
 
 def decode_names(members: Sequence[zipfile.ZipInfo], encoding: str | None = None) -> tuple[list[str], str | None]:
-    """The name of each member, and the encoding that was taken for unmarked ones, None where there are none.
+    """Decode each member's name; also return the encoding used for unmarked names, None if there are none.
 
-    A name is what its extra field for Unicode says, or what it is by the mark for UTF-8. Without either it is
-    UTF-8 where all such names are (tools on macOS leave the mark out), else in the encoding of `ENCODINGS` in which
-    all of them read most like names.
+    A name's Unicode extra field takes precedence, then the flag for UTF-8. Names with neither are decoded as UTF-8 if
+    all of them are valid (tools on macOS omit the flag), else in the encoding of `ENCODINGS` in which they look most
+    like names.
 
     Args:
-        encoding: take unmarked names for this.
+        encoding: decode unmarked names with this encoding.
 
     Raises:
-        UnicodeError: an unmarked name is not in ``encoding``.
+        UnicodeError: an unmarked name is not valid in ``encoding``.
     """
     raws = [_raw(member) for member in members]
     unmarked = [raw for raw in raws if raw is not None]
@@ -62,14 +62,14 @@ def decode_names(members: Sequence[zipfile.ZipInfo], encoding: str | None = None
 
 
 def _raw(member: zipfile.ZipInfo) -> bytes | None:
-    """The bytes of a name of which nothing says what they mean; None for others, ASCII among them."""
+    """Return a name's bytes if its encoding is not stated; None for other names and for ASCII."""
     if member.flag_bits & _MARKED_UTF8 or member.orig_filename.isascii() or _unicode_path(member):
         return None
-    return member.orig_filename.encode("cp437")  # which Python has read them as
+    return member.orig_filename.encode("cp437")  # the encoding that Python decoded them with
 
 
 def _unicode_path(member: zipfile.ZipInfo) -> str | None:
-    """The name in the extra field of Info-ZIP, which older Pythons do not look at."""
+    """Read the name from Info-ZIP's extra field, which older Pythons ignore."""
     extra = member.extra
     while len(extra) >= 4:
         kind, length = struct.unpack("<HH", extra[:4])
@@ -83,7 +83,7 @@ def _unicode_path(member: zipfile.ZipInfo) -> str | None:
 
 
 def _guess(raws: Iterable[bytes]) -> str:
-    # '/' is never half of a character in any of the encodings, which '\\' is in several.
+    # In none of the encodings is '/' part of a multi-byte character; '\\' is in several.
     parts = list({part: None for raw in raws for part in raw.split(b"/") if not part.isascii()})
     if all(_text(part, "utf-8") is not None for part in parts):
         return "utf-8"
@@ -109,7 +109,7 @@ def _text(raw: bytes, encoding: str) -> str | None:
 
 @lru_cache(20_000)
 def _of_character(char: str, encoding: str) -> float:
-    """How unlikely a character is in a name in that encoding, by itself."""
+    """Rate how unlikely a single character is in a name in that encoding."""
     if char.isascii():
         return 0.0 if char.isprintable() else _WRONG
     kind, code = unicodedata.category(char), ord(char)
@@ -142,12 +142,12 @@ def _of_east_asian(char: str, encoding: str) -> float:
         return 0.45 if 0xB0 <= lead <= 0xC8 and trail >= 0xA1 else 2 * _UNUSUAL
     if encoding == "gbk" and (trail < 0xA1 or not 0xB0 <= lead <= 0xF7):
         return 2 * _UNUSUAL
-    # Frequent characters come first in either: to 0xD7 in GB 2312, to 0xC6 in Big5.
+    # Frequent characters come first in both: up to 0xD7 in GB 2312, up to 0xC6 in Big5.
     return 0.35 if lead <= (0xD7 if encoding == "gbk" else 0xC6) else _UNUSUAL
 
 
 def _of_neighbours(text: str) -> float:
-    """How unlikely it is that these characters stand side by side: scripts and cases mixed in a word, marks in it."""
+    """Rate how unlikely neighbouring characters are: scripts or cases mixed in a word, signs within it."""
     total = 0.0
     scripts = [_script(char) for char in text]
     for i in range(1, len(text)):

@@ -122,7 +122,7 @@ def evaluate(
     if found.missing and not skip_bad:
         raise BadImageError(f"{found.missing}; correct the table, or give --skip-bad to leave them out")
     found = _matched(found, classifier.labels, observer)
-    declared = dict(zip(found.table["path"], found.roi_sizes, strict=True))
+    declared = dict(zip(found.table["path"], found.roi_image_wh, strict=True))
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
     record, folder = _read_record(user_path(model, ModelError)), cache_folder(cache, observer)
     chosen, chosen_split, decoded = _choose(found, split, record, classifier.size[0], folder, observer)

@@ -87,7 +87,7 @@ def why_no_image(path: str) -> str | None:
     if inside := images.split_archive(path):
         return _why_archive(*inside)
     if os.path.islink(path):  # noqa: PTH114
-        return "a link that leads nowhere; mend it"
+        return "a broken link; fix it"
     return "no file matches this pattern; check it" if glob.has_magic(path) else None
 
 

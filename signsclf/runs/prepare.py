@@ -122,7 +122,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         if "size" not in more:
             raise SignsclfError(f"--size {recipe.size}: {arch.name} runs at {arch.native_size} only; leave it out")
         recipe, more["size"] = recipe.replace(size=arch.native_size), f"all that {arch.name} runs at"
-    source = replace(source, table=table, roi_sizes=(None,) * len(table))
+    source = replace(source, table=table, roi_image_wh=(None,) * len(table))
     return Plan(source, recipe, arch, {**reasons, **more}, test_paths)
 
 
@@ -194,7 +194,7 @@ def prepare(
     _say_split(split, recipe, observer)
     if recipe.add_synthetic:
         observer.say(f"drawn signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
-    source = replace(source, table=split.table, roi_sizes=(None,) * len(table))
+    source = replace(source, table=split.table, roi_image_wh=(None,) * len(table))
     return Prepared(source, recipe, planned.arch, planned.reasons, split, tuple(names), decoded, skipped, mark)
 
 
@@ -253,16 +253,16 @@ def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
         how += f", fold {recipe.fold}" if recipe.fold else ""
         how += f", seed {recipe.seed}"
     observer.say(f"split: {train:,} train, {valid:,} valid ({how})")
-    if split.groups_on_both_sides:
+    if split.groups_in_both_splits:
         observer.say(
-            f"warning: {split.groups_on_both_sides:,} groups stand on both sides, so the validation figures flatter"
+            f"warning: {split.groups_in_both_splits:,} groups stand on both sides, so the validation figures flatter"
         )
     if split.in_no_fold:
         observer.say(
             f"{split.in_no_fold:,} images are in none of the folds: held out, they would leave a class without any to "
             "train on"
         )
-    if split.not_judged:
-        shown = ", ".join(split.not_judged[:10]) + (", …" if len(split.not_judged) > 10 else "")
+    if split.not_evaluated:
+        shown = ", ".join(split.not_evaluated[:10]) + (", …" if len(split.not_evaluated) > 10 else "")
         why = "they have but one group each" if split.held_out_here else "no validation image is of them"
         observer.say(f"not judged, as {why}: {shown}")

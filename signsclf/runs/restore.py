@@ -98,14 +98,14 @@ def _assemble(
         classes=held.classes,
         is_gtsrb=held.is_gtsrb,
         origin=root,
-        roi_sizes=(None,) * len(rows),
+        roi_image_wh=(None,) * len(rows),
     )
     return Prepared(
         source=replace(source, reading=record.order.reading),
         recipe=record.recipe,
         arch=architectures.find(record.recipe.arch),
         reasons={},
-        split=Split(table=table, held_out_here=False, not_judged=(), groups_on_both_sides=0),
+        split=Split(table=table, held_out_here=False, not_evaluated=(), groups_in_both_splits=0),
         names=names,
         decoded=decoded,
         skipped=tuple(_read_skipped(partial).items()),

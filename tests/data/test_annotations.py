@@ -112,9 +112,9 @@ def test_label_studio_numbers_of_uploads(root):
         (3, "of a kind that is not known"),
         ('[{"path": "0.png", "label": "a"}, {"path": "1.png", "label": NaN}]', "item 2 has no label"),
         (COCO | {"categories": [{"id": i, "name": "x"} for i in (5, 6)]}, "categories '5', '6' are all called 'x'"),
-        ("[" * 100_000, "no valid JSON (nested too deeply)"),
+        ("[" * 100_000, "not valid JSON (nested too deeply)"),
         ('{"0.png": "a", "0.png": "b"}', "'0.png' is in one object twice"),
-        ('[{"path": "0.png", "label": "a"}', "no valid JSON"),
+        ('[{"path": "0.png", "label": "a"}', "not valid JSON"),
     ],
 )
 def test_forms_that_are_refused(root, value, says):
@@ -123,7 +123,7 @@ def test_forms_that_are_refused(root, value, says):
 
 def test_lines_that_are_no_objects(root):
     good = '{"path": "0.png", "label": "a"}\n'
-    assert "line 2 is no valid JSON" in refusal(written(root, good + "{", "t.jsonl"))
+    assert "line 2 is not valid JSON" in refusal(written(root, good + "{", "t.jsonl"))
     assert "line 3 is no JSON object" in refusal(written(root, good + "\n7\n", "t.jsonl"))
     assert "line 2 has no label" in refusal(written(root, good + '{"path": "1.png"}', "t.jsonl"))
 

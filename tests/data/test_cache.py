@@ -99,7 +99,7 @@ def test_no_room_for_the_mapped_file_is_one_line(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cache, "IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    with pytest.raises(SignsclfError, match=r"no room for .* GB .*No space left.*make room"):
+    with pytest.raises(SignsclfError, match=r"no space for .* GB .*No space left.*free space"):
         decode_all(source, 12)
 
 
@@ -250,7 +250,7 @@ def test_a_folder_that_cannot_be_made_is_told(source, tmp_path):
 
 def test_the_entries_used_last_are_kept(source, folder, monkeypatch):
     (folder / "mine").mkdir(parents=True)
-    monkeypatch.setattr(cache, "KEPT_BYTES", 7 * 3 * (8 * 8 + 9 * 9 + 10 * 10))
+    monkeypatch.setattr(cache, "MAX_CACHE_BYTES", 7 * 3 * (8 * 8 + 9 * 9 + 10 * 10))
     for size, age in ((8, 300), (9, 200)):
         decode_all(source, size, folder)
         newest = max((e for e in entries(folder) if e.name != "mine"), key=lambda e: (e / "index.json").stat().st_mtime)
@@ -301,10 +301,10 @@ def test_a_disk_that_is_full_at_the_end_does_not_cost_the_decoding(source, folde
 
 def test_space_that_the_run_needs_is_left_free(source, folder):
     watched = Watched()
-    assert decode_all(source, 12, folder, observer=watched, leave=10**18).entry is None
+    assert decode_all(source, 12, folder, observer=watched, reserve_bytes=10**18).entry is None
     assert len(watched.lines) == 1
     assert "the run itself needs the space" in watched.lines[0]
-    assert decode_all(source, 12, folder, leave=1).entry in entries(folder)
+    assert decode_all(source, 12, folder, reserve_bytes=1).entry in entries(folder)
 
 
 def test_a_folder_with_a_mapped_file_is_never_renamed(source, folder, monkeypatch):

@@ -33,7 +33,7 @@ def test_separators_and_line_ends(tmp_path, sign, end, head):
     path = text(tmp_path / "t.csv", end.join(lines) + end)
     assert column_names(str(path)) == ["path", "label"]
     assert rows(path) == [("a.png", "b c")]
-    assert read_sheet(str(path)).place(0) == f"line {len(lines)}"
+    assert read_sheet(str(path)).location(0) == f"line {len(lines)}"
 
 
 def test_a_space_before_the_last_column(tmp_path):
@@ -79,7 +79,7 @@ def test_other_kinds_under_the_name_of_a_table(tmp_path, start, says):
 def test_rows_without_a_value_are_no_rows_and_places_are_lines(tmp_path):
     path = text(tmp_path / "t.csv", "path,label,,\n\na.png,b,,\n,,\n \t,\u00a0,\nc.png,d,,,,\n,,,,,,\n")
     assert rows(path) == [("a.png", "b"), ("c.png", "d")]
-    assert read_sheet(str(path)).places == [3, 6]
+    assert read_sheet(str(path)).row_numbers == [3, 6]
 
 
 def test_rows_of_other_lengths(tmp_path):
@@ -118,7 +118,7 @@ def test_quotation_marks_inside_a_value_are_text(tmp_path):
 
 def test_cells_of_several_lines_are_values(tmp_path):
     path = text(tmp_path / "t.csv", 'path,label,note\n1.png,a,"two\nlines, and more"\n2.png,b,\n')
-    assert read_sheet(str(path)).places == [2, 4]
+    assert read_sheet(str(path)).row_numbers == [2, 4]
     assert rows(path)[0][2] == "two\nlines, and more"
 
 
@@ -150,7 +150,7 @@ def test_parquet_columns_are_read_one_by_one(tmp_path):
     pq.write_table(table, path)
     assert column_names(str(path)) == ["a.b", "label", "flag"]
     assert rows(path) == [("1", "1.0", "True"), ("2", "", "False")]
-    assert read_sheet(str(path)).place(1) == "row 2"
+    assert read_sheet(str(path)).location(1) == "row 2"
     assert "not a Parquet file" in refused(text(tmp_path / "u.parquet", b"PAR1"))
 
 

@@ -93,7 +93,7 @@ def test_versions_stay_on_one_side_unless_single_images_are_asked_for():
     sides = hold_out(grouped, SplitBy.GROUP, 0.2, 0).table["split"]
     assert set(sides) == {"train", "valid"}
     assert all(len(set(sides[[p == one for p in photo]])) == 1 for one in photo)
-    assert hold_out(grouped, SplitBy.RANDOM, 0.2, 0).groups_on_both_sides > 0
+    assert hold_out(grouped, SplitBy.RANDOM, 0.2, 0).groups_in_both_splits > 0
 
 
 def test_groups_of_the_source_are_kept():

@@ -37,7 +37,7 @@ def test_one_label_in_other_dress(given, wanted):
 def test_labels_like_missing_values_are_kept_and_told():
     labels, (said,) = tidy(["nan", "cat", "N/A", "nan", "NA"])
     assert labels == ["nan", "cat", "N/A", "nan", "NA"]
-    assert said == "labels that programs write where there is none are classes: 'N/A', 'nan'"
+    assert said == "labels that look like missing values are classes: 'N/A', 'nan'"
 
 
 def test_what_was_done_is_told():

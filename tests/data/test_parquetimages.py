@@ -144,7 +144,7 @@ def test_no_labels(tmp_path):
 
 def test_memory_stays_bounded(tmp_path, monkeypatch):
     path = written(tmp_path / "t.parquet", range(30), group=30)
-    monkeypatch.setattr(parquetimages, "_MOST_GROUP", 1_000)
+    monkeypatch.setattr(parquetimages, "_MAX_GROUP_BYTES", 1_000)
     assert "row_group_size=100" in refusal(path)
 
 

@@ -43,7 +43,7 @@ def test_groups_stay_whole_and_every_class_keeps_training_images(rows, fraction,
     labels, groups = [r[0] for r in rows], [r[1] for r in rows]
     split = hold_out(table(labels, groups), SplitBy.GROUP, fraction, seed)
     assert set(sides(split)) <= {"train", "valid"}
-    assert split.groups_on_both_sides == 0
+    assert split.groups_in_both_splits == 0
     for group in set(groups) - {None}:
         assert len({side for side, g in zip(sides(split), groups, strict=True) if g == group}) == 1
     trained = {label for side, label in zip(sides(split), labels, strict=True) if side == "train"}
@@ -69,7 +69,7 @@ def test_equal_tracks_are_held_out_in_proportion():
     split = hold_out(tracks({"rare": [30] * 5, "common": [30] * 50}), SplitBy.GROUP, 0.2, 0)
     assert Counter(split.table["label"][split.rows("valid")]) == {"rare": 30, "common": 300}
     assert split.held_out_here
-    assert split.not_judged == ()
+    assert split.not_evaluated == ()
 
 
 def test_a_giant_group_is_not_held_out_where_a_small_one_is_nearer():
@@ -80,13 +80,13 @@ def test_a_giant_group_is_not_held_out_where_a_small_one_is_nearer():
 
 def test_a_class_with_one_group_stays_in_training_and_is_listed():
     split = hold_out(tracks({"lonely": [30], "many": [30] * 10}), SplitBy.GROUP, 0.2, 0)
-    assert split.not_judged == ("lonely",)
+    assert split.not_evaluated == ("lonely",)
     assert set(split.table["split"][split.table["label"] == "lonely"]) == {"train"}
 
 
 def test_one_image_of_a_class_stays_in_training():
     split = hold_out(table(["a"] + ["b"] * 10), SplitBy.GROUP, 0.5, 0)
-    assert split.not_judged == ("a",)
+    assert split.not_evaluated == ("a",)
 
 
 def test_images_without_a_group_are_held_out_one_by_one():
@@ -120,7 +120,7 @@ def test_the_choice_does_not_depend_on_the_order_of_classes_rows():
 
 def test_random_split_says_how_many_groups_stand_on_both_sides():
     split = hold_out(tracks({"a": [30] * 5, "b": [30] * 5}), SplitBy.RANDOM, 0.2, 0)
-    assert split.groups_on_both_sides == 10
+    assert split.groups_in_both_splits == 10
     assert len(split.rows("valid")) == 60
 
 
@@ -130,7 +130,7 @@ def test_given_splits_are_kept_and_nothing_more_is_held_out():
     split = hold_out(source, SplitBy.GROUP, 0.5, 0)
     assert sides(split) == ["train", "train", "valid", "train", "test", "train"]
     assert not split.held_out_here
-    assert split.not_judged == ("b",)
+    assert split.not_evaluated == ("b",)
     assert source["split"].tolist()[3] is None
 
 
@@ -144,14 +144,14 @@ def test_given_test_images_are_left_alone_when_validation_is_held_out():
 
 def test_given_split_through_a_group_is_counted():
     source = table(["a"] * 4, groups=["g", "g", "h", "i"], splits=["train", "valid", "train", "valid"])
-    assert hold_out(source, SplitBy.GROUP, 0.2, 0).groups_on_both_sides == 1
+    assert hold_out(source, SplitBy.GROUP, 0.2, 0).groups_in_both_splits == 1
 
 
 def test_fraction_zero_holds_nothing_out():
     split = hold_out(table(["a"] * 10), SplitBy.GROUP, 0, 0)
     assert set(sides(split)) == {"train"}
     assert not split.held_out_here
-    assert split.not_judged == ()
+    assert split.not_evaluated == ()
     assert split.rows("valid").tolist() == []
     assert split.rows("train").tolist() == list(range(10))
 
@@ -237,7 +237,7 @@ class TestFolds:
         source = tracks({"a": [30] * 2, "b": [30] * 2})
         held = in_folds(source, 5, by=SplitBy.RANDOM)
         assert [len(part) for part in held] == [24] * 5
-        assert hold_out(source, SplitBy.RANDOM, 0.2, 0, "1/5").groups_on_both_sides == 4
+        assert hold_out(source, SplitBy.RANDOM, 0.2, 0, "1/5").groups_in_both_splits == 4
 
     def test_the_groups_that_a_class_stands_in_are_never_all_held_out_at_once(self):
         labels = ["a"] * 12 + ["b", "b"]

@@ -194,7 +194,7 @@ def test_what_leads_to_no_image_is_told_by_its_kind(tree, monkeypatch):
         assert why_no_image(path) is None, path
     if sys.platform != "win32":
         (tree / "broken.png").symlink_to("gone.png")
-        assert "leads nowhere" in why_no_image("broken.png")
+        assert "broken link" in why_no_image("broken.png")
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
         assert "cannot be listed (Permission denied)" in why_no_image("d")

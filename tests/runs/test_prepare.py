@@ -75,7 +75,7 @@ def test_a_group_that_is_all_of_a_class_trains(place):
     found = prepared(place(*names, table=f"path,label,group\n{rows}"))
     held = found.split.table[found.split.table["split"] == "valid"]
     assert set(held["label"]) == {"b"}
-    assert found.split.not_judged == ("a",)
+    assert found.split.not_evaluated == ("a",)
 
 
 def test_empty_folders_beside_classes_and_splits(place):
