@@ -1,8 +1,8 @@
-"""How the program knows what it wrote: it never reads that as data, and replaces or deletes nothing else unasked.
+"""Recognise what this program wrote: it never reads that as data, and never replaces or deletes other files unasked.
 
-Pictures carry a mark, pages name their generator, and tables are known by their first columns, so that they are
-recognised wherever they are moved. A model folder is known by its config.json, and lists its files in SHA256SUMS;
-the folder of an unfinished run is known by its run.json.
+Pictures have a metadata entry, pages name their generator, and tables have known first columns, so that they are
+recognised wherever they are moved. A model folder is recognised by its config.json, and lists its files in SHA256SUMS;
+the folder of an unfinished run is recognised by its run.json.
 
 Standard library only.
 """
@@ -35,25 +35,25 @@ RUN = "run"
 RECORD = "run.json"
 CHECKPOINT = "checkpoint.pt"
 UNFINISHED = (RECORD, CHECKPOINT, CHECKPOINT + ".new")
-"""Files of a run under way, which a finished folder has no more."""
+"""Files of an unfinished run, which a finished folder no longer has."""
 GENERATOR = '<meta name="generator" content="signsclf">'
-"""What every HTML page has in its head."""
+"""An element in the head of every HTML page."""
 
 COUNT_FILES = ("class_counts.csv", "class_counts.png")
-"""What a check of data writes."""
+"""Files that a check of data writes."""
 REPORT_FILES = (
     *("report.html", "report.json", "per_class.csv", "predictions.csv", "confusion.png", "mistakes.png"),
     *("breakdown.csv", "confusions.csv", "robustness.csv", "unknown.csv", "label_issues.csv", "duplicates.csv"),
 )
-"""What an evaluation's report may consist of."""
+"""Files that an evaluation's report may have."""
 COMPARISON_FILES = ("comparison.csv", "comparison.json", "comparison.png", "comparison.html")
 """What a comparison of models writes into their parent folder."""
 SEARCH_FILES = ("lr_find.json", "lr_find.png")
-"""What a search for a learning rate writes."""
+"""Files that a search for a learning rate writes."""
 
 _OF_A_MODEL = {CONFIG, WEIGHTS, ONNX, ONNX + ".new", ONNX_INT8, LEARNER, CARD, SUMS, *UNFINISHED}
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-_LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # of systems that show folders
+_FILE_MANAGER_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # of file managers
 _MAX_TEXT = 64_000_000
 _HEAD = 16_384
 _TEXTS = (".md", ".json", ".csv", ".txt")
@@ -79,7 +79,7 @@ _CSV_HEADS = [
         "name size epochs parameters bytes seconds n accuracy",
     )
 ]
-"""The first columns of the tables that are written."""
+"""The first columns of each table that this program writes."""
 _TEXT = r'"(?:[^"\\]|\\.)*"'
 _JSON = re.compile(
     # Predictions, none, a report, a search for a learning rate, a comparison.
@@ -89,14 +89,14 @@ _JSON = re.compile(
 )
 _TABLE = re.compile(r"[^\n]+\n(?:    unreadable: |  [ 0-9]{3}\.[0-9]{2} %  )")
 _PARQUET_COLUMNS = ("path", "label", "index", "probability", "accepted", "error", "top_k")
-_BESIDE = {
+_TABLE_OF_PICTURE = {
     "class_counts.png": "class_counts.csv",
     "lr_find.png": "lr_find.json",
     "ladder.png": "ladder.csv",
     "confusion.png": "predictions.csv",
     "mistakes.png": "predictions.csv",
 }
-"""Pictures that earlier versions wrote without a mark, to the table that they wrote with each."""
+"""Pictures that earlier versions wrote without a metadata entry, to the table that they wrote with each."""
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
@@ -107,19 +107,19 @@ _MARK = _chunk(b"tEXt", b"Software\0signsclf")
 
 
 def mark_png(data: bytes) -> bytes:
-    """Name the program in a PNG file's bytes, by which `is_own_file` knows it; its pixels stay the same."""
+    """Add a metadata entry to a PNG file's bytes, by which `is_own_file` recognises it; its pixels stay the same."""
     return data[:_PNG_HEADER] + _MARK + data[_PNG_HEADER:]
 
 
 def is_own_file(path: str | Path) -> bool:
-    """Tell whether this program wrote a file, by what it holds; False where it cannot be read."""
+    """Tell from a file's content whether this program wrote it; False if it cannot be read."""
     path = Path(path)
     try:
         if not path.is_file():
             return False
         if _is_own(path.name, lambda: path.open("rb")):
             return True
-        other = path.with_name(_BESIDE.get(path.name, path.name))
+        other = path.with_name(_TABLE_OF_PICTURE.get(path.name, path.name))
         return other != path and other.is_file() and _is_own(other.name, lambda: other.open("rb"))
     except (OSError, ValueError):
         return False
@@ -129,8 +129,8 @@ def own_names(files: Mapping[str, str], open_file: Callable[[str], IO[bytes]]) -
     """Find the names in a listing that this program wrote: model folders, runs, tables, pictures.
 
     Args:
-        files: name below a folder or in an archive, with forward slashes, to what ``open_file`` takes.
-        open_file: opens a file for reading, seekable; what cannot be read is not ours.
+        files: name below a folder or in an archive, with forward slashes, to the argument of ``open_file``.
+        open_file: opens a file for reading, seekable; a file that cannot be read is not this program's.
     """
     own: set[str] = set()
     names = sorted(files)
@@ -146,7 +146,7 @@ def own_names(files: Mapping[str, str], open_file: Callable[[str], IO[bytes]]) -
         start = bisect_left(names, prefix)
         following = takewhile(lambda other, prefix=prefix: other.startswith(prefix), islice(names, start, None))
         inside = [other[len(prefix) :] for other in following]
-        # A damaged file raises whatever its archive or decompressor does; its reader will say what is wrong.
+        # A damaged file raises any error of its archive or decompressor; reading it later reports what is wrong.
         with contextlib.suppress(Exception):
             own.update(prefix + below for below in _claimed(inside, read))
     for name in names:
@@ -156,28 +156,28 @@ def own_names(files: Mapping[str, str], open_file: Callable[[str], IO[bytes]]) -
                     own.add(name)
     for name in names:
         folder, base = name[: name.rfind("/") + 1], name[name.rfind("/") + 1 :]
-        if base in _BESIDE and folder + _BESIDE[base] in own:
+        if base in _TABLE_OF_PICTURE and folder + _TABLE_OF_PICTURE[base] in own:
             own.add(name)
     return own
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Tell whether a folder is a model folder that this program wrote, whole or damaged.
+    """Tell whether a folder is a model folder that this program wrote, intact or damaged.
 
     Raises:
-        OSError: it cannot be looked into.
+        OSError: the folder cannot be read.
     """
     names = [name for name in (CONFIG, SUMS) if (folder / name).is_file()]
     try:
-        return SUMS in names and _tells(CONFIG, names, lambda name: _read_text(folder / name))
+        return SUMS in names and _is_own_json(CONFIG, names, lambda name: _read_text(folder / name))
     except ValueError:
         return False
 
 
 def own_below(folder: Path) -> set[str]:
-    """Name what this program wrote in a model folder or in that of a run; nothing in other folders.
+    """Name the files that this program wrote in a model or run folder; none in other folders.
 
-    Links are not followed, and what cannot be read is not ours.
+    Links are not followed, and files that cannot be read are not included.
     """
     if not any((folder / name).is_file() for name in (CONFIG, RECORD)):
         return set()
@@ -188,10 +188,10 @@ def own_below(folder: Path) -> set[str]:
 
 
 def foreign_names(folder: Path) -> list[str]:
-    """Name what lies in the folder of a model or a run and this program did not write, or someone changed since.
+    """Name the files in a model or run folder that this program did not write, or that were changed since.
 
     Returns:
-        Names below ``folder``, in order; a folder, ending in "/", for all in it where nothing in it is ours.
+        Sorted names below ``folder``; a folder, ending in "/", stands for all its files if none is this program's.
 
     Raises:
         OSError: the folder cannot be listed.
@@ -201,10 +201,10 @@ def foreign_names(folder: Path) -> list[str]:
 
 
 def delete_own(folder: Path) -> None:
-    """Delete what this program wrote in the folder of a model or a run, and the folders that are empty then.
+    """Delete the files that this program wrote in a model or run folder, and folders that are then empty.
 
     Raises:
-        OSError: something cannot be deleted.
+        OSError: a file cannot be deleted.
     """
     _, own = _own_of_work(folder)
     for name in own:
@@ -217,19 +217,19 @@ def delete_own(folder: Path) -> None:
 def refuse_replacing(
     path: str | Path, overwrite: bool = False, inputs: Collection[str | Path | int] = (), option: str = "--out"
 ) -> None:
-    """Refuse to replace a file that this program did not write, one that is read, or one of a model folder.
+    """Refuse to replace a file that this program did not write, an input, or a file of a model folder.
 
-    What is not there yet, empty, a device or a pipe is fine.
+    A file that does not exist or is empty, a device and a pipe may be written.
 
     Args:
-        path: of the file that is to be written.
-        overwrite: a file that this program did not write may go; an input never does.
-        inputs: files that are read, by name or as open descriptors, and folders, in which all is read but what
-            this program wrote; names of anything else are ignored.
-        option: that the user gave the path with.
+        path: the file to be written.
+        overwrite: allow replacing a file that this program did not write; an input is never replaced.
+        inputs: files that are read, by name or as open descriptors, and folders, of which every file is read that
+            this program did not write; other names are ignored.
+        option: the option with which the user gave the path.
 
     Raises:
-        SignsclfError: it is not to be replaced.
+        SignsclfError: the file must not be replaced.
     """
     path = Path(path)
     shown = f"{option} {path}"
@@ -252,17 +252,17 @@ def refuse_replacing(
         if overwrite:
             return
     except (OSError, ValueError) as error:
-        raise SignsclfError(f"{shown}: cannot be looked at ({error}); name another file") from error
+        raise SignsclfError(f"{shown}: cannot be checked ({error}); name another file") from error
     raise SignsclfError(
         f"{shown}: exists, and signsclf did not write it; name another file, or give --overwrite to replace it"
     )
 
 
 def refuse_input(path: str | Path, output: str | Path, option: str = "--out") -> None:
-    """Refuse to read a file that the output is to replace, where what is read shows one by one.
+    """Refuse to read a file that the output would replace, for inputs that become known one by one.
 
     Raises:
-        SignsclfError: both are one file.
+        SignsclfError: both are the same file.
     """
     try:
         status = Path(output).stat()
@@ -273,18 +273,18 @@ def refuse_input(path: str | Path, output: str | Path, option: str = "--out") ->
 
 
 def together(names: Collection[str], everything: Iterable[str]) -> list[str]:
-    """Sort names, those of a folder whose files are all among them as one that ends in "/", and comes first."""
+    """Sort names, replacing all files of a folder by the folder, ending in "/", if none is missing; folders first."""
     chosen = set(names)
     counts: dict[str, int] = {}
     for name in everything:
         for folder in _folders_of(name):
             counts[folder] = counts.get(folder, 0) + (name not in chosen)
-    found = {next((folder for folder in _folders_of(name) if not counts.get(folder)), name) for name in chosen}
-    return sorted(found, key=lambda name: (not name.endswith("/"), name))
+    merged = {next((folder for folder in _folders_of(name) if not counts.get(folder)), name) for name in chosen}
+    return sorted(merged, key=lambda name: (not name.endswith("/"), name))
 
 
 def _folders_of(name: str) -> list[str]:
-    """The folders that a file lies in, from the top, each with a slash at its end."""
+    """List a file's parent folders, from the top, each with a slash at its end."""
     return [name[: i + 1] for i, letter in enumerate(name) if letter == "/"]
 
 
@@ -296,7 +296,7 @@ def _is_own(name: str, open_file: Callable[[], IO[bytes]]) -> bool:
         if head.startswith(b"PAR1"):
             return _is_own_parquet(file)
         head += file.read(_HEAD - len(head))
-        # At the end of a page stands who wrote it, which those of earlier versions do not say at their head.
+        # Pages of earlier versions name the program at their end only.
         if head[:9].lower() == b"<!doctype":
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _HEAD))
@@ -308,7 +308,7 @@ def _is_own(name: str, open_file: Callable[[], IO[bytes]]) -> bool:
 
 def _is_own_csv(text: str) -> bool:
     first, line_end, _ = text.partition("\n")
-    # As a spreadsheet saves it again.
+    # Spreadsheets may save it again with a byte order mark and other separators.
     columns = re.split("[,;\t]", first.lstrip("\ufeff").rstrip("\r").replace('"', ""))
     return bool(line_end) and any(columns[: len(head)] == head for head in _CSV_HEADS)
 
@@ -328,32 +328,32 @@ def _is_own_parquet(file: IO[bytes]) -> bool:
 
 
 def _claimed(names: Collection[str], read: Callable[[str], str]) -> set[str]:
-    """Which of a folder's names are ours where it is a model folder or a run; none where it is neither.
+    """Select the names that are this program's if a folder is a model or run folder; none otherwise.
 
     Raises:
-        OSError, ValueError: a file that tells cannot be read.
+        OSError, ValueError: a file that shows it cannot be read.
     """
     own: set[str] = set()
-    if SUMS in names and _tells(CONFIG, names, read):
+    if SUMS in names and _is_own_json(CONFIG, names, read):
         own.update({SUMS, *_listed(read(SUMS))}.intersection(names))
-    if _tells(RECORD, names, read):
+    if _is_own_json(RECORD, names, read):
         own.update(name for name in names if name in _OF_A_MODEL or name.startswith(f"{RUN}/"))
     return own
 
 
-def _tells(name: str, names: Collection[str], read: Callable[[str], str]) -> bool:
-    """Whether config.json or run.json is there and this program's."""
+def _is_own_json(name: str, names: Collection[str], read: Callable[[str], str]) -> bool:
+    """Tell whether config.json or run.json exists and is this program's."""
     keys = {CONFIG: {"signsclf"}, RECORD: {"recipe", "fingerprint"}}[name]
     return name in names and keys <= set(_object(read(name)))
 
 
 def _own_of_work(folder: Path) -> tuple[list[str], set[str]]:
-    """All names below the folder of a model or a run, and those that are this program's to delete."""
+    """List all names in a model or run folder, and those that this program may delete."""
     names = _walk(folder)
     ours, sums = set(_OF_A_MODEL), {}
     for teller in (CONFIG, RECORD):
         with contextlib.suppress(ValueError):
-            if _tells(teller, names, lambda name: _read_text(folder / name)):
+            if _is_own_json(teller, names, lambda name: _read_text(folder / name)):
                 continue
         ours.discard(teller)
     if CONFIG in ours and SUMS in names:
@@ -365,19 +365,19 @@ def _own_of_work(folder: Path) -> tuple[list[str], set[str]]:
         if known and sums.get(name) and name.endswith(_TEXTS) and not _unchanged(folder / name, sums[name]):
             continue
         base = name.rpartition("/")[2]
-        if known or is_tmp_name(base) or base in _LITTER or is_own_file(folder / name):
+        if known or is_tmp_name(base) or base in _FILE_MANAGER_FILES or is_own_file(folder / name):
             own.add(name)
     return names, own
 
 
 def _unchanged(path: Path, digest: str) -> bool:
-    """Whether a text is what it was but for its line ends, which Git changes on Windows."""
+    """Tell whether a text file is unchanged, ignoring line ends, which Git converts on Windows."""
     data = path.read_bytes()
     return digest in (hashlib.sha256(text).hexdigest() for text in (data, data.replace(b"\r\n", b"\n")))
 
 
 def _listed(text: str) -> dict[str, str]:
-    """Name to digest of the lines of SHA256SUMS."""
+    """Parse SHA256SUMS: name to digest."""
     matches = (_SUM_LINE.fullmatch(line) for line in text.splitlines())
     return {match[2]: match[1] for match in matches if match is not None}
 
@@ -391,7 +391,7 @@ def _object(text: str) -> dict[str, object]:
 
 
 def _model_of(path: Path) -> Path | None:
-    """The model folder that lists a file among its own, if one does."""
+    """Find the model folder that a file belongs to, if there is one."""
     for folder in path.parents:
         if (folder / CONFIG).is_file() and (folder / SUMS).is_file():
             name = path.relative_to(folder).as_posix()
@@ -400,7 +400,7 @@ def _model_of(path: Path) -> Path | None:
 
 
 def _walk(folder: Path) -> list[str]:
-    """Names of all below a folder that is no real folder itself, hidden ones too.
+    """List the names of all files and links below a folder, hidden ones too.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -432,6 +432,6 @@ def _lies_in(path: Path, folder: str | Path | int) -> bool:
 
 def _same_file(name: str | Path | int, status: os.stat_result) -> bool:
     try:
-        return os.path.samestat(os.stat(name), status)  # noqa: PTH116 - an input need not be a path
+        return os.path.samestat(os.stat(name), status)  # noqa: PTH116 - an input may be a descriptor
     except (OSError, ValueError):
         return False

@@ -69,11 +69,11 @@ class Sheet:
 
     def location(self, row: int) -> str:
         """Say where row ``row`` (from 0) is in the file: "line 7"."""
-        return f"{self.unit} {self.row_numbers[row] if self.places is not None else row + 1:,}"
+        return f"{self.unit} {self.row_numbers[row] if self.row_numbers is not None else row + 1:,}"
 
     def locations(self, rows: Sequence[int], most: int = 3) -> str:
         """Say where the first few rows are, and how many more there are: "lines 7, 9, 12 and 4 more"."""
-        numbers = [f"{self.row_numbers[row] if self.places is not None else row + 1:,}" for row in rows[:most]]
+        numbers = [f"{self.row_numbers[row] if self.row_numbers is not None else row + 1:,}" for row in rows[:most]]
         rest = f" and {len(rows) - most:,} more" if len(rows) > most else ""
         return f"{self.unit}{'s' * (len(rows) > 1)} {', '.join(numbers)}{rest}"
 

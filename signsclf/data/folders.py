@@ -76,7 +76,7 @@ class _Walk:
 
     def of_class(self, found: _Class) -> list[str]:
         """Return a class folder's images without the annotations next to them."""
-        inside = self.below(found.images, f"{found.above}{found.name}/")
+        inside = self.below(found.images, f"{found.parent}{found.name}/")
         kept = [name for names in inside.values() for name in names]
         each = [posixpath.splitext(name)[0] for name in kept]
         stems = set(each)
@@ -254,7 +254,7 @@ def _without_copies(walk: _Walk, split: str | None, parent: str, inside: dict[st
 
 def _with_inner_splits(walk: _Walk) -> list[_Class]:
     """Split classes with split folders, CLASS/SPLIT/image, into one class for each split; others stay as they are."""
-    inner = [(found, _below(found.images, f"{found.above}{found.name}/")) for found in walk.classes]
+    inner = [(found, _below(found.images, f"{found.parent}{found.name}/")) for found in walk.classes]
     names = {name for _, within in inner for name in within}
     roles = splits_of(names)
     if "train" not in roles.values() or names - roles.keys():
@@ -263,7 +263,7 @@ def _with_inner_splits(walk: _Walk) -> list[_Class]:
     walk.notes.append(f"splits by the folders in each class: {_named(roles, roles)}")
     for found, within in inner:
         for name in [name for name in within if roles[name] == UNLABELLED]:
-            walk.leave_out(f"{found.above}{found.name}/{name}/", within.pop(name), "unlabelled by the folder's name")
+            walk.leave_out(f"{found.parent}{found.name}/{name}/", within.pop(name), "unlabelled by the folder's name")
     return [
         _Class(split=roles[name], parent=c.parent, name=c.name, images=within[name])
         for c, within in inner

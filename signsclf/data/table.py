@@ -373,7 +373,7 @@ def _exists(path: Path) -> bool:
     try:
         return path.is_dir() or path.is_file()
     except OSError as error:  # a folder without permission, or a name that is too long
-        raise SourceError(f"{path}: cannot be looked at ({error.strerror or error}); check the path") from error
+        raise SourceError(f"{path}: cannot be checked ({error.strerror or error}); check the path") from error
 
 
 def _not_there(path: Path) -> str:

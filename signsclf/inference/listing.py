@@ -1,4 +1,4 @@
-"""What a user names on the command line, as a stream of image paths in natural order."""
+"""Expand the arguments of a command line to a stream of image paths in natural order."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def expand(
     hidden: Counter[str] | None = None,
     left_out: Callable[[str], object] | None = None,
 ) -> Iterator[str]:
-    """Give image paths one after another; of each folder the names are held in memory, and nothing more.
+    """Yield image paths one after another; only the names in the current folders are held in memory.
 
     Args:
-        arguments: files as they are; folders, zip archives and folders in them for the images there, in
-            natural order and without hidden ones and what this program wrote; patterns with ``*``, ``?``,
-            ``[…]`` or ``**``; "-" for ``listed``. One that leads to no image is given as it is, for the reader
-            to say what is wrong.
-        recursive: also the images in folders below.
+        arguments: files, which are yielded unchanged; folders, zip archives and folders in them, for the images in
+            them in natural order, without hidden ones and those that this program wrote; patterns with ``*``, ``?``,
+            ``[…]`` or ``**``; "-" for ``listed``. An argument without any image is yielded unchanged, so that
+            reading it reports what is wrong.
+        recursive: include the images in subfolders.
         listed: further arguments, such as `listed_names` of standard input.
-        skipped: counts the suffixes of pictures in folders and archives that were passed over, since they are not read.
-        hidden: counts the images in each hidden folder, or hidden file, that was passed over.
-        left_out: called with the path of each picture that was found and that this program wrote.
+        skipped: counts, by suffix, the images in folders and archives whose format is not read.
+        hidden: counts the images that were skipped in each hidden folder, or as hidden files.
+        left_out: called with the path of each image that was skipped because this program wrote it.
     """
     for argument in arguments:
         if argument == "-" and listed is not None:
@@ -65,9 +65,9 @@ def expand(
 
 
 def why_no_image(path: str) -> str | None:
-    """What a path is that leads to no image, and what helps; None where reading it says so.
+    """Describe a path that leads to no image, and what to do; None where the error of reading it says enough.
 
-    A folder or archive is described by what lies in it.
+    A folder or archive is described by its content.
     """
     if os.path.isdir(path):  # noqa: PTH112 - Path's raises for names that are too long
         try:
@@ -109,24 +109,24 @@ def _why(what: str, names: list[str]) -> str:
 
 
 def listed_names(source: BinaryIO) -> Iterator[str]:
-    """File names from a list, one a line, or with NUL after each as ``find -print0`` writes them; each as it comes.
+    """Yield file names from a list as they arrive: one per line, or each followed by NUL as ``find -print0`` writes.
 
-    Names are bytes, as they are on disk, and need not be text. A mark of UTF-8 at the start is skipped, and UTF-16, as
-    Windows editors and shells write it, is read.
+    Names may be any bytes, as on disk. A UTF-8 byte order mark is skipped; UTF-16, which Windows editors and shells
+    write, is decoded.
 
     Args:
-        source: its ``read(n)`` gives what is there, 1 to n bytes; at the end, none.
+        source: its ``read(n)`` returns what has arrived, 1 to n bytes; none at the end.
 
     Raises:
-        SignsclfError: it is an image, damaged UTF-16, or has a line of over a million letters.
+        SignsclfError: it is an image, damaged UTF-16, or has a line of over a million characters.
     """
     data = source.read(_LIST_BLOCK)
-    # An encoding shows in the first bytes, of which a pipe may bring one at a time.
+    # The first bytes show the encoding; a pipe may deliver them one at a time.
     while len(data) < 3 and b"\n" not in data:
-        more = source.read(_LIST_BLOCK)
-        if not more:
+        block = source.read(_LIST_BLOCK)
+        if not block:
             break
-        data += more
+        data += block
     if data.startswith(_IMAGE_STARTS):
         raise SignsclfError("standard input: an image, where - reads a list of file names; give the name of its file")
     encoding, errors = _list_encoding(data)
@@ -137,7 +137,7 @@ def listed_names(source: BinaryIO) -> Iterator[str]:
             rest += decoder.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise SignsclfError("standard input: a damaged list in UTF-16; save it as UTF-8") from error
-        # No name has a NUL in it, but one may have line breaks.
+        # A name cannot have a NUL, but it can have line breaks.
         end = end or next((sign for sign in "\0\n" if sign in rest), "")
         names = rest.split(end) if end else [rest]
         rest = names.pop() if data else ""
@@ -153,7 +153,7 @@ def listed_names(source: BinaryIO) -> Iterator[str]:
 
 
 def _list_encoding(start: bytes) -> tuple[str, str]:
-    """The codec of a list and how it treats errors, from the first bytes."""
+    """Return the codec of a list and its error handler, from the first bytes."""
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         return "utf-16", "strict"
     if len(start) > 1 and 0 in start[:2]:
@@ -162,12 +162,12 @@ def _list_encoding(start: bytes) -> tuple[str, str]:
 
 
 def _as_named_on_disk(name: str) -> str:
-    """A name read as UTF-8 or UTF-16 as Python names the file."""
+    """Convert a decoded name to the form in which Python names the file."""
     if name.isascii():
         return name
     data = name.encode("utf-8", "surrogateescape")
     if os.name == "nt":
-        # Names are text there; a list that is no UTF-8 is in the encoding of the machine.
+        # Names are text on Windows; a list that is not UTF-8 is in the system's encoding.
         return (
             name if data == name.encode("utf-8", "replace") else data.decode(locale.getpreferredencoding(), "replace")
         )
@@ -182,8 +182,8 @@ class _Listing:
     """Finds the images that an argument leads to.
 
     Attributes:
-        skipped: suffixes of the pictures that were passed over, since they are not read.
-        hidden: images in each hidden folder or file that was passed over.
+        skipped: suffixes of images whose format is not read.
+        hidden: number of images in each hidden folder, or in hidden files.
     """
 
     def __init__(self, recursive: bool, left_out: Callable[[str], object]) -> None:
@@ -193,13 +193,13 @@ class _Listing:
         self._sniffer = Sniffer()
 
     def find(self, argument: str, is_named: bool = True) -> Iterator[str]:
-        """Images of an argument; a file that a pattern matched is not itself ``is_named``, and may be our own."""
+        """Yield an argument's images; a file matched by a pattern (not ``is_named``) may be this program's own."""
         try:
             path = user_path(argument)
-        except SignsclfError:  # an address, or the home of nobody: the reader of the path will say so
+        except SignsclfError:  # a web address or an unknown home folder: reading the path reports it
             return
         argument = str(path) if argument.startswith("~") else argument
-        # Other than Path's, these never raise, whatever the name.
+        # Unlike Path's methods, these never raise, whatever the name.
         if os.path.isfile(argument):  # noqa: PTH113
             if path.suffix.lower() == ".zip":
                 yield from self._archive(argument, "")
@@ -223,7 +223,7 @@ class _Listing:
             folder, above, own, entries = stack[-1]
             try:
                 name = next(entries, None)
-            except OSError:  # the reader of the path will say why
+            except OSError:  # reading the folder's path reports why
                 yield str(folder)
                 name = None
             if name is None:
@@ -240,7 +240,7 @@ class _Listing:
                     yield path
 
     def _entries(self, folder: Path) -> Iterator[str]:
-        """Names of the images in a folder and, with a slash after them, of the folders."""
+        """Yield the names of the images in a folder and, with a slash appended, of its subfolders."""
 
         def scan() -> Iterator[str]:
             with os.scandir(folder) as found:
@@ -292,15 +292,15 @@ class _Listing:
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, of which its reader will tell
+    except OSError:  # a link to itself, which reading it reports
         return False
 
 
 def _is_special(entry: os.DirEntry) -> bool:
-    """Whether it is a pipe, a socket or a device, which may have its reader wait for ever."""
+    """Tell whether it is a pipe, a socket or a device, from which reading may block for ever."""
     try:
         return not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode)
-    except OSError:  # a link that leads nowhere, of which its reader will tell
+    except OSError:  # a broken link, which reading it reports
         return False
 
 

@@ -391,7 +391,7 @@ def test_the_folder_by_choice(tmp_path, monkeypatch):
     assert cache_folder("off") is None
     assert cache_folder("auto").name == "signsclf"
     assert cache_folder("here") == tmp_path / "here"
-    with pytest.raises(SignsclfError, match="--cache: names no folder"):
+    with pytest.raises(SignsclfError, match="--cache is empty"):
         cache_folder("")
     with pytest.raises(SignsclfError, match="no user"):
         cache_folder("~nobody-of-that-name/cache")

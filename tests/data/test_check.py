@@ -182,7 +182,7 @@ def archive(tmp_path: Path) -> Path:
 def test_an_archive_checked_in_any_number_of_threads(
     archive: Path, monkeypatch: pytest.MonkeyPatch, worth_a_thread: float, workers: int | None
 ) -> None:
-    monkeypatch.setattr(check_module, "_WORTH_A_THREAD", worth_a_thread)
+    monkeypatch.setattr(check_module, "_MIN_SECONDS_FOR_THREADS", worth_a_thread)
     source = read_source(archive)
     position = {path: row for row, path in enumerate(map(source.relative, source.table["path"]))}
     result = check(source, workers=workers)
@@ -218,7 +218,7 @@ def test_progress_rises_to_all_images(archive: Path) -> None:
 
 
 def test_an_observer_that_raises_stops_the_work(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_module, "_WORTH_A_THREAD", 0)
+    monkeypatch.setattr(check_module, "_MIN_SECONDS_FOR_THREADS", 0)
     monkeypatch.setattr(check_module, "_CHUNK", 8)
     started: list[str] = []
     read = images.read
@@ -242,7 +242,7 @@ def test_an_observer_that_raises_stops_the_work(archive: Path, monkeypatch: pyte
 
 
 def test_only_a_few_images_are_looked_at_ahead(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(check_module, "_WORTH_A_THREAD", 0)
+    monkeypatch.setattr(check_module, "_MIN_SECONDS_FOR_THREADS", 0)
     monkeypatch.setattr(check_module, "_CHUNK", 4)
     started: list[str] = []
     read = images.read

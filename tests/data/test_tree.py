@@ -208,7 +208,7 @@ def test_hidden_images_are_named_with_their_number(place: Place) -> None:
 
 def test_a_source_of_hidden_classes_alone_is_not_called_empty(place: Place) -> None:
     root = place({f"{name}/{i}.png": image(i) for name in (".308", ".22LR") for i in range(2)})
-    with pytest.raises(SourceError, match=r"hidden images alone in this .*: '\.22LR' \(2\), '\.308' \(2\); rename"):
+    with pytest.raises(SourceError, match=r"hidden images alone in this .*: '\.22LR' \(2\), '\.308' \(2\); to include"):
         read_source(root)
 
 
