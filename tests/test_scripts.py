@@ -1,43 +1,48 @@
-"""The scripts with a Python that only notes what it is asked for, and the set-up that they share."""
+"""The scripts with a Python that only notes what it is asked for, and the environment that they share."""
 
 from __future__ import annotations
 
+import http.server
+import importlib.util
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import test_docs
 
 ROOT = Path(__file__).parent.parent
-SETUP = ROOT / "scripts" / "setup.sh"
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+needs_bash = pytest.mark.skipif(shutil.which("bash") is None or os.name == "nt", reason="there is no bash")
+
+
+@pytest.fixture
+def environment():
+    """The module scripts/environment.py, loaded anew."""
+    spec = importlib.util.spec_from_file_location("environment", ROOT / "scripts" / "environment.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def pythons(folder: Path, **versions: str) -> None:
-    """Programs that answer scripts/setup.sh as Pythons of these versions would; "no venv" lacks that module."""
+    """Programs that answer scripts/environment.py as Pythons of these versions would; "no venv" lacks that module."""
     for name, version in versions.items():
-        number = version.split()[0]
-        in_range = "310 <= {}{:02} <= 313".format(*map(int, number.split(".")[:2]))
         program = folder / name.replace("_", ".")
         program.write_text(
             f"#!{sys.executable}\nimport sys\ncode = sys.argv[2]\n"
-            f"if 'platform' in code: print({number!r})\n"
-            f"elif 'version_info' in code: sys.exit(not {in_range})\n"
-            f"else: sys.exit({'no venv' in version})\n"
+            f"if 'platform' in code: print({version.split()[0]!r})\n"
+            f"elif {'no venv' in version}: sys.exit(1)\n"
+            "else: print('yes')\n"
         )
         program.chmod(0o755)
 
 
-def find_python(folder: Path) -> subprocess.CompletedProcess:
-    command = [shutil.which("bash"), "-c", f"set -euo pipefail; source '{SETUP}'; find_python"]
-    return subprocess.run(command, env={"PATH": str(folder)}, capture_output=True, text=True, timeout=30)
-
-
+@needs_bash
 @pytest.mark.parametrize(
     ("versions", "taken"),
     [
@@ -47,11 +52,14 @@ def find_python(folder: Path) -> subprocess.CompletedProcess:
         ({"python3": "3.12.1 no venv", "python3_10": "3.10.0"}, "python3.10"),
     ],
 )
-def test_the_first_python_that_will_do_is_taken(tmp_path: Path, versions: dict[str, str], taken: str):
+def test_the_first_python_that_will_do_is_taken(environment, tmp_path, monkeypatch, versions, taken):
     pythons(tmp_path, **versions)
-    assert find_python(tmp_path).stdout.split() == [taken]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", "")
+    assert environment.find_python() == str(tmp_path / taken)
 
 
+@needs_bash
 @pytest.mark.parametrize(
     ("versions", "said"),
     [
@@ -60,19 +68,59 @@ def test_the_first_python_that_will_do_is_taken(tmp_path: Path, versions: dict[s
         ({"python3": "3.12.1 no venv"}, "python3 has no venv module"),
     ],
 )
-def test_where_none_will_do_one_line_says_why(tmp_path: Path, versions: dict[str, str], said: str):
+def test_where_none_will_do_one_line_says_why(environment, tmp_path, monkeypatch, versions, said):
     pythons(tmp_path, **versions)
-    done = find_python(tmp_path)
-    assert done.returncode != 0
-    assert done.stdout == ""
-    assert said in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(SystemExit) as end:
+        environment.find_python()
+    assert said in end.value.code
+    assert "\n" not in end.value.code
 
 
-# Notes what it is asked for, and draws the one file that a script goes on with.
+def test_the_python_that_runs_the_script_comes_first(environment):
+    assert environment.find_python() == sys.executable
+
+
+@pytest.mark.parametrize(
+    ("platform", "gpu", "status", "taken"),
+    [
+        ("linux", False, 200, True),
+        ("linux", True, 200, False),
+        ("linux", False, 404, False),
+        ("win32", False, 200, False),
+    ],
+)
+def test_torch_comes_without_cuda_where_no_gpu_is_and_its_index_answers(
+    environment, monkeypatch, platform, gpu, status, taken
+):
+    class Index(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(environment, "CPU_INDEX", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(environment, "has_nvidia_gpu", lambda: gpu)
+        monkeypatch.setattr(sys, "platform", platform)
+        assert environment.takes_cpu_wheels() is taken
+        server.shutdown()
+
+
+def test_an_index_that_cannot_be_reached_is_left_out(environment, monkeypatch):
+    monkeypatch.setattr(environment, "has_nvidia_gpu", lambda: False)
+    monkeypatch.setattr(environment, "CPU_INDEX", "http://127.0.0.1:9")
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert environment.takes_cpu_wheels() is False
+
+
+# Notes what it is asked for.
 PYTHON = """#!/bin/bash
 printf '%s\\n' "$*" >> "$CALLS"
-case "$*" in *"data draw"*) mkdir -p "$5/00014"; touch "$5/00014/00000_00000.png";; esac
 """
 
 
@@ -94,6 +142,8 @@ def checkout(tmp_path: Path) -> Path:
 def calls_of(checkout: Path, script: str, *arguments: str) -> list[str]:
     calls = checkout / "calls"
     environment = {"PATH": f"{checkout}:{os.environ['PATH']}", "CALLS": str(calls)}
+    # Where no index is looked for.
+    environment["https_proxy"] = "http://127.0.0.1:9"
     done = subprocess.run(
         ["bash", str(checkout / script), *arguments], env=environment, capture_output=True, text=True, timeout=60
     )
@@ -102,13 +152,12 @@ def calls_of(checkout: Path, script: str, *arguments: str) -> list[str]:
 
 
 def test_the_demo_gives_commands_that_there_are(checkout: Path):
-    calls = calls_of(checkout, "scripts/demo", "2")
+    calls = calls_of(checkout, "scripts/demo", "3")
     commands = [shlex.split(call)[2:] for call in calls if call.startswith("-m signsclf ")]
-    assert [words[0] for words in commands] == ["train", "evaluate", "data", "predict"]
-    assert "--epochs 2" in " ".join(commands[0])
+    assert [words[0] for words in commands] == ["data", "train", "data", "evaluate", "predict"]
+    assert "--epochs 3" in " ".join(commands[1])
     for words in commands:
         test_docs.test_every_command_line_parses(words)
-    assert (checkout / "models" / "demo.png").exists()
 
 
 def test_the_tests_are_run_with_what_is_given(checkout: Path):
