@@ -131,8 +131,8 @@ class _Walk:
                 self.leave_out(f"{base}{folder}/", inside[folder], "unlabelled by the folder's name")
             for folder in sorted(set(holders) - parts.keys() - unlabelled):
                 self.leave_out(f"{base}{folder}/", inside[folder], _BESIDE_SPLITS)
-            there = {folder[len(base) :] for folder in self.tree.folders if folder.startswith(base)}
-            roles = splits_of({folder for folder in there | parts.keys() if "/" not in folder})
+            present = {folder[len(base) :] for folder in self.tree.folders if folder.startswith(base)}
+            roles = splits_of({folder for folder in present | parts.keys() if "/" not in folder})
             missing = {folder for folder, split in roles.items() if split not in parts.values()}
             for folder in sorted(missing - inside.keys()):
                 self.notes.append(f"the split folder {base}{folder}/ holds no images")
@@ -366,10 +366,10 @@ def _no_images(tree: Tree) -> SourceError:
     if not tree.files:
         return SourceError(f"{tree.root}: an empty {kind}{notes}; give one with a folder of images for each class")
     kinds = Counter(posixpath.splitext(name)[1].lower() or "without suffix" for name in tree.files)
-    there = ", ".join(f"{n:,} {suffix}" for suffix, n in kinds.most_common(3))
+    counts = ", ".join(f"{n:,} {suffix}" for suffix, n in kinds.most_common(3))
     suffixes = " ".join(sorted(images.SUFFIXES))
     return SourceError(
-        f"{tree.root}: no images in this {kind}, only other files ({there}){notes}; looked for {suffixes}"
+        f"{tree.root}: no images in this {kind}, only other files ({counts}){notes}; looked for {suffixes}"
     )
 
 

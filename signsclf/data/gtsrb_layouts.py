@@ -274,9 +274,9 @@ def _truth(tree: Tree, folder: str) -> str:
         return tree.files[min(own, key=lambda name: (not name.startswith(folder), len(name)))]
     packed = [name for name in tree.files if _TRUTH_ARCHIVE in posixpath.basename(name).lower()]
     places = [Path(tree.files[name]) for name in packed if name.lower().endswith(".zip")]
-    for above in [*Path(tree.root).parents][:_LEVELS_TO_TRUTH]:
+    for parent in [*Path(tree.root).parents][:_LEVELS_TO_TRUTH]:
         try:
-            entries = sorted(above.iterdir())
+            entries = sorted(parent.iterdir())
         except OSError:  # a folder above the user's own that cannot be listed
             continue
         places += [path for path in entries if path.name.lower() == _TRUTH]

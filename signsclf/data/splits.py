@@ -73,13 +73,13 @@ def splits_of(folders: Collection[str]) -> dict[str, str]:
     return dict(sorted(found.items())) if set(found.values()) - {UNLABELLED} else {}
 
 
-def is_annotation_folder(name: str, beside: Collection[str]) -> bool:
+def is_annotation_folder(name: str, siblings: Collection[str]) -> bool:
     """Tell whether a folder has a name for masks or labels, and a sibling has a name for images."""
     words = _words(name)
     return (
         words <= _ANNOTATIONS | _NEUTRAL
         and bool(words & _ANNOTATIONS)
-        and any(is_container(other) for other in beside if other != name)
+        and any(is_container(other) for other in siblings if other != name)
     )
 
 

@@ -279,11 +279,11 @@ def _names_images(path: str, reading: Reading, stems: Counter[str], in_class_fol
         if all(posixpath.basename(posixpath.dirname(text)) == label for text, label in pairs):
             return False
     named = {_stem(text) for text in texts}
-    there = sum(times == 1 for stem, times in stems.items() if stem in named)
+    n_named = sum(times == 1 for stem, times in stems.items() if stem in named)
     if in_class_folders and not any(images.is_image_name(text.strip(SPACES)) for text in texts):
         return False  # perhaps class numbers that happen to be names of images
     enough = _ENOUGH_OF_TABLE if in_class_folders else _ENOUGH_OF_IMAGES
-    return there > 0 and there >= _ENOUGH_OF_TABLE * len(named) and there >= enough * sum(stems.values())
+    return n_named > 0 and n_named >= _ENOUGH_OF_TABLE * len(named) and n_named >= enough * sum(stems.values())
 
 
 def _stems(tree: Tree, depth: int) -> dict[str, Counter[str]]:

@@ -169,13 +169,13 @@ def list_folder(root: Path) -> Tree:
     linked = 0
     pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while pending:
-        prefix, above = pending.pop()
+        prefix, ancestors = pending.pop()
         folder = f"{top}/{prefix}"
         try:
             status = Path(folder).stat()
             itself = (status.st_dev, status.st_ino)
             with os.scandir(folder) as entries:
-                inside = [] if itself in above else list(entries)
+                inside = [] if itself in ancestors else list(entries)
         except OSError as error:
             raise SourceError(f"{folder}: cannot be listed ({error.strerror or error})") from error
         for entry in inside:
@@ -192,7 +192,7 @@ def list_folder(root: Path) -> Tree:
                 if linked > _LINKED_FOLDERS:
                     raise SourceError(f"{top}: over {_LINKED_FOLDERS:,} linked folders; link each once")
                 listing.folders.add(_nfc(name))
-                pending.append((f"{name}/", above | {itself}))
+                pending.append((f"{name}/", ancestors | {itself}))
             elif is_file:
                 path = f"{top}/{name}"
                 listing.add(name, path, lambda path=path: read_head(path))

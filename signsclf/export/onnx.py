@@ -219,7 +219,7 @@ def _writing(folder: Path) -> Iterator[None]:
     # A full disk is an OSError, safetensors' own error, or a RuntimeError of torch's zip writer.
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ModelError(f"{folder}: cannot be written ({reason}); make room and try again") from error
+        raise ModelError(f"{folder}: cannot be written ({reason}); free some space and try again") from error
 
 
 def _write_learner(path: Path, model: nn.Module, arch: Architecture, classes: Sequence[str], size: int) -> None:

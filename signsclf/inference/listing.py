@@ -216,11 +216,11 @@ class _Listing:
                 yield from self.find(match, is_named=False)
 
     def _folder(self, root: Path) -> Iterator[str]:
-        # A stack, not recursion: folders may be nested deeper than Python's calls. `above` holds the real folders
+        # A stack, not recursion: folders may be nested deeper than Python's calls. `ancestors` holds the real folders
         # that a folder lies in, against symbolic links that lead back up; `own` is what models and runs list.
         stack = [(root, {root.resolve()}, _own_paths(root), self._entries(root))]
         while stack:
-            folder, above, own, entries = stack[-1]
+            folder, ancestors, own, entries = stack[-1]
             try:
                 name = next(entries, None)
             except OSError:  # reading the folder's path reports why
@@ -230,8 +230,8 @@ class _Listing:
                 stack.pop()
             elif name.endswith("/"):
                 below = folder / name
-                if (real := below.resolve()) not in above:
-                    stack.append((below, above | {real}, own | _own_paths(below), self._entries(below)))
+                if (real := below.resolve()) not in ancestors:
+                    stack.append((below, ancestors | {real}, own | _own_paths(below), self._entries(below)))
             else:
                 path = str(folder / name)
                 if path in own or (name.lower().endswith(".png") and outputs.is_own_file(path)):

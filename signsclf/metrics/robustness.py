@@ -204,7 +204,7 @@ def _pixelate(x: np.ndarray, share: float, _: np.random.Generator) -> np.ndarray
     def both(side: int) -> np.ndarray:
         cells = max(1, round(share * side))
         nearest = np.minimum((np.arange(side) + 0.5) * cells // side, cells - 1).astype(int)
-        return _average(cells, side)[nearest]
+        return _cell_means(cells, side)[nearest]
 
     return _along_both(x, both)
 
@@ -259,7 +259,7 @@ def _gaussian(side: int, deviation: float) -> np.ndarray:
     return matrix / bell.sum()
 
 
-def _average(cells: int, side: int) -> np.ndarray:
+def _cell_means(cells: int, side: int) -> np.ndarray:
     """Build the mean over equal cells of a side as a matrix (cells, side)."""
     edges = np.linspace(0, side, cells + 1)
     pixels = np.arange(side)

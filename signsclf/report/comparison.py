@@ -145,9 +145,9 @@ def _scatter(axes: Axes, results: Sequence[ModelResult], xs: Sequence[float], la
     if not results:
         return
     ys = [100 * result.accuracy for result in results]
-    below = [100 * (result.accuracy - result.accuracy_low) for result in results]
-    above = [100 * (result.accuracy_high - result.accuracy) for result in results]
-    axes.errorbar(xs, ys, [below, above], fmt="o", color=BLUE, ecolor=FAINT, elinewidth=1, capsize=2)
+    lower = [100 * (result.accuracy - result.accuracy_low) for result in results]
+    upper = [100 * (result.accuracy_high - result.accuracy) for result in results]
+    axes.errorbar(xs, ys, [lower, upper], fmt="o", color=BLUE, ecolor=FAINT, elinewidth=1, capsize=2)
     if max(xs) < 100 * min(xs):
         # Powers of ten alone would leave a narrow axis with one number, or none.
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

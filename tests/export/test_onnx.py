@@ -281,7 +281,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_graph(tmp_path, monkeypatch, no_e
 
     monkeypatch.setattr(export, where, full)
     model, arch = network("signnet")
-    with pytest.raises(ModelError, match=r"cannot be written \(.*No space left on device\); make room") as caught:
+    with pytest.raises(ModelError, match=r"cannot be written \(.*No space left on device\); free some space") as caught:
         write_network(tmp_path, model, arch, CLASSES, SIZE, pictures(2))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / ONNX).exists()

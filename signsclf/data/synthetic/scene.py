@@ -97,7 +97,7 @@ class Scenes:
         level: light on a white sign.
         background_level: factor of the light on what is behind the sign.
         yaw, pitch, roll: how the sign is turned, radians.
-        margin: room around the sign, share of its width on each side.
+        margin: free space around the sign, share of its width on each side.
         margin_jitter: by how much each side differs, (N, 4): left, top, right, bottom.
         background: onto the tiles of `backgrounds.tile`.
         step: factor of the light on one side of ``step_edge`` in the background.

@@ -46,7 +46,7 @@ def lines(
     Args:
         x_range, y_range: (low, high) of the axes.
         size: width and height in pixels.
-        legend_left: puts the legend at the upper left, where the lines leave room, and not at the lower right.
+        legend_left: puts the legend at the upper left, which the lines leave free, and not at the lower right.
         percents: whether the ticks of x and of y are written as percent of 1.
         description: plain text, for those who do not see it.
     """
