@@ -78,7 +78,6 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 
 
 PENDING = {
-    "data/gtsrb_layouts.py",
     "evaluation/report.py",
     "export/golden.py",
     "export/int8.py",

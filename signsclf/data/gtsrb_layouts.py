@@ -107,7 +107,7 @@ def find_kaggle(tree: Tree, meant: bool = False) -> ParsedSource | None:
         ]
         rows += _with_tracks(part, notes) if split == "train" else part
         if len(part) < len(named):
-            lost = [name for name, there in zip(named, here, strict=True) if there is None]
+            lost = [name for name, file in zip(named, here, strict=True) if file is None]
             notes.append(f"images that {table} names are not there ({len(lost):,}): {some(lost)}")
     if not seen:
         return None

@@ -130,8 +130,8 @@ def _check_disk(planned: Plan | Prepared, model: nn.Module, out: Path, cache: Pa
         return 0
     if free < needed:
         raise ModelError(
-            f"{out.parent}: the run needs up to {_size(needed)} of disk space and {_size(free)} are free; free some space, "
-            "or give --out a folder on another disk"
+            f"{out.parent}: the run needs up to {_size(needed)} of disk space and {_size(free)} are free; free "
+            "some, or give --out a folder on another disk"
         )
     counted = f"{SAFETY} times {_size(checkpoints)} of checkpoints and {_size(files)} of model files"
     cached = f"; the cache takes up to {_size(decoded)}" if decoded else ""
