@@ -1,4 +1,4 @@
-"""A few images kept in the model folder with their probabilities, to prove that it still answers the same."""
+"""Golden outputs: a few images in the model folder with their probabilities, to verify that it still gives them."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def store_golden(folder: str | Path, pixels: np.ndarray, probabilities: np.ndarr
 
 
 def noise_images(n: int, size: tuple[int, int]) -> np.ndarray:
-    """Random coarse colours, uint8 (n, H, W, 3): what a network makes of them is as much its own as of any picture."""
+    """Make images of random coarse colours, uint8 (n, H, W, 3), which disclose nothing of the training images."""
     coarse = np.random.default_rng(0).integers(0, 256, (n, 8, 8, 3), np.uint8)
     return np.stack([images.resize(Image.fromarray(picture), size) for picture in coarse])
 
 
 def check_golden(classifier: Classifier, folder: str | Path) -> float:
-    """Predict the stored images again: the largest difference of any probability from what was stored.
+    """Predict the stored images again, and return the largest difference of any probability from the stored one.
 
     Raises:
         ModelError: none are stored, or what is stored is damaged.
     """
     path = Path(folder) / RUN / f"{REPLAY}.json"
     if not path.is_file():
-        raise ModelError(f"{path}: not there, so there is nothing to replay; export the model again")
+        raise ModelError(f"{path}: missing, so the outputs cannot be verified; export the model again")
     stored = parse_json(read_text(path), str(path))
     rows = stored.get("probabilities") if isinstance(stored, dict) else None
     try:
@@ -69,7 +69,7 @@ def check_golden(classifier: Classifier, folder: str | Path) -> float:
     if expected.ndim != 2 or not 1 <= len(expected) <= MAX_IMAGES or expected.shape[1] != len(classifier.labels):
         raise ModelError(f"{path}: not probabilities for the classes of this model; export it again")
     if not np.isfinite(expected).all():
-        raise ModelError(f"{path}: holds values that are no numbers; export the model again")
+        raise ModelError(f"{path}: holds NaN or infinity; export the model again")
     below = path.with_suffix("")
     try:
         pixels = [images.load(below / f"{number:03}.png", classifier.size) for number in range(len(expected))]

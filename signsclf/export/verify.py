@@ -1,4 +1,4 @@
-"""Checks a model folder: checksums, format, and whether it still answers as it did when it was exported."""
+"""Verify a model folder: its checksums, its format and its golden outputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Verified:
-    """A model folder that was found in order.
+    """A model folder that passed verification.
 
     Attributes:
         config: what config.json says.
@@ -41,7 +41,7 @@ class Verified:
 
 
 def verify(folder: str | Path) -> Verified:
-    """Verifies every checksum, replays the stored images, and measures speed here.
+    """Verify every checksum and the golden outputs, and measure the speed on this machine.
 
     Raises:
         ModelError: a file is changed, missing or unknown.
@@ -70,7 +70,7 @@ def verify(folder: str | Path) -> Verified:
 
 
 def verify_learner(folder: str | Path) -> float:
-    """Unpickles learner.pkl, which can run code, and replays the stored images through it.
+    """Unpickle learner.pkl, which can run code, and verify the golden outputs with it.
 
     Returns:
         The largest difference of any probability from those stored at the export.
@@ -90,7 +90,7 @@ def verify_learner(folder: str | Path) -> float:
     learner = load_learner(folder / modelfolder.LEARNER)
     files = sorted((folder / modelfolder.RUN / REPLAY).glob("*.png"))
     if not files:
-        raise ModelError(f"{folder}: no stored images to replay; export the model again")
+        raise ModelError(f"{folder}: no golden outputs; export the model again")
     loader = learner.dls.test_dl(files, bs=len(files), num_workers=0)
     with learner.no_bar(), learner.no_logging():
         probabilities = learner.get_preds(dl=loader)[0].numpy()
@@ -99,7 +99,7 @@ def verify_learner(folder: str | Path) -> float:
 
 
 def seconds_a_run(classifier: Classifier, batch: np.ndarray) -> float:
-    """Median seconds a run, over half a second or three runs."""
+    """Measure the median seconds per run, over half a second or three runs."""
     classifier.logits(batch)
     spent: list[float] = []
     while len(spent) < 3 or sum(spent) < 0.5:

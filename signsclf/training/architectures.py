@@ -64,7 +64,7 @@ class Architecture:
         smallest_size: side in pixels below which it does not run, as far as its makers say.
         largest_size: side in pixels above which it is not built; None where there is no such bound.
         one_size: whether weights serve one size alone, chosen when it is built.
-        trainer: what fits it.
+        trainer: how it is fitted.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Architecture:
 
 
 def find(name: str) -> Architecture:
-    """The architecture of that name: the package's own, then torchvision's and fastai's, then timm's.
+    """Find an architecture by name: among the package's own, then torchvision's and fastai's, then timm's.
 
     Raises:
         SignsclfError: no such architecture; the message names near ones.
@@ -125,7 +125,7 @@ def find(name: str) -> Architecture:
 
 
 def create(arch: Architecture, n_classes: int, size: int = 32) -> nn.Module:
-    """The whole network, randomly initialised from torch's generator, with ``n_classes`` outputs.
+    """Build the whole network, initialised from torch's generator, with ``n_classes`` outputs.
 
     Args:
         size: side in pixels of its images, which some of the package's own networks are built for.
@@ -145,24 +145,24 @@ def create(arch: Architecture, n_classes: int, size: int = 32) -> nn.Module:
 
 
 def count_parameters(arch: Architecture, n_classes: int, size: int) -> int:
-    """Numbers that training fits; arguments as for `create`."""
+    """Count the trainable parameters; arguments as for `create`."""
     return sum(parameter.numel() for parameter in _on_meta(arch, n_classes, size).parameters())
 
 
 def is_normalised(arch: Architecture) -> bool:
-    """Whether layers within the network normalise what passes, so that it bears a high learning rate."""
+    """Tell whether the network has normalisation layers, which allow a high learning rate."""
     modules = _on_meta(arch, 2, max(arch.smallest_size, 32)).modules()
     return any(isinstance(module, nn.modules.batchnorm._BatchNorm | nn.GroupNorm | nn.LayerNorm) for module in modules)
 
 
 def _on_meta(arch: Architecture, n_classes: int, size: int) -> nn.Module:
-    """The network to look at: without its numbers where that is possible, which some of timm's need to be built."""
+    """Build the network for inspection: on the meta device, without memory; timm's for real, because some need that."""
     with contextlib.nullcontext() if arch.family is Family.TIMM else torch.device("meta"):
         return create(arch, n_classes, size)
 
 
 def classifier_name(model: nn.Module, n_classes: int) -> str:
-    """Dotted name of the last linear layer, whose outputs are the logits.
+    """Return the dotted name of the last linear layer, whose outputs are the logits.
 
     Raises:
         ModelError: the architecture ends otherwise, as those with two heads do.
@@ -282,7 +282,7 @@ def load_weights(
 
 
 def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
-    """The pretrained state of an architecture, from a package, the hub cache, or a download.
+    """Load the pretrained weights of an architecture, from a package, the hub cache, or a download.
 
     Raises:
         ModelError: it has none, or they cannot be had here; the message names the ways out.
@@ -307,7 +307,7 @@ def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
 
 
 def weights_source(arch: Architecture, weights: str) -> str | None:
-    """Which pretrained weights ``imagenet`` means here: releases of torchvision and timm change what they hand out.
+    """Name the pretrained weights that ``imagenet`` means here; they change between releases of torchvision and timm.
 
     Returns:
         a name with where it comes from; None for other weights than ``imagenet``.
@@ -324,7 +324,7 @@ def weights_source(arch: Architecture, weights: str) -> str | None:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .safetensors file, or of a .pth or .pt file, which is read with ``weights_only``.
+    """Read the tensors of a .safetensors file, or of a .pth or .pt file with ``weights_only``.
 
     Raises:
         ModelError: the file is not there, or holds anything but tensors.
@@ -359,7 +359,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _unwrapped(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors under the names that they have in the network itself, whatever wrapped it when they were saved."""
+    """Rename tensors as in the network itself, without the prefixes of wrappers such as torch.compile."""
     # torch.compile marks the part that it compiled, the whole network or some of its modules.
     state = {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
     while wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in state)), None):
@@ -370,7 +370,7 @@ def _unwrapped(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], n_classes: int, what: str) -> str:
     own = model.state_dict()
     head = classifier_name(model, n_classes)
-    # Files of before 2018 lack the counts of batches, torchvision's among them; only a momentum of None reads them.
+    # Files from before 2018 lack the batch counts, which matter only for a momentum of None.
     missing = [n for n in own if n not in state and not n.startswith(head + ".") and not n.endswith(_COUNTS)]
     wrong = [n for n in own if n in state and own[n].shape != state[n].shape and not n.startswith(head + ".")]
     if missing or wrong:
@@ -380,7 +380,7 @@ def _fill(model: nn.Module, state: dict[str, torch.Tensor], n_classes: int, what
     fits = all(n in state and own[n].shape == state[n].shape for n in own if n.startswith(head + "."))
     kept = {n: state[n] for n in own if n in state and (fits or not n.startswith(head + "."))}
     if not fits:
-        # From zero the first steps move the head alone, whatever scale its architecture would have drawn it at.
+        # From zero the first steps change the head only, whatever its architecture's initial scale is.
         kept |= {n: torch.zeros_like(own[n]) for n in own if n.startswith(head + ".")}
     model.load_state_dict({**own, **kept})
     return what if fits else f"{what}, head dropped: its classes are others"
@@ -388,7 +388,7 @@ def _fill(model: nn.Module, state: dict[str, torch.Tensor], n_classes: int, what
 
 @contextlib.contextmanager
 def _hub_offline_if_unreachable() -> Iterator[None]:
-    """Without a network the hub's client retries for most of a minute: then it looks into its cache only."""
+    """Let the hub's client use its cache only where there is no network: it would retry for most of a minute."""
     from huggingface_hub import constants
 
     proxied = any(name.lower() in ("https_proxy", "all_proxy") for name in os.environ)
@@ -415,7 +415,7 @@ def _lite0_file() -> Path | None:
 
 
 def _lite0_state(path: Path) -> dict[str, torch.Tensor]:
-    """The packaged tensors under timm's names: both name the same layers in the same order."""
+    """Rename the packaged tensors as timm does: both list the same layers in the same order."""
     if file_hash(path) != _LITE0_SHA256:
         raise ModelError(f"--weights imagenet: the file of {_LITE0_PACKAGE} is damaged; install the package anew")
     packaged = torch.load(path, map_location="cpu", weights_only=True)

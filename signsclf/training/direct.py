@@ -25,12 +25,12 @@ _TELL_SECONDS = 0.25
 
 
 class DirectFit(ABC):
-    """What both have in common: batches, judging an epoch, keeping the best, stopping on demand.
+    """What both have in common: batches, evaluation after an epoch, keeping the best, stopping on demand.
 
-    There is no checkpoint: a stopped run that is gone on with starts from its beginning, and ends the same.
+    There is no checkpoint: a resumed run starts from the beginning, and ends the same.
 
     Args:
-        loaders: see `signsclf.training.loaders.dataloaders`; on the processor.
+        loaders: see `signsclf.training.loaders.dataloaders`; on the CPU.
         model: the network whose weights are fitted, in place.
         recipe: resolved.
         observer: told of progress.
@@ -75,10 +75,10 @@ class DirectFit(ABC):
 
     @abstractmethod
     def _fit(self) -> float | None:
-        """Fills the model, evaluating as it goes, and gives the highest learning rate."""
+        """Fit the model and evaluate it; return the highest learning rate."""
 
     def _batches(self, epoch: int, losses: list[float]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """An epoch's images (n, 3·H·W) and targets (n, C), one-hot or smoothed; ends early on `stop`."""
+        """Yield an epoch's images (n, 3·H·W) and targets (n, C), one-hot or smoothed; end early on `stop`."""
         loader, smoothing = self.loaders.train, self.recipe.label_smoothing
         began, told = time.monotonic(), 0.0
         for number, (x, y) in enumerate(loader.batches(0, epoch), 1):
@@ -107,7 +107,7 @@ class DirectFit(ABC):
 
     @torch.inference_mode()
     def _evaluate(self, lr: float | None, train_loss: float, began: float, n_rows: int) -> None:
-        """Adds one of ``n_rows`` rows to the history; keeps the weights where they are the best by macro-F1 so far."""
+        """Add one of ``n_rows`` rows to the history; keep the weights if they are the best by macro-F1 so far."""
         outputs = [(self.model(x), y) for x, y in self.loaders.valid]
         row = {
             "epoch": len(self.history) + 1,
@@ -129,8 +129,8 @@ class DirectFit(ABC):
 class LeastSquares(DirectFit):
     """Ridge regression of the targets on the pixels (Hoerl and Kennard 1970), solved from the normal equations.
 
-    These are summed batch by batch, so that memory depends on the pixels of an image, not on how many images there
-    are: (3·H·W)² numbers of 8 bytes, twice. The intercept is not penalised.
+    These are summed batch by batch, so that memory depends on the pixels of an image and not on the number of images:
+    (3·H·W)² numbers of 8 bytes, twice. The intercept is not penalised.
     """
 
     def _fit(self) -> None:
@@ -151,7 +151,7 @@ class LeastSquares(DirectFit):
         if self.stop.is_set():
             return
         x_mean, y_mean = x_sum / n, y_sum / n
-        # In place: of the matrix there is one copy more, its Cholesky factor.
+        # In place: the matrix is large, and its Cholesky factor is a second one.
         xx.div_(n).addr_(x_mean, x_mean, alpha=-1)
         xy.div_(n).addr_(x_mean, y_mean, alpha=-1)
         xx.diagonal().add_(max(self.recipe.weight_decay, 1e-9))
@@ -165,7 +165,7 @@ class LeastSquares(DirectFit):
         with torch.no_grad():
             self.model.fc.weight.copy_(weight.T)
             self.model.fc.bias.copy_(y_mean - x_mean @ weight)
-        # The mean squared error that is left: |y|² less what the fit explains, penalty and all.
+        # The remaining mean squared error: |y|² minus what the fit explains, with the penalty.
         xx.diagonal().sub_(max(self.recipe.weight_decay, 1e-9))
         explained = 2 * (weight * xy).sum() - (weight * (xx @ weight)).sum()
         left = y_squares / n - float(y_mean @ y_mean) - float(explained)
@@ -177,7 +177,7 @@ class NumpyFit(DirectFit):
 
     def _fit(self) -> float:
         recipe, n_batches = self.recipe, len(self.loaders.train)
-        # Views: what NumPy updates are the network's own weights.
+        # Views, so that NumPy updates the network's own weights.
         parameters = numpy_mlp.Parameters(*(p.detach().numpy() for p in self.model.parameters()))
         velocities = numpy_mlp.Parameters(*map(np.zeros_like, parameters))
         rate = combined_cos(0.25, recipe.lr / 25, recipe.lr, recipe.lr / 1e5)

@@ -21,9 +21,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 @contextlib.contextmanager
 def precision_callbacks(recipe: Recipe) -> Iterator[list[Callback]]:
-    """What brings a recipe's arithmetic into the fits within the context, and ends with it whatever becomes of them."""
+    """Make the callbacks of a recipe's mixed precision; autocast is exited with the context, even if a fit raises."""
     if recipe.precision is Precision.FP16:
-        # Brings the loss scaling that fp16 needs; it knows CUDA only, and so does the recipe.
+        # It adds the loss scaling that fp16 needs, on CUDA only, which the recipe makes sure of.
         yield [MixedPrecision()]
         return
     autocast = Autocast(recipe.device.value, recipe.precision)
@@ -43,7 +43,7 @@ class Autocast(Callback):
 
     @contextlib.contextmanager
     def context(self, model: nn.Module) -> Iterator[None]:
-        """The arithmetic of ``model``'s forward pass, as its training step has it."""
+        """Apply the precision of a training step to ``model``'s forward passes within."""
         if self.dtype is None:
             yield
             return
@@ -60,10 +60,10 @@ class Autocast(Callback):
 
 @contextlib.contextmanager
 def _fp32_depthwise(model: nn.Module | None) -> Iterator[None]:
-    """Depthwise convolutions compute in fp32 meanwhile, where they will be differentiated; their output is autocast's.
+    """Compute depthwise convolutions in fp32 within, if gradients are needed; their output has autocast's type.
 
-    On processors their backward pass in bf16 is so slow that small images train an EfficientNet at less than half of
-    the speed that they have in fp32; convolutions of wider groups are faster in bf16.
+    On CPUs their backward pass in bf16 is so slow that an EfficientNet trains on small images at less than half its
+    speed in fp32; convolutions of wider groups are faster in bf16.
     """
     modules = model.modules() if model is not None else ()
     depthwise = [m for m in modules if isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 1]
@@ -86,22 +86,22 @@ def _forward_in_fp32(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
 
 
 def keep_memory() -> None:
-    """Makes what a training step frees stay with the process for the next step (glibc only).
+    """Keep the memory that a training step frees in the process, for the next step (glibc only).
 
-    Else every activation over the C library's threshold is mapped anew each time, and the system clears its pages: a
-    third of the step of a small network at 32 px. There is no way back: glibc adapts its thresholds by itself no more
-    once they were set. So a program calls this for a process of its own, as the command line does; training from
+    Otherwise every activation above the C library's threshold is mapped anew each time, and the system clears its
+    pages: a third of the step of a small network at 32 px. It cannot be undone: glibc stops adapting its thresholds
+    once they are set. So a program calls this for a process of its own, as the command line does; training from
     Python leaves the caller's process as it is.
     """
     library = ctypes.CDLL(None) if sys.platform == "linux" else None
     if library is not None and hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the highest that is taken
+        library.mallopt(_M_MMAP_THRESHOLD, 32 * 1024**2)  # the highest value allowed
         library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 @contextlib.contextmanager
 def flushed_denormals() -> Iterator[None]:
-    """Makes tiny numbers count as zero meanwhile, which take a CPU a hundred times longer; restored afterwards."""
+    """Treat denormals, which take a CPU a hundred times longer, as zero within; the setting is restored afterwards."""
     before = _flushes_denormals()
     torch.set_flush_denormal(True)
     try:
@@ -111,5 +111,5 @@ def flushed_denormals() -> Iterator[None]:
 
 
 def _flushes_denormals() -> bool:
-    # torch can set this, and has no way to ask for it.
+    # torch can set this, but not report it.
     return not (torch.full((1,), 2e-38) / 4).item()

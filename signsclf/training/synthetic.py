@@ -86,10 +86,10 @@ def render_scenes(scenes: Scenes, size: int, device: torch.device | str = "cpu")
     picture = _background(scenes, stock, where)
     rows = np.flatnonzero(scenes.neighbour >= 0)
     if len(rows):
-        beside = grid[rows].clone()
+        shifted = grid[rows].clone()
         shift = scenes.neighbour_shift[rows].astype(np.float32)
-        beside[..., 1] += torch.from_numpy(shift).to(grid).view(-1, 1, 1)
-        sign = _sampled(stock.signs, scenes.neighbour[rows], beside)
+        shifted[..., 1] += torch.from_numpy(shift).to(grid).view(-1, 1, 1)
+        sign = _sampled(stock.signs, scenes.neighbour[rows], shifted)
         lit = sign[:, :3] * per_image(scenes.level[rows], sign)
         picture[rows] = picture[rows] * (1 - sign[:, 3:]) + lit
     sign = _sampled(stock.signs, scenes.form, grid)
