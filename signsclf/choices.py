@@ -16,6 +16,13 @@ class Choice(str, Enum):
         return str(self.value)
 
 
+class Tracker(Choice):
+    """Where training runs are compared; each value is the module that it needs."""
+
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+
+
 class Layout(Choice):
     """The layout of a source on disk."""
 

@@ -20,6 +20,7 @@ EXTRAS = {
     "plots": ("matplotlib",),
     "parquet": ("pyarrow",),
     "audit": ("cleanlab",),
+    "track": ("tensorboard", "mlflow"),
 }
 """The extras of this package, and the modules that each of them brings."""
 
@@ -90,17 +91,19 @@ def has_extra(extra: str) -> bool:
     return not _missing_modules(extra)
 
 
-def require_extra(extra: str, purpose: str) -> None:
+def require_extra(extra: str, purpose: str, module: str | None = None) -> None:
     """Refuse to go on without an extra. Call it before anything of the extra is imported.
 
     Args:
         extra: one of `EXTRAS`.
         purpose: what needs it; the message begins with it.
+        module: the only one of the extra's modules that is needed; None needs all.
 
     Raises:
         MissingExtraError: a module of the extra is not installed; the message has the command that installs it.
     """
-    if missing := _missing_modules(extra):
+    missing = [name for name in _missing_modules(extra) if module in (None, name)]
+    if missing:
         raise MissingExtraError(
             f"{purpose} needs {missing[0]}, which is not installed; install it with: {install_command(extra)}"
         )

@@ -52,6 +52,8 @@ class BatchDone:
         loss: mean training loss of the epoch so far.
         images_per_second: speed of training.
         seconds_left: of the whole training.
+        losses: of each batch since the last event, this one's last; empty where batches have none.
+        rates: the learning rate of each of them, the highest of its parameter groups.
     """
 
     epoch: int
@@ -61,6 +63,8 @@ class BatchDone:
     loss: float
     images_per_second: float
     seconds_left: float
+    losses: tuple[float, ...] = ()
+    rates: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,3 +108,50 @@ class Observer:
 
     def training_ended(self) -> None:
         """Hear that training is over, finished or stopped."""
+
+
+class Observers(Observer):
+    """Tells several observers, in their order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self.observers = observers
+
+    def say(self, line: str) -> None:
+        """Pass it on."""
+        for observer in self.observers:
+            observer.say(line)
+
+    def progress(self, task: str, done: int, total: int) -> None:
+        """Pass it on."""
+        for observer in self.observers:
+            observer.progress(task, done, total)
+
+    def source_read(self, describe: Callable[[], list[str]]) -> None:
+        """Pass it on."""
+        for observer in self.observers:
+            observer.source_read(describe)
+
+    def planned(self, plan: PlanSummary) -> None:
+        """Pass it on."""
+        for observer in self.observers:
+            observer.planned(plan)
+
+    def training_began(self) -> None:
+        """Pass it on."""
+        for observer in self.observers:
+            observer.training_began()
+
+    def batch_done(self, event: BatchDone) -> None:
+        """Pass it on."""
+        for observer in self.observers:
+            observer.batch_done(event)
+
+    def epoch_done(self, event: EpochDone) -> None:
+        """Pass it on."""
+        for observer in self.observers:
+            observer.epoch_done(event)
+
+    def training_ended(self) -> None:
+        """Pass it on."""
+        for observer in self.observers:
+            observer.training_ended()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from signsclf.choices import Reading
+from signsclf.choices import Reading, Tracker
 from signsclf.cli.options import (
     Bare,
     CacheOption,
@@ -65,6 +65,14 @@ def train_command(
     force_int8: ForceInt8Option = False,
     bare: Bare = False,
     cache: CacheOption = "auto",
+    track: Annotated[
+        Tracker | None,
+        typer.Option(
+            "--track",
+            help="Report curves, figures and pictures to TensorBoard (folder runs) or to MLflow (its tracking server, "
+            "else folder mlruns).",
+        ),
+    ] = None,
     max_pixels: MaxPixels = None,
     data_dir: DataDir = None,
     yes: Yes = False,
@@ -74,6 +82,8 @@ def train_command(
     Example: signsclf train photos --out models/pets
     """
     require_extra("train", "train")
+    if track is not None:
+        require_extra("track", f"--track {track}", track.value)
     from signsclf.runs.folder import claimed, final_folder, partial_folder, read_record, refuse_taken
 
     observer = TerminalObserver()
@@ -115,6 +125,7 @@ def train_command(
             int8=chosen_int8(int8, force_int8),
             bare=bare,
             cache=cache,
+            track=track,
             observer=observer,
             stop=observer.stop.event,
         )

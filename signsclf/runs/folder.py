@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from signsclf.choices import Int8Policy, Layout, Reading
+from signsclf.choices import Int8Policy, Layout, Reading, Tracker
 from signsclf.errors import ModelError, SignsclfError
 from signsclf.files import is_tmp_name, json_bytes, write_atomic
 from signsclf.locks import locked
@@ -20,6 +20,7 @@ from signsclf.model.config import parse_json
 from signsclf.model.folder import CONFIG, RECORD, RUN, read_text, refuse_to_delete, refuse_to_replace
 from signsclf.outputs import delete_own
 from signsclf.recipe import Recipe
+from signsclf.runs.tracking import TrackedRun
 
 _SUFFIX = ".partial"
 ERROR_LOG = "error.log"
@@ -38,6 +39,7 @@ class RunRequest:
         overwrite: replace a model folder that is there.
         int8: whether model.int8.onnx is written as well.
         bare: ship no learner.pkl, and nothing that shows or names the images trained on.
+        track: where the run is reported to; None is nowhere.
     """
 
     source: str
@@ -47,6 +49,7 @@ class RunRequest:
     overwrite: bool = False
     int8: Int8Policy = Int8Policy.NONE
     bare: bool = False
+    track: TrackedRun | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +182,7 @@ def write_record(partial: Path, record: Record) -> None:
         "overwrite": order.overwrite,
         "int8": order.int8.value,
         "bare": order.bare,
+        "track": order.track and asdict(order.track),
         "recipe": record.recipe.to_dict(),
         "fingerprint": record.fingerprint,
         "held": record.held and asdict(record.held),
@@ -209,11 +213,18 @@ def read_record(partial: Path) -> Record:
             overwrite=bool(values["overwrite"]),
             int8=Int8Policy(values["int8"]),
             bare=bool(values.get("bare")),
+            track=_tracked(values.get("track")),
         )
         recipe = Recipe.from_dict(values["recipe"])
         return Record(order, recipe, str(values["fingerprint"]), _held(values.get("held")))
     except (ValueError, KeyError, TypeError, SignsclfError) as error:
         raise ModelError(f"{path}: damaged ({error}); start the training anew") from error
+
+
+def _tracked(values: dict[str, Any] | None) -> TrackedRun | None:
+    if not values:
+        return None
+    return TrackedRun(tracker=Tracker(values["tracker"]), place=str(values["place"]), run=str(values["run"]))
 
 
 def _held(values: dict[str, Any] | None) -> Held | None:

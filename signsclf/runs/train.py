@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from signsclf.choices import Int8Policy, Layout, Reading
+from signsclf.choices import Int8Policy, Layout, Reading, Tracker
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source
 from signsclf.errors import RunError, SignsclfError, is_out_of_memory
 from signsclf.files import csv_bytes, json_bytes, user_path, write_atomic
 from signsclf.model import folder as modelfolder
-from signsclf.observer import Observer, PlanSummary
+from signsclf.observer import Observer, Observers, PlanSummary
 from signsclf.recipe import Flip, Recipe, Solver
 from signsclf.report import plots
 from signsclf.runs.finish import Trained, finish
@@ -43,6 +43,7 @@ from signsclf.runs.folder import (
 from signsclf.runs.preflight import preflight
 from signsclf.runs.prepare import Plan, Prepared, prepare, read_plan, training_rows
 from signsclf.runs.restore import restore
+from signsclf.runs.tracking import create_run, reporting, require_tracker
 from signsclf.text import file_text
 from signsclf.training import architectures
 from signsclf.training.augment import STRENGTHS, BatchAugment
@@ -88,6 +89,7 @@ def train(
     int8: Int8Policy = Int8Policy.NONE,
     bare: bool = False,
     cache: str | Path = AUTO,
+    track: Tracker | None = None,
     observer: Observer | None = None,
     stop: threading.Event | None = None,
 ) -> Outcome:
@@ -104,6 +106,7 @@ def train(
         int8: whether model.int8.onnx is written as well; what comes of it is told and is in the figures.
         bare: ship no learner.pkl, and nothing that shows or names the images trained on.
         cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
+        track: where curves, figures and pictures are reported to, see `signsclf.runs.tracking`; None is nowhere.
         observer: told of everything that happens.
         stop: once it is set, training ends after the current batch, and `resume` goes on from there.
 
@@ -114,6 +117,8 @@ def train(
     observer = observer or Observer()
     _refuse_max_accepted_error(max_accepted_error)
     out = user_path(out).absolute()
+    if track is not None:
+        require_tracker(track)
     with claimed(out):
         refuse_taken(out, overwrite)
         planned = read_plan(source, layout, recipe or Recipe(), observer)
@@ -122,7 +127,14 @@ def train(
         leave = preflight(planned, model, out, int8, folder, observer)
         prepared = prepare(planned, skip_bad, observer, folder, leave=leave)
         order = RunRequest(
-            planned.source.origin, planned.source.reading, skip_bad, max_accepted_error, overwrite, int8, bare
+            planned.source.origin,
+            planned.source.reading,
+            skip_bad,
+            max_accepted_error,
+            overwrite,
+            int8,
+            bare,
+            track=None if track is None else create_run(track, out.name),
         )
         return begin(order, prepared, model, out, observer, stop)
 
@@ -257,6 +269,23 @@ def _logged(partial: Path) -> Iterator[None]:
 
 
 def _run(
+    order: RunRequest,
+    prepared: Prepared,
+    model: nn.Module,
+    partial: Path,
+    checkpoint: dict[str, Any] | None,
+    observer: Observer,
+    stop: threading.Event | None,
+) -> Outcome:
+    with reporting(order.track, prepared.recipe, observer) as tracking:
+        watching = observer if tracking is None else Observers(observer, tracking)
+        outcome = _fit_and_finish(order, prepared, model, partial, checkpoint, watching, stop)
+        if tracking is not None and not outcome.stopped:
+            tracking.finish(outcome.folder, outcome.metrics)
+        return outcome
+
+
+def _fit_and_finish(
     order: RunRequest,
     prepared: Prepared,
     model: nn.Module,

@@ -137,6 +137,7 @@ class RunControl(Callback):
         self.seconds = 0.0
         self.stopped = False
         self.failure: SignsclfError | None = None
+        self.unreported: list[tuple[torch.Tensor, float]] = []
         self.scaler: dict[str, Any] | None = None
 
     def seconds_left(self, epoch: int, batch: int) -> float:
@@ -161,16 +162,17 @@ class RunControl(Callback):
         if not self.training:
             return
         done = self.dl.first + self.iter + 1
+        self.unreported.append((self.loss.detach(), float(self.opt.hypers[-1]["lr"])))
         now = time.monotonic()
         self.pace.step(self.position.phase, now - self.step_began)
         self.step_began = now
+        # Asked once: another thread may set it between two looks.
+        stopping = self.stop.is_set()
         # Not every batch: reading the loss waits for the device.
-        if now - self.last_told > 0.25 or done == self.n_batches:
+        if now - self.last_told > 0.25 or done == self.n_batches or stopping:
             self.last_told = now
             self._refuse_divergence(done == self.n_batches)
             self._report_batch(done)
-        # Asked once: another thread may set it between two looks.
-        stopping = self.stop.is_set()
         if done < self.n_batches and (stopping or now - self.last_saved > self.checkpoint_seconds):
             self.save(self.position.phase, self.epoch, done)
             if stopping:
@@ -215,6 +217,8 @@ class RunControl(Callback):
         return len(self.history.rows) - max(self.best["epoch"], sum(self.n_epochs[:-1]) + 1)
 
     def _report_batch(self, done: int) -> None:
+        losses, rates = zip(*self.unreported, strict=True)
+        self.unreported.clear()
         self.observer.batch_done(
             BatchDone(
                 epoch=len(self.history.rows) + 1,
@@ -224,6 +228,8 @@ class RunControl(Callback):
                 loss=self.history.loss,
                 images_per_second=self.dls.train.bs / max(self.pace.steps[self.position.phase], 1e-9),
                 seconds_left=self.seconds_left(self.epoch, done),
+                losses=tuple(torch.stack(losses).tolist()),
+                rates=rates,
             )
         )
 
