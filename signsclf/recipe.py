@@ -137,7 +137,9 @@ class Recipe:
     epoch_images: int | None = _setting(
         "Images to sample in an epoch, synthetic signs included; 0: as many as there are.", low=0, high=10**9
     )
-    freeze_epochs: int | None = _setting("Epochs before these in which only the head is trained.", low=0, high=1_000)
+    freeze_epochs: int | None = _setting(
+        "Epochs before --epochs, in which only the head is trained.", low=0, high=1_000
+    )
     batch_size: int | None = _setting("Images in a batch.", low=2, high=8_192)
     lr: float | str | None = _setting(
         "Highest learning rate of the one-cycle schedule, or auto for a learning-rate search first; not for least "
@@ -170,7 +172,9 @@ class Recipe:
         "to the effective number of samples (effective), or as often as any other (full).",
         default=Balance.SQRT,
     )
-    augment: Augment | None = _setting("Strength of the augmentation of training images.")
+    augment: Augment | None = _setting(
+        "Augmentation of training images; camera: as seen from a moving car; harsh: in bad light and weather, too."
+    )
     flip: Flip | None = _setting(
         "Mirroring of training images, left to right; map: only signs whose mirror image is a sign (GTSRB)."
     )

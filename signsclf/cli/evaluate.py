@@ -49,7 +49,7 @@ def evaluate_command(
     ] = False,
     unknown: Annotated[
         Path | None,
-        typer.Option("--unknown", help="Folder or .zip of out-of-distribution images: how many are accepted?"),
+        typer.Option("--unknown", help="Folder or .zip of out-of-distribution images; measures how many are accepted."),
     ] = None,
     audit: Annotated[
         bool, typer.Option("--audit", help="Also look for wrong labels and for repeated images; needs signsclf[audit].")

@@ -30,7 +30,9 @@ _NAME_BYTES = 120
 def predict_command(
     image: Annotated[
         list[str],
-        typer.Argument(help="Image files, folders, patterns, .zip archives; -: read paths from standard input."),
+        typer.Argument(
+            help="Image files, folders, patterns, .zip archives; -: read paths from standard input.", metavar="IMAGE…"
+        ),
     ],
     model: Annotated[
         Path | None,

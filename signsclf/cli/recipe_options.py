@@ -42,7 +42,7 @@ def recipe_options(command: Callable[..., None], fields: Sequence[str] | None = 
         "preset_name",
         inspect.Parameter.KEYWORD_ONLY,
         default=typer.Option(
-            None, "--recipe", help=f"Start from a preset: {', '.join(PRESETS)}; options beside it change the preset."
+            None, "--recipe", help=f"Preset to start from: {', '.join(PRESETS)}; other options change its values."
         ),
         annotation=str | None,
     )

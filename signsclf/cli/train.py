@@ -79,6 +79,8 @@ def train_command(
 ) -> None:
     """Train a classifier, evaluate it, and write a model folder.
 
+    Options of the training that have no default are chosen from the images; the plan that is printed has the reasons.
+
     Example: signsclf train photos --out models/pets
     """
     require_extra("train", "train")
