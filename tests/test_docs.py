@@ -19,6 +19,7 @@ from types import ModuleType
 
 import pytest
 import typer
+from test_words import TEXT
 from tinysource import Ran
 from typer.main import get_command
 
@@ -283,3 +284,14 @@ def test_the_architecture_page_names_every_folder_and_every_dependency():
     names = [found for need in needed if (found := re.match(r"[\w-]+", need)[0]) != "signsclf"]
     shipped = [extra for extra in extras if extra not in ("dev", "docs", "train")]
     assert not [name for name in (*names, *shipped) if f"`{name}`" not in page]
+
+
+OLD_WORDS = re.compile("|".join(rf"\b(?:{pattern})\b" for pattern in TEXT), re.IGNORECASE)
+OF_OLD_WORDS = {ROOT / "CHANGELOG.md", *LOG.glob("*.md")}
+"""Pages that name what things were called before."""
+
+
+@pytest.mark.parametrize("page", sorted({*TEXTS} - OF_OLD_WORDS), ids=name)
+def test_pages_speak_the_fields_language(page: Path):
+    prose = re.sub(r"^```.*?^```$|`[^`\n]*`|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.M | re.DOTALL)
+    assert not [found[0] for found in OLD_WORDS.finditer(prose)]
