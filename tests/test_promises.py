@@ -27,7 +27,7 @@ from signsclf.cli import predict as cli_predict
 from signsclf.data import cache, split
 from signsclf.errors import SignsclfError
 from signsclf.export import onnx as export
-from signsclf.metrics.calibrate import softmax
+from signsclf.export.onnx import torch_logits
 from signsclf.recipe import SplitBy
 from signsclf.runs import finish
 
@@ -43,14 +43,11 @@ def split_images_one_by_one(patch: Patch) -> None:
 
 
 def take_figures_from_the_network(patch: Patch) -> None:
-    real, known = finish._in_parts, []
+    def by_the_network(predict, pixels, rows):
+        exported = predict.__self__
+        return torch_logits(exported.model, exported.arch, pixels[rows])
 
-    def in_parts(answer, pixels, rows):
-        # The first call asks the network for logits, the second the exported file for probabilities.
-        known.append(softmax(known[0]) if known else real(answer, pixels, rows))
-        return known[-1]
-
-    patch.setattr(finish, "_in_parts", in_parts)
+    patch.setattr(finish, "_by_chunks", by_the_network)
 
 
 def count_repeated_images_as_distinct(patch: Patch) -> None:

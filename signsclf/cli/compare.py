@@ -88,14 +88,14 @@ def compare_command(
         stop=observer.stop.event,
     )
     if as_json:
-        echo_json(done.ladder.to_dict())
+        echo_json(done.comparison.to_dict())
     else:
-        for line in text_table(done.ladder):
+        for line in text_table(done.comparison):
             echo(line)
     for path in done.written:
         eprint(f"written: {path}")
     if done.stopped:
         eprint("stopped; the same command resumes, and keeps the models that are finished")
         raise typer.Exit(128 + (observer.stop.signal or 2))
-    if any(result.error for result in done.ladder.results):
+    if any(result.error for result in done.comparison.results):
         raise typer.Exit(1)

@@ -98,10 +98,10 @@ def train_command(
             if len(kept) > 1:
                 belong = "belong to the run and cannot be changed; leave them out"
             raise SignsclfError(f"--resume: {', '.join(kept)} {belong}{hint}")
-        reading = read_record(partial_folder(final_folder(resume.absolute()))).order.reading
+        reading = read_record(partial_folder(final_folder(resume.absolute()))).request.reading
         outcome = _trainer().resume(
             resume,
-            overwrite=overwrite,
+            overwrite=overwrite or None,
             source=moved,
             max_accepted_error=max_accepted_error if "max_accepted_error" in given else None,
             int8=chosen_int8(int8, force_int8) if {"int8", "force_int8"} & given.keys() else None,

@@ -86,6 +86,20 @@ class Decoded:
             entry=self.entry,
         )
 
+    def placed(self, rows: Sequence[int], n: int) -> Decoded:
+        """Place these images at ``rows`` of ``n``; the other rows are zero and have no digests.
+
+        Raises:
+            SignsclfError: there is no room for the array.
+        """
+        pixels = _allocate((n, *self.pixels.shape[1:]))
+        pixels[rows] = self.pixels
+        digests, inputs = [""] * n, [""] * n
+        for place, row in enumerate(rows):
+            digests[row], inputs[row] = self.digests[place], self.inputs[place]
+        unreadable = {int(rows[place]): reason for place, reason in self.unreadable.items()}
+        return Decoded(pixels=pixels, digests=digests, inputs=inputs, unreadable=unreadable)
+
 
 def decode_all(
     table: np.ndarray,

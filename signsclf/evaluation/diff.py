@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from signsclf.choices import Layout, Reading, SplitName
-from signsclf.data.cache import AUTO
 from signsclf.errors import SourceError
 from signsclf.evaluation.evaluate import Evaluation, evaluate
 from signsclf.files import csv_bytes, write_atomic
 from signsclf.metrics.intervals import Paired, compare_pairs, group_numbers
-from signsclf.observer import Observer
 from signsclf.report.files import cell
 
 
@@ -73,13 +70,7 @@ def diff(
     a: str | Path,
     b: str | Path,
     source: str | Path,
-    *,
-    split: SplitName | None = None,
-    layout: Layout | Reading | None = None,
-    skip_bad: bool = False,
-    device: str = "cpu",
-    cache: str | Path = AUTO,
-    observer: Observer | None = None,
+    **options: Any,
 ) -> Difference:
     """Evaluate both models and compare them on the images that both were evaluated on and neither was trained on.
 
@@ -87,24 +78,12 @@ def diff(
 
     Args:
         a, b: model folders.
-        source, split, layout, skip_bad, device, cache: as for `signsclf.evaluation.evaluate.evaluate`.
+        source, options: as for `signsclf.evaluation.evaluate.evaluate`.
 
     Raises:
         SourceError: no image is left to compare them on; else as `signsclf.evaluation.evaluate.evaluate`.
     """
-    one, two = (
-        evaluate(
-            model,
-            source,
-            split=split,
-            layout=layout,
-            skip_bad=skip_bad,
-            device=device,
-            cache=cache,
-            observer=observer,
-        )
-        for model in (a, b)
-    )
+    one, two = (evaluate(model, source, **options) for model in (a, b))
     seen = {*one.seen_in_training, *two.seen_in_training}
     places = {name: i for i, name in enumerate(two.names)}
     pairs = [(i, places[name]) for i, name in enumerate(one.names) if name in places and name not in seen]

@@ -62,35 +62,41 @@ class _Reader:
 
 
 def write_int8(
-    folder: Path, calibration: np.ndarray, judged: np.ndarray, targets: np.ndarray, force: bool = False
+    folder: Path,
+    config: modelfolder.Config,
+    calibration: np.ndarray,
+    pixels: np.ndarray,
+    targets: np.ndarray,
+    force: bool = False,
 ) -> QuantizationResult:
     """Writes model.int8.onnx beside model.onnx: static quantization, weights by channel (Jacob et al. 2018).
 
     Args:
-        folder: with config.json, SHA256SUMS and model.onnx in place.
+        folder: with model.onnx in place; config.json and SHA256SUMS may be still to come.
+        config: what config.json says, or will say.
         calibration: uint8 (N, H, W, 3) training images that the ranges of activations are taken from.
-        judged: uint8 (M, H, W, 3), M ≥ 1, and ``targets``, int (M,): what both files are judged on.
+        pixels: uint8 (M, H, W, 3), M ≥ 1, and ``targets``, int (M,): what both files are evaluated on.
         force: keep it however much it loses.
 
     Returns:
-        What came of it; unless it is "written", the file is not there. SHA256SUMS is as the folder is.
+        What came of it; unless it is "written", the file is not there.
     """
     path = folder / modelfolder.ONNX_INT8
     try:
         _quantize(folder / modelfolder.ONNX, path, calibration)
-        modelfolder.write_sums(folder)
-        fp32, int8 = Classifier(folder), Classifier(folder, file=modelfolder.ONNX_INT8)
+        fp32 = Classifier(folder, config=config)
+        int8 = Classifier(folder, config=config, file=modelfolder.ONNX_INT8)
         right, right_fp32 = (
-            float(np.mean(classifier.probabilities(judged).argmax(1) == targets)) for classifier in (int8, fp32)
+            float(np.mean(classifier.probabilities(pixels).argmax(1) == targets)) for classifier in (int8, fp32)
         )
         lost = 100 * (right_fp32 - right)
         refused = right_fp32 - right > ACCURACY_LOSS and not force
-        limit = f", limit {100 * ACCURACY_LOSS:g}" if refused else f" (n = {len(judged):,})"
-        batch = judged[: fp32.batch_size]
+        limit = f", limit {100 * ACCURACY_LOSS:g}" if refused else f" (n = {len(pixels):,})"
+        batch = pixels[: fp32.batch_size]
         found = QuantizationResult(
             "refused" if refused else "written",
             f"{abs(lost):.2f} points {'lost' if lost >= 0 else 'gained'}{limit}",
-            len(judged),
+            len(pixels),
             right,
             right_fp32,
             len(batch) / seconds_a_run(int8, batch),
@@ -98,10 +104,9 @@ def write_int8(
         )
     # The quantizer raises whatever its graph passes meet.
     except Exception as error:
-        found = QuantizationResult("failed", first_line(error)[:160], len(judged))
+        found = QuantizationResult("failed", first_line(error)[:160], len(pixels))
     if found.result != "written":
         path.unlink(missing_ok=True)
-        modelfolder.write_sums(folder)
     return found
 
 

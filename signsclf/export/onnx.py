@@ -94,29 +94,72 @@ def torch_logits(model: nn.Module, arch: Architecture, pixels: np.ndarray, batch
     return torch.cat(parts).numpy()
 
 
-def write_network(
-    folder: Path, model: nn.Module, arch: Architecture, classes: Sequence[str], size: int, pixels: np.ndarray
-) -> tuple[Parity, str | None]:
-    """Writes model.onnx, model.safetensors and learner.pkl, once model.onnx has passed the parity check.
+class ExportedNetwork:
+    """A network as an ONNX graph, before its files are in the folder; a context manager.
+
+    The temperature is fitted on the graph's own logits and then folded into graph and network, so that one pass over
+    the validation images gives both the temperature and the figures of the file.
 
     Args:
-        model: with the temperature folded in.
-        pixels: uint8 (N, size, size, 3) of images read from their files, to compare on; N ≥ 1.
+        folder: where `write` puts the files.
+        model: the whole network; a copy of it is exported.
+        classes: in index order.
+        size: side of the images in pixels.
+        pixels: uint8 (N, size, size, 3) of images read from their files, for the parity check; N ≥ 1.
 
-    Returns:
-        The proof, and the name of the classifier's weight where the graph gives a feature map that it applies to.
+    Attributes:
+        model: the copy, on the CPU in fp32 and eval mode.
+        classifier_weight: name of the classifier's weight where the graph gives a feature map that it applies to.
 
     Raises:
-        ParityError: ONNX Runtime does not answer as the network does; then none of the files is there.
-        ModelError: a file cannot be written, or the network cannot be exported.
+        ModelError: the network cannot be exported.
     """
-    model = copy.deepcopy(model).cpu().float().eval()
-    classifier = _map_classifier(model, arch, len(classes), pixels[:2])
-    onnx_path, weights_path = folder / modelfolder.ONNX, folder / modelfolder.WEIGHTS
-    new = onnx_path.with_name(onnx_path.name + ".new")
-    try:
-        _write_onnx(new, _Exported(model, arch, classifier is not None).eval(), classes, size)
-        parity = compare(new, torch_logits(model, arch, pixels), pixels)
+
+    def __init__(
+        self, folder: Path, model: nn.Module, arch: Architecture, classes: Sequence[str], size: int, pixels: np.ndarray
+    ) -> None:
+        self.folder, self.arch, self.classes, self.size, self.pixels = folder, arch, classes, size, pixels
+        self.model = copy.deepcopy(model).cpu().float().eval()
+        classifier = _map_classifier(self.model, arch, len(classes), pixels[:2])
+        self.classifier_weight = classifier and f"{classifier}.weight"
+        self._module = _Exported(self.model, arch, classifier is not None).eval()
+        self._path = folder / (modelfolder.ONNX + ".new")
+        self._program = _write_onnx(self._path, self._module, classes, size)
+
+    def __enter__(self) -> ExportedNetwork:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        """Run the graph: float32 (N, C) for uint8 (N, size, size, 3)."""
+        return _run_graph(self._path, pixels)
+
+    def fold(self, temperature: float) -> None:
+        """Divide the classifier by the temperature, in the network and in the graph."""
+        fold_temperature(self.model, len(self.classes), temperature)
+        layer = self.model.get_submodule(classifier_name(self.model, len(self.classes)))
+        tensors = [tensor for tensor in (layer.weight, layer.bias) if tensor is not None]
+        names = [name for name, tensor in self._module.named_parameters() if any(tensor is own for own in tensors)]
+        if len(names) == len(tensors) and set(names) <= self._program.model.graph.initializers.keys():
+            state = self._module.state_dict()
+            self._program.apply_weights({name: state[name] for name in names})
+            _save(self._program, self._path)
+        else:
+            # The exporter has rewritten the classifier's tensors.
+            self._program = _write_onnx(self._path, self._module, self.classes, self.size)
+
+    def write(self) -> Parity:
+        """Write model.onnx, model.safetensors and learner.pkl, once the graph has passed the parity check.
+
+        Raises:
+            ParityError: ONNX Runtime does not answer as the network does; then none of the files is there.
+            ModelError: a file cannot be written.
+        """
+        model, folder = self.model, self.folder
+        onnx_path, weights_path = folder / modelfolder.ONNX, folder / modelfolder.WEIGHTS
+        parity = compare(self._path, torch_logits(model, self.arch, self.pixels), self.pixels)
         if parity.top1_differs or not parity.max_difference <= PARITY_TOLERANCE:
             raise ParityError(
                 f"export: model.onnx differs from the network by {parity.max_difference:.2g} in probability and in "
@@ -127,19 +170,36 @@ def write_network(
         with _writing(folder):
             save_file(state, weights_path, metadata={"format": "pt"})
             # safetensors lets nobody but the owner read it.
-            shutil.copymode(new, weights_path)
-            _write_learner(folder / modelfolder.LEARNER, model, arch, classes, size)
-            new.replace(onnx_path)
-    finally:
-        new.unlink(missing_ok=True)
-    return parity, classifier and f"{classifier}.weight"
+            shutil.copymode(self._path, weights_path)
+            _write_learner(folder / modelfolder.LEARNER, model, self.arch, self.classes, self.size)
+            self._path.replace(onnx_path)
+        return parity
+
+
+def write_network(
+    folder: Path, model: nn.Module, arch: Architecture, classes: Sequence[str], size: int, pixels: np.ndarray
+) -> tuple[Parity, str | None]:
+    """Export a network whose temperature is folded in, see `ExportedNetwork`.
+
+    Returns:
+        The result of the parity check, and `ExportedNetwork.classifier_weight`.
+
+    Raises:
+        ParityError, ModelError: see `ExportedNetwork`.
+    """
+    with ExportedNetwork(folder, model, arch, classes, size, pixels) as network:
+        return network.write(), network.classifier_weight
+
+
+def _run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
+    session = runtime.open_session(path)
+    parts = [session.run(["logits"], {"image": pixels[i : i + 64]})[0] for i in range(0, len(pixels), 64)]
+    return np.concatenate(parts)
 
 
 def compare(onnx_path: Path, expected: np.ndarray, pixels: np.ndarray) -> Parity:
     """Runs model.onnx on the images and compares its probabilities with those of the expected logits (N, C)."""
-    session = runtime.open_session(onnx_path)
-    parts = [session.run(["logits"], {"image": pixels[i : i + 64]})[0] for i in range(0, len(pixels), 64)]
-    ours, theirs = softmax(np.concatenate(parts)), softmax(expected)
+    ours, theirs = softmax(_run_graph(onnx_path, pixels)), softmax(expected)
     best = np.sort(theirs, axis=1)
     clear = best[:, -1] - best[:, -2] > PARITY_TOLERANCE if best.shape[1] > 1 else np.ones(len(best), bool)
     differs = (ours.argmax(1) != theirs.argmax(1)) & clear
@@ -178,7 +238,7 @@ def _map_classifier(model: nn.Module, arch: Architecture, n_classes: int, pixels
         return name if torch.allclose(layer(features.mean((2, 3))), logits, atol=1e-3) else None
 
 
-def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int) -> None:
+def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int) -> torch.onnx.ONNXProgram:
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
     outputs = ["logits", "features"] if module.with_features else ["logits"]
     logger = logging.getLogger("torch.onnx")
@@ -208,8 +268,17 @@ def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int
         node.metadata_props.clear()
     program.model.ir_version = _IR_VERSION
     program.model.metadata_props["labels"] = json.dumps(list(classes), ensure_ascii=False)
-    with _writing(path.parent):
-        program.save(str(path), external_data=False)
+    _save(program, path)
+    return program
+
+
+def _save(program: torch.onnx.ONNXProgram, path: Path) -> None:
+    try:
+        with _writing(path.parent):
+            program.save(str(path), external_data=False)
+    except ModelError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager

@@ -107,7 +107,13 @@ class Classifier:
     """
 
     def __init__(
-        self, folder: str | Path, threads: int | None = None, *, device: str = "cpu", file: str = ONNX
+        self,
+        folder: str | Path,
+        threads: int | None = None,
+        *,
+        device: str = "cpu",
+        file: str = ONNX,
+        config: Config | None = None,
     ) -> None:
         """Open a model folder; its config.json and the network's file are checked against SHA256SUMS.
 
@@ -115,6 +121,7 @@ class Classifier:
             threads: 1 or more; None takes the CPU cores that this process may use.
             device: "cpu", or "cuda" where the installed ONNX Runtime supports it.
             file: the network's file in the folder.
+            config: of a folder that is still being written: its config.json and SHA256SUMS are not read.
 
         Raises:
             ModelError: the folder is missing, damaged or of an unknown version.
@@ -124,8 +131,9 @@ class Classifier:
             raise SignsclfError(f"threads is {threads}, where it should be 1 or more")
         self._arguments = (threads, device, file)
         self.folder = user_path(folder, ModelError).absolute()
-        self.config: Config = read_config(self.folder)
-        verify_sums(self.folder, [CONFIG, file])
+        self.config: Config = config or read_config(self.folder)
+        if config is None:
+            verify_sums(self.folder, [CONFIG, file])
         self.labels = self.config.classes
         self.size = self.config.input_size
         self.threads = threads or usable_cores()

@@ -1,17 +1,18 @@
-"""Trains the rungs of the ladder on the same images and the same split, each to a model folder, and compares them."""
+"""Trains several models on the same images and the same split, each to a model folder, and compares them."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from signsclf import images
-from signsclf.choices import Int8Policy, Layout, Reading
+from signsclf.choices import Layout
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.split import Split
 from signsclf.data.table import Source, describe, read_source
@@ -32,17 +33,17 @@ from signsclf.training.learner import describe_device
 from signsclf.training.settings import own_settings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CompareResult:
-    """What `compare` ended in.
+    """The result of `compare`.
 
     Attributes:
-        ladder: the rungs that were trained, kept or failed.
-        written: the ladder's files.
-        stopped: whether it was interrupted; the same call goes on, since finished rungs are kept.
+        comparison: the models that were trained, kept or failed.
+        written: the comparison's files.
+        stopped: whether it was interrupted; the same call continues, since finished models are kept.
     """
 
-    ladder: Comparison
+    comparison: Comparison
     written: list[Path]
     stopped: bool
 
@@ -54,102 +55,37 @@ def compare(
     names: Sequence[str] | None = None,
     recipe: Recipe | None = None,
     *,
-    layout: Layout | Reading | None = None,
-    skip_bad: bool = False,
-    overwrite: bool = False,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
     stop: threading.Event | None = None,
+    **options: Any,
 ) -> CompareResult:
-    """Trains each architecture as `signsclf.runs.train.train` would, below ``out``, and writes ladder.* there.
+    """Train each architecture as `signsclf.runs.train.train` would, below ``out``, and write the comparison there.
 
-    A rung whose model folder is there already, of the same images and recipe, is kept. A rung that fails is a row
-    with its error. All are judged on the same validation images.
+    A model folder that exists, of the same images and recipe, is kept. A model that fails is a row with its error. All
+    are evaluated on the same validation images.
 
     Args:
         source: what `signsclf.data.table.read_source` takes or gave.
-        out: folder for a model folder a rung, named after it.
+        out: folder for one model folder per architecture, named after it.
         names: of architectures; None takes those of `COMPARED_ARCHITECTURES` that suit the images, see `suitable`.
-        recipe: for all rungs; its ``arch`` is not used, and drawn signs are added only where it says so.
-        layout: forces how the source is read.
-        skip_bad: leaves unreadable images out.
-        overwrite: trains rungs anew that are there.
+        recipe: for all models; its ``arch`` is not used, and synthetic signs are added only where it says so.
         cache: where decoded images are kept, see `signsclf.runs.train.train`: with one, each size is decoded once.
         observer: told of everything that happens.
         stop: once it is set, the training under way ends after its batch, and no other begins.
+        options: ``layout``, ``skip_bad`` and ``overwrite`` of `signsclf.runs.train.train`; ``overwrite`` trains models
+            again that exist.
 
     Raises:
         SourceError, BadImageError: the source cannot be used.
         SignsclfError: an architecture is not known or named twice, nothing is held out, or ``out`` cannot be written.
+        TypeError: an option is not known.
     """
     out = user_path(out).absolute()
+    request = RunRequest.of(source.origin if isinstance(source, Source) else source, **options)
+    runner = _Runner(out, request, cache, observer or Observer(), stop or threading.Event())
     with claimed(out):
-        return _compare(
-            source,
-            out,
-            names,
-            recipe or Recipe(),
-            layout,
-            skip_bad,
-            overwrite,
-            cache,
-            observer or Observer(),
-            stop or threading.Event(),
-        )
-
-
-def _compare(
-    source: str | Path | Source,
-    out: Path,
-    names: Sequence[str] | None,
-    recipe: Recipe,
-    layout: Layout | Reading | None,
-    skip_bad: bool,
-    overwrite: bool,
-    cache: str | Path,
-    observer: Observer,
-    stop: threading.Event,
-) -> CompareResult:
-    for file in COMPARISON_FILES:
-        refuse_replacing(out / file, overwrite, [source.origin if isinstance(source, Source) else source])
-    for name in names or ():
-        architectures.find(name)
-        if list(names).count(name) > 1:
-            raise SignsclfError(f"--models: {name} is named twice")
-    found = source if isinstance(source, Source) else read_source(source, layout)
-    observer.source_read(partial(describe, found))
-    if recipe.add_synthetic is None:
-        # All rungs learn from the same images, those too that would have no drawn signs of themselves.
-        recipe = recipe.replace(add_synthetic=0)
-    names = names or suitable(found.table)
-    observer.say(f"rungs: {', '.join(names)}")
-    results: dict[str, ModelResult] = {}
-    plans: dict[str, Plan] = {}
-    for name in names:
-        try:
-            plans[name] = plan(found, recipe.replace(arch=name))
-        # It is not the rung's fault.
-        except SourceError:
-            raise
-        except SignsclfError as error:
-            results[name] = _failed(name, error, observer)
-    climb = _Climb(out, skip_bad, overwrite, cache_folder(cache, observer), observer, stop)
-    for number, name in enumerate(plans, 1):
-        observer.say(f"rung {number} of {len(plans)}: {name}")
-        try:
-            result = climb.result(plans[name])
-        except (SourceError, BadImageError):
-            raise
-        # Whatever it is that one network runs into, out of memory included, the others go on.
-        except Exception as error:
-            results[name] = _failed(name, error, observer)
-            continue
-        if result is None:
-            break
-        results[name] = result
-    ladder = climb.ladder(found, recipe, tuple(results[name] for name in names if name in results))
-    out.mkdir(parents=True, exist_ok=True)
-    return CompareResult(ladder, write_comparison(out, ladder), stop.is_set())
+        return runner.run(source, names, recipe or Recipe())
 
 
 def suitable(table: np.ndarray) -> tuple[str, ...]:
@@ -159,51 +95,88 @@ def suitable(table: np.ndarray) -> tuple[str, ...]:
     return tuple(name for name in COMPARED_ARCHITECTURES if largest[name] is None or side <= largest[name])
 
 
-class _Climb:
-    """One rung after the other, on one split."""
+class _Runner:
+    """Trains one model after the other, on one split."""
 
     def __init__(
-        self,
-        out: Path,
-        skip_bad: bool,
-        overwrite: bool,
-        cache: Path | None,
-        observer: Observer,
-        stop: threading.Event,
+        self, out: Path, request: RunRequest, cache: str | Path, observer: Observer, stop: threading.Event
     ) -> None:
-        self.out, self.skip_bad, self.overwrite, self.cache, self.observer = out, skip_bad, overwrite, cache, observer
-        self.stop = stop
+        self.out, self.request, self.observer, self.stop = out, request, observer, stop
+        self.cache = cache_folder(cache, observer)
         self.split: Split | None = None
         self.device = ""
 
+    def run(self, source: str | Path | Source, names: Sequence[str] | None, recipe: Recipe) -> CompareResult:
+        """Train all models, or those that are left until `stop` is set, and write the comparison."""
+        for file in COMPARISON_FILES:
+            refuse_replacing(self.out / file, self.request.overwrite, [self.request.source])
+        for name in names or ():
+            architectures.find(name)
+            if list(names).count(name) > 1:
+                raise SignsclfError(f"--models: {name} is named twice")
+        found = source if isinstance(source, Source) else read_source(source, self.request.reading)
+        self.observer.source_read(partial(describe, found))
+        if recipe.add_synthetic is None:
+            # All learn from the same images, also the models that by themselves would add no synthetic signs.
+            recipe = recipe.replace(add_synthetic=0)
+        names = names or suitable(found.table)
+        self.observer.say(f"models: {', '.join(names)}")
+        results: dict[str, ModelResult] = {}
+        plans: dict[str, Plan] = {}
+        for name in names:
+            try:
+                plans[name] = plan(found, recipe.replace(arch=name))
+            # Wrong for every model alike.
+            except SourceError:
+                raise
+            except SignsclfError as error:
+                results[name] = _failed(name, error, self.observer)
+        for number, (name, planned) in enumerate(plans.items(), 1):
+            self.observer.say(f"model {number} of {len(plans)}: {name}")
+            try:
+                result = self.result(planned)
+            except (SourceError, BadImageError):
+                raise
+            # Whatever goes wrong with one network, out of memory included, the others are trained.
+            except Exception as error:
+                results[name] = _failed(name, error, self.observer)
+                continue
+            if result is None:
+                break
+            results[name] = result
+        comparison = self.comparison(found, recipe, tuple(results[name] for name in names if name in results))
+        self.out.mkdir(parents=True, exist_ok=True)
+        written = write_comparison(self.out, comparison)
+        return CompareResult(comparison=comparison, written=written, stopped=self.stop.is_set())
+
     def result(self, planned: Plan) -> ModelResult | None:
-        """Trains it, or keeps what is there; None when it was stopped."""
-        name = planned.arch.name
-        prepared = prepare(planned, self.skip_bad, self.observer, self.cache, self.split)
+        """Train a model, or keep the one that exists; None when it was stopped."""
+        name, observer = planned.arch.name, self.observer
+        prepared = prepare(planned, self.request.skip_bad, observer, self.cache, self.split)
         if not len(prepared.split.rows("valid")):
             raise SourceError("compare: no image is held out, so there is nothing to compare on; give --valid-fraction")
         if prepared.decoded.entry is None and prepared.source.layout is not Layout.SYNTHETIC:
-            # It could not be written, which was said: the other rungs do without.
+            # It could not be written, which was said: the other models do without.
             self.cache = None
         self.split, self.device = prepared.split, describe_device(prepared.recipe.device)
         folder = self.out / name
-        kept = folder.exists() and not self.overwrite
+        kept = folder.exists() and not self.request.overwrite
         if kept:
             _refuse_other(folder, prepared)
-            self.observer.say(f"{name}: kept, it is there already, of the same images and recipe")
+            observer.say(f"{name}: kept, it exists already, of the same images and recipe")
         else:
             source = prepared.source
-            # An interrupted run of a rung starts anew: its own split need not be this one.
-            order = RunRequest(source.origin, source.reading, self.skip_bad, overwrite=True)
-            model = build_network(prepared, self.observer)
+            # An interrupted run of a model starts anew: its own split need not be this one.
+            request = replace(self.request, source=source.origin, reading=source.reading, overwrite=True)
+            model = build_network(planned, observer)
             with claimed(folder):
-                preflight(prepared, model, folder, Int8Policy.NONE, None, self.observer)
-                if begin(order, prepared, model, folder, self.observer, self.stop).stopped:
+                preflight(planned, model, folder, request.int8, None, observer)
+                if begin(request, prepared, model, folder, observer, self.stop).stopped:
                     return None
         return _evaluated(folder, prepared, kept)
 
-    def ladder(self, source: Source, recipe: Recipe, results: tuple[ModelResult, ...]) -> Comparison:
-        """All rungs, with what they share."""
+    def comparison(self, source: Source, recipe: Recipe, results: tuple[ModelResult, ...]) -> Comparison:
+        """Put all models together, with what they share."""
         split = self.split
         how = ""
         if split is not None:
@@ -226,7 +199,7 @@ def _refuse_other(folder: Path, prepared: Prepared) -> None:
     shipped = recipe.replace(weights=Path(recipe.weights).name).to_dict()
     if config.fingerprint != prepared.fingerprint or {**Recipe().to_dict(), **config.recipe} != shipped:
         raise ModelError(
-            f"{folder} is there already, of other images or another recipe: --overwrite replaces it, --out DIR writes "
+            f"{folder} exists already, of other images or another recipe: --overwrite replaces it, --out DIR writes "
             "elsewhere"
         )
 
@@ -239,7 +212,7 @@ def _evaluated(folder: Path, prepared: Prepared, kept: bool) -> ModelResult:
         name=prepared.arch.name,
         size=prepared.recipe.size,
         epochs=training["epochs"],
-        parameters=architectures.count_parameters(prepared.arch, len(prepared.source.classes), prepared.recipe.size),
+        parameters=architectures.count_parameters(prepared.arch, len(prepared.classes), prepared.recipe.size),
         bytes=(folder / modelfolder.ONNX).stat().st_size,
         seconds=training["seconds"],
         kept=kept,

@@ -1,6 +1,6 @@
 """The .partial folder of a run: where it works until its model folder is whole, and all that ``--resume`` needs.
 
-No torch and no pandas: what is in the way of a run is told before either is imported.
+No torch: what is in the way of a run is reported before it is imported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ERROR_LOG = "error.log"
 """Below run/: the traceback of an unexpected error, while the run is unfinished."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRequest:
     """What a run was asked for besides its recipe.
 
@@ -35,11 +35,15 @@ class RunRequest:
         source: absolute path of the source, or "synthetic".
         reading: how the source is read.
         skip_bad: leave unreadable images out instead of stopping.
-        max_accepted_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
-        overwrite: replace a model folder that is there.
-        int8: whether model.int8.onnx is written as well.
+        max_accepted_error: largest share of wrong answers among the accepted ones, that the reject threshold is chosen
+            for, 0 to 1.
+        overwrite: replace a model folder, or an interrupted run, that exists.
+        int8: whether model.int8.onnx is written as well; the result is reported and is in the figures.
         bare: ship no learner.pkl, and nothing that shows or names the images trained on.
         track: where the run is reported to; None is nowhere.
+
+    Raises:
+        SignsclfError: ``max_accepted_error`` is no share.
     """
 
     source: str
@@ -51,10 +55,29 @@ class RunRequest:
     bare: bool = False
     track: TrackedRun | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_accepted_error <= 1:
+            raise SignsclfError(f"--max-accepted-error: {self.max_accepted_error:g} is no share from 0 to 1")
 
-@dataclass(frozen=True)
+    @classmethod
+    def of(cls, source: str | Path, layout: Layout | Reading | None = None, **options: Any) -> RunRequest:
+        """Make a request for a source, read as ``layout`` says; ``options`` are the other fields by name.
+
+        Raises:
+            SignsclfError: an option is out of its range.
+            TypeError: there is no such option.
+        """
+        reading = layout if isinstance(layout, Reading) else Reading(layout)
+        return cls(source=str(source), reading=reading, **options)
+
+
+CHANGEABLE = frozenset({"max_accepted_error", "overwrite", "int8", "bare"})
+"""Fields of a request that decide no weights: a resumed run may have others."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Held:
-    """What a run can go on with where its source is gone: beside it, run/split.csv has the rows.
+    """What a run can be resumed from where its source is gone, beside the rows in run/split.csv.
 
     Attributes:
         entry: absolute path of the cache's entry that its images were decoded to.
@@ -69,18 +92,18 @@ class Held:
     is_gtsrb: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Record:
-    """run.json: an order, its resolved recipe, the fingerprint of the data of both, and what is held of it."""
+    """run.json: a request, its resolved recipe, the fingerprint of its data, and what is held of these."""
 
-    order: RunRequest
+    request: RunRequest
     recipe: Recipe
     fingerprint: str
     held: Held | None = None
 
 
 def partial_folder(out: Path) -> Path:
-    """Where the run of a model folder works until it is whole.
+    """Name the folder in which the run of a model folder works until it is whole.
 
     Raises:
         ModelError: the folder is the root of a disk.
@@ -91,14 +114,14 @@ def partial_folder(out: Path) -> Path:
 
 
 def final_folder(path: Path) -> Path:
-    """The model folder that a run is to write, of that folder itself or of its .partial folder."""
+    """Name the model folder that a run is to write, given that folder itself or its .partial folder."""
     is_partial = path.name.endswith(_SUFFIX) and path.name != _SUFFIX
     return path.with_name(path.name.removesuffix(_SUFFIX)) if is_partial else path
 
 
 @contextlib.contextmanager
 def claimed(out: Path) -> Iterator[None]:
-    """Keeps every other process from writing the model folder ``out`` and its .partial folder meanwhile.
+    """Keep other processes from writing the model folder ``out`` and its .partial folder within the context.
 
     Raises:
         LockedError: another one does.
@@ -116,21 +139,21 @@ def claimed(out: Path) -> Iterator[None]:
 
 
 def refuse_taken(out: Path, overwrite: bool, resuming: bool = False) -> None:
-    """Raises ModelError where something is in the way of a new model folder, before any work is done.
+    """Raise ModelError where something is in the way of a new model folder, before any work is done.
 
     Args:
-        resuming: the run of that folder is no obstacle, but what is to be gone on with.
+        resuming: an interrupted run in the folder is allowed.
     """
     if out.exists() or out.is_symlink():
         refuse_to_replace(out, overwrite)
     partial = partial_folder(out)
     if (partial / RECORD).exists():
         if not overwrite and not resuming:
-            raise ModelError(f"{partial} is an interrupted run: --resume {out} goes on, --overwrite starts anew")
+            raise ModelError(f"{partial} is an interrupted run: --resume {out} continues it, --overwrite starts anew")
         if not resuming:
             refuse_to_delete(partial)
     elif partial.exists() and not _is_barely_begun(partial):
-        raise ModelError(f"{partial} is there and is no run: move it away, or choose another --out")
+        raise ModelError(f"{partial} exists and is no run: move it away, or choose another --out")
     _refuse_unwritable(out)
 
 
@@ -147,10 +170,10 @@ def refuse_images_inside(out: Path, paths: Iterable[str]) -> None:
 
 
 def make_partial(out: Path, overwrite: bool) -> Path:
-    """The .partial folder of a model folder, empty but for run/; what is in the way is replaced, or refused.
+    """Make the .partial folder of a model folder, empty but for run/; what is in the way is replaced, or refused.
 
     Raises:
-        ModelError: see `refuse_taken`; or it cannot be made.
+        ModelError: see `refuse_taken`; or it cannot be created.
     """
     refuse_taken(out, overwrite)
     partial = partial_folder(out)
@@ -161,28 +184,28 @@ def make_partial(out: Path, overwrite: bool) -> Path:
         (partial / RUN).mkdir()
     except OSError as error:
         raise ModelError(
-            f"{partial}: cannot be made ({error.strerror or error}); give --out a folder that can be written to"
+            f"{partial}: cannot be created ({error.strerror or error}); give --out a folder that can be written to"
         ) from error
     return partial
 
 
 def write_record(partial: Path, record: Record) -> None:
-    """Writes run.json, which makes the folder a run that can be resumed."""
-    order = record.order
+    """Write run.json, which makes the folder a run that can be resumed."""
+    request = record.request
     values = {
-        "source": order.source,
-        "layout": order.reading.layout and order.reading.layout.value,
-        "class_level": order.reading.class_level,
-        "zip_encoding": order.reading.zip_encoding,
-        "path_column": order.reading.path_column,
-        "label_column": order.reading.label_column,
-        "merge_case": order.reading.merge_case,
-        "skip_bad": order.skip_bad,
-        "max_accepted_error": order.max_accepted_error,
-        "overwrite": order.overwrite,
-        "int8": order.int8.value,
-        "bare": order.bare,
-        "track": order.track and asdict(order.track),
+        "source": request.source,
+        "layout": request.reading.layout and request.reading.layout.value,
+        "class_level": request.reading.class_level,
+        "zip_encoding": request.reading.zip_encoding,
+        "path_column": request.reading.path_column,
+        "label_column": request.reading.label_column,
+        "merge_case": request.reading.merge_case,
+        "skip_bad": request.skip_bad,
+        "max_accepted_error": request.max_accepted_error,
+        "overwrite": request.overwrite,
+        "int8": request.int8.value,
+        "bare": request.bare,
+        "track": request.track and asdict(request.track),
         "recipe": record.recipe.to_dict(),
         "fingerprint": record.fingerprint,
         "held": record.held and asdict(record.held),
@@ -191,7 +214,7 @@ def write_record(partial: Path, record: Record) -> None:
 
 
 def read_record(partial: Path) -> Record:
-    """What write_record wrote.
+    """Read what `write_record` wrote.
 
     Raises:
         ModelError: there is no such run, or its run.json is damaged.
@@ -200,11 +223,11 @@ def read_record(partial: Path) -> Record:
     if not path.is_file():
         out = final_folder(partial)
         if (out / CONFIG).is_file():
-            raise ModelError(f"{out} is finished already; there is nothing to go on with")
+            raise ModelError(f"{out} is finished already; there is nothing to resume")
         raise ModelError(f"{partial}: no interrupted run there, it has no {RECORD}; start the training anew")
     try:
         values = parse_json(read_text(path), str(path))
-        order = RunRequest(
+        request = RunRequest(
             source=str(values["source"]),
             reading=_reading(values),
             skip_bad=bool(values["skip_bad"]),
@@ -216,7 +239,12 @@ def read_record(partial: Path) -> Record:
             track=_tracked(values.get("track")),
         )
         recipe = Recipe.from_dict(values["recipe"])
-        return Record(order, recipe, str(values["fingerprint"]), _held(values.get("held")))
+        return Record(
+            request=request,
+            recipe=recipe,
+            fingerprint=str(values["fingerprint"]),
+            held=_held(values.get("held")),
+        )
     except (ValueError, KeyError, TypeError, SignsclfError) as error:
         raise ModelError(f"{path}: damaged ({error}); start the training anew") from error
 
@@ -231,7 +259,12 @@ def _held(values: dict[str, Any] | None) -> Held | None:
     if not values:
         return None
     classes = tuple(str(name) for name in values["classes"])
-    return Held(str(values["entry"]), Layout(values["layout"]).value, classes, bool(values["is_gtsrb"]))
+    return Held(
+        entry=str(values["entry"]),
+        layout=Layout(values["layout"]).value,
+        classes=classes,
+        is_gtsrb=bool(values["is_gtsrb"]),
+    )
 
 
 def _reading(values: dict[str, Any]) -> Reading:
@@ -252,5 +285,5 @@ def _refuse_unwritable(out: Path) -> None:
 
 
 def _is_barely_begun(partial: Path) -> bool:
-    """Whether a run was killed there before its run.json was written."""
+    """Tell whether a run was killed there before its run.json was written."""
     return partial.is_dir() and all(path.name == RUN or is_tmp_name(path.name) for path in partial.iterdir())

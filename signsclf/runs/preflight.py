@@ -17,12 +17,12 @@ from signsclf.choices import Int8Policy, Layout
 from signsclf.errors import ModelError
 from signsclf.export.golden import noise_images
 from signsclf.export.int8 import write_int8
-from signsclf.export.onnx import fold_temperature, torch_logits
+from signsclf.export.onnx import fold_temperature, torch_logits, write_network
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.recipe import Optimizer, Recipe, Solver
-from signsclf.runs.finish import write_model
-from signsclf.runs.prepare import Plan, Prepared
+from signsclf.runs.prepare import Plan
+from signsclf.runs.writer import ModelFolderWriter, new_config
 from signsclf.training.architectures import Architecture, body_and_head
 from signsclf.training.settings import own_settings
 
@@ -37,7 +37,7 @@ _passed: set[tuple[str, int, int, bool]] = set()
 
 @own_settings()
 def preflight(
-    planned: Plan | Prepared, model: nn.Module, out: Path, int8: Int8Policy, cache: Path | None, observer: Observer
+    planned: Plan, model: nn.Module, out: Path, int8: Int8Policy, cache: Path | None, observer: Observer
 ) -> int:
     """Takes a copy of the untrained network through all that a trained one will go through, beside its output folder.
 
@@ -86,14 +86,15 @@ def preflight(
     return leave
 
 
-def _export(folder: Path, planned: Plan | Prepared, model: nn.Module, int8: Int8Policy, observer: Observer) -> None:
+def _export(folder: Path, planned: Plan, model: nn.Module, int8: Int8Policy, observer: Observer) -> None:
     arch, classes, recipe = planned.arch, planned.source.classes, planned.recipe
     pixels = noise_images(_IMAGES, (recipe.size, recipe.size))
     twin = _tamed(model, arch, len(classes), pixels)
-    _, exported = write_model(folder, twin, arch, classes, recipe, pixels)
-    exported.probabilities(pixels)
+    parity, classifier_weight = write_network(folder, twin, arch, classes, recipe.size, pixels)
+    config = new_config(planned, twin, parity, classifier_weight, pixels)
+    ModelFolderWriter(folder, config, bare=False).write_golden(pixels)
     if int8 is not Int8Policy.NONE:
-        found = write_int8(folder, pixels, pixels, np.zeros(len(pixels), np.int64), force=True)
+        found = write_int8(folder, config, pixels, pixels, np.zeros(len(pixels), np.int64), force=True)
         if found.result != "written":
             observer.say(f"warning: {found}; training goes on, and will end without {modelfolder.ONNX_INT8}")
 
@@ -117,7 +118,7 @@ def _tamed(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndar
     return fold_temperature(twin, n_classes, spread) if np.isfinite(spread) and spread > 1 else twin
 
 
-def _check_disk(planned: Plan | Prepared, model: nn.Module, out: Path, cache: Path | None, observer: Observer) -> int:
+def _check_disk(planned: Plan, model: nn.Module, out: Path, cache: Path | None, observer: Observer) -> int:
     recipe, n_rows = planned.recipe, len(planned.source.table)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     checkpoints = _checkpoint_copies(recipe, planned.arch) * weights

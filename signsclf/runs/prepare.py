@@ -18,6 +18,8 @@ from signsclf.data.labels import refuse_labels
 from signsclf.data.split import Split, hold_out
 from signsclf.data.table import Source, apply_crop, describe, read_source
 from signsclf.errors import BadImageError, SignsclfError, SourceError
+from signsclf.export.int8 import CALIBRATION_IMAGES
+from signsclf.export.onnx import PARITY_IMAGES
 from signsclf.files import user_path
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
@@ -27,7 +29,7 @@ from signsclf.training import architectures
 from signsclf.training.learner import choose_device, has_bf16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A recipe with every field set, for a source.
 
@@ -44,33 +46,59 @@ class Plan:
     test_paths: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A source read, decoded and split, with the recipe resolved: ready to train.
+    """A plan with its images decoded and split: ready to train.
 
     Attributes:
-        source: as read, test images and unreadable images left out.
-        split: its table with every row on a side.
+        split: the plan's table without unreadable images, with every row in a split.
         names: relative path of each row of that table: what it is called wherever the source lies.
-        decoded: pixels, row for row of that table.
+        decoded: pixels, row for row of that table; zero for synthetic images that training renders itself.
         skipped: unreadable images that were left out, (relative path, reason).
-        reasons: of the recipe's fields that were chosen here.
         fingerprint: of the data.
     """
 
-    source: Source
-    recipe: Recipe
-    arch: architectures.Architecture
-    reasons: dict[str, str]
+    plan: Plan
     split: Split
     names: tuple[str, ...]
     decoded: Decoded
     skipped: tuple[tuple[str, str], ...]
     fingerprint: str
 
+    @property
+    def recipe(self) -> Recipe:
+        """The plan's recipe."""
+        return self.plan.recipe
+
+    @property
+    def arch(self) -> architectures.Architecture:
+        """The plan's architecture."""
+        return self.plan.arch
+
+    @property
+    def source(self) -> Source:
+        """The plan's source."""
+        return self.plan.source
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Labels in index order."""
+        return self.plan.source.classes
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Class index of each row of the table, int64 (n,)."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        return np.array([index[label] for label in self.split.table["label"]], np.int64)
+
+    @property
+    def decoded_rows(self) -> np.ndarray:
+        """Rows of the table that have pixels."""
+        return np.flatnonzero(np.array(self.decoded.digests, dtype=object) != "")
+
 
 def plan(source: Source, recipe: Recipe) -> Plan:
-    """Resolves the recipe for a source, before any image is decoded.
+    """Resolve the recipe for a source, before any image is decoded.
 
     Raises:
         SourceError: the source cannot be trained on, or has no boxes where the recipe wants them.
@@ -123,13 +151,13 @@ def plan(source: Source, recipe: Recipe) -> Plan:
             raise SignsclfError(f"--size {recipe.size}: {arch.name} runs at {arch.native_size} only; leave it out")
         recipe, more["size"] = recipe.replace(size=arch.native_size), f"all that {arch.name} runs at"
     source = replace(source, table=table, roi_image_wh=(None,) * len(table))
-    return Plan(source, recipe, arch, {**reasons, **more}, test_paths)
+    return Plan(source=source, recipe=recipe, arch=arch, reasons={**reasons, **more}, test_paths=test_paths)
 
 
 def read_plan(
     source: str | Path | Source, reading: Layout | Reading | None, recipe: Recipe, observer: Observer
 ) -> Plan:
-    """Reads a source, unless it was read already, and makes the plan for it; raises as `plan` and `read_source` do."""
+    """Read a source, unless it was read already, and make the plan for it; raises as `plan` and `read_source` do."""
     found = source if isinstance(source, Source) else read_source(source, reading)
     observer.source_read(partial(describe, found))
     planned = plan(found, recipe)
@@ -146,7 +174,7 @@ def prepare(
     split: Split | None = None,
     leave: int = 0,
 ) -> Prepared:
-    """Decodes and splits.
+    """Decode and split.
 
     Args:
         cache, leave: see `signsclf.data.cache.decode_all`.
@@ -160,42 +188,77 @@ def prepare(
     if source.missing and not skip_bad:
         raise BadImageError(f"{source.missing}; correct the table, or give --skip-bad to leave them out")
 
-    decoded = decode_all(table, recipe.size, cache, observer, leave)
-    skipped = tuple(
-        (source.relative(path), reason.removeprefix(f"{path}: "))
-        for path, reason in ((table["path"][i], reason) for i, reason in decoded.unreadable.items())
+    skipped: tuple[tuple[str, str], ...] = ()
+    if source.layout is Layout.SYNTHETIC:
+        split = split or _hold_out(table, recipe)
+        decoded = _decode_synthetic(split, recipe.size, observer)
+    else:
+        decoded = decode_all(table, recipe.size, cache, observer, leave)
+        if decoded.unreadable:
+            skipped = _unreadable(source, decoded, skip_bad)
+            kept = [row for row in range(len(table)) if row not in decoded.unreadable]
+            observer.say(f"left out {len(skipped):,} unreadable images: {', '.join(name for name, _ in skipped[:5])}")
+            table, decoded = table[kept], decoded.take(kept)
+            if lost := set(source.classes) - set(table["label"]):
+                raise SourceError(f"{source.root}: no image of class {min(lost)!r} can be read; add some")
+        if split is None:
+            split = _split(planned, table, decoded, observer)
+    _say_split(split, recipe, observer)
+    if recipe.add_synthetic:
+        observer.say(f"synthetic signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
+    names = tuple(source.relative(path) for path in table["path"])
+    return Prepared(
+        plan=planned,
+        split=split,
+        names=names,
+        decoded=decoded,
+        skipped=skipped,
+        fingerprint=fingerprint(list(names), table["label"].tolist(), decoded.digests),
     )
-    if skipped and not skip_bad:
+
+
+def spread(rows: np.ndarray, n: int) -> np.ndarray:
+    """Choose at most ``n`` of the rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)] if len(rows) else rows
+
+
+def _unreadable(source: Source, decoded: Decoded, skip_bad: bool) -> tuple[tuple[str, str], ...]:
+    paths = source.table["path"]
+    skipped = tuple(
+        (source.relative(paths[i]), reason.removeprefix(f"{paths[i]}: ")) for i, reason in decoded.unreadable.items()
+    )
+    if not skip_bad:
         shown = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
         more = f" and {len(skipped) - 3:,} more" if len(skipped) > 3 else ""
         raise BadImageError(
-            f"{source.root}: {len(skipped):,} of {len(table):,} images cannot be read ({shown}{more}); mend or "
+            f"{source.root}: {len(skipped):,} of {len(source.table):,} images cannot be read ({shown}{more}); mend or "
             "remove them, or give --skip-bad to leave them out"
         )
-    if skipped:
-        observer.say(f"left out {len(skipped):,} unreadable images: {', '.join(name for name, _ in skipped[:5])}")
-        kept = [row for row in range(len(table)) if row not in decoded.unreadable]
-        table, decoded = table[kept], decoded.take(kept)
-        lost = set(source.classes) - set(table["label"])
-        if lost:
-            raise SourceError(f"{source.root}: no image of class {min(lost)!r} can be read; add some")
-    names = [source.relative(path) for path in table["path"]]
-    mark = fingerprint(names, table["label"].tolist(), decoded.digests)
-    if split is None:
-        _say_copies(table, decoded, planned.test_paths, observer)
-        grouped, n_images, n_photos = group_named_copies(table, names)
-        grouped = group_repeats(grouped, decoded.inputs)
-        split = hold_out(grouped, recipe.split_by, recipe.valid_fraction, recipe.seed, recipe.fold)
-        if n_images:
-            apart = "a photo's stay together; --split-by random takes them one by one"
-            if recipe.split_by is SplitBy.RANDOM:
-                apart = "taken one by one, they flatter the validation figures; --split-by group keeps them together"
-            observer.say(f"by their names, {n_images:,} images are versions of {n_photos:,} photos: {apart}")
-    _say_split(split, recipe, observer)
-    if recipe.add_synthetic:
-        observer.say(f"drawn signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
-    source = replace(source, table=split.table, roi_image_wh=(None,) * len(table))
-    return Prepared(source, recipe, planned.arch, planned.reasons, split, tuple(names), decoded, skipped, mark)
+    return skipped
+
+
+def _hold_out(table: np.ndarray, recipe: Recipe) -> Split:
+    return hold_out(table, recipe.split_by, recipe.valid_fraction, recipe.seed, recipe.fold)
+
+
+def _split(planned: Plan, table: np.ndarray, decoded: Decoded, observer: Observer) -> Split:
+    _say_copies(table, decoded, planned.test_paths, observer)
+    names = [planned.source.relative(path) for path in table["path"]]
+    grouped, n_images, n_photos = group_named_copies(table, names)
+    split = _hold_out(group_repeats(grouped, decoded.inputs), planned.recipe)
+    if n_images:
+        apart = "a photo's stay together; --split-by random takes them one by one"
+        if planned.recipe.split_by is SplitBy.RANDOM:
+            apart = "taken one by one, they flatter the validation figures; --split-by group keeps them together"
+        observer.say(f"by their names, {n_images:,} images are versions of {n_photos:,} photos: {apart}")
+    return split
+
+
+def _decode_synthetic(split: Split, size: int, observer: Observer) -> Decoded:
+    """Render the validation images and some training ones for the parity check; training renders its own."""
+    some = spread(split.rows("train"), max(PARITY_IMAGES, CALIBRATION_IMAGES))
+    rows = np.sort(np.concatenate([split.rows("valid"), some]))
+    return decode_all(split.table[rows], size, None, observer).placed(rows, len(split.table))
 
 
 def training_rows(prepared: Prepared) -> tuple[list[str], np.ndarray, np.ndarray | None]:
@@ -245,7 +308,7 @@ def _say_copies(table: np.ndarray, decoded: Decoded, test_paths: tuple[str, ...]
 def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
     train, valid = len(split.rows("train")), len(split.rows("valid"))
     if not valid:
-        observer.say(f"split: all {train:,} images train; nothing is held out, so nothing is judged or chosen")
+        observer.say(f"split: all {train:,} images train; nothing is held out, so nothing is evaluated or chosen")
         return
     how = "the source's own"
     if split.held_out_here:
@@ -255,7 +318,7 @@ def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
     observer.say(f"split: {train:,} train, {valid:,} valid ({how})")
     if split.groups_in_both_splits:
         observer.say(
-            f"warning: {split.groups_in_both_splits:,} groups stand on both sides, so the validation figures flatter"
+            f"warning: {split.groups_in_both_splits:,} groups are on both sides of the split, so the figures flatter"
         )
     if split.in_no_fold:
         observer.say(
@@ -265,4 +328,4 @@ def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
     if split.not_evaluated:
         shown = ", ".join(split.not_evaluated[:10]) + (", …" if len(split.not_evaluated) > 10 else "")
         why = "they have but one group each" if split.held_out_here else "no validation image is of them"
-        observer.say(f"not judged, as {why}: {shown}")
+        observer.say(f"not evaluated, as {why}: {shown}")

@@ -1,4 +1,4 @@
-"""What a run was prepared from, again: read from its source, or from what the run holds where the source is gone."""
+"""Prepares a run again: from its source, or from what the run holds where the source is gone."""
 
 from __future__ import annotations
 
@@ -16,60 +16,60 @@ from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.runs.folder import Held, Record
-from signsclf.runs.prepare import Prepared, prepare, read_plan
+from signsclf.runs.prepare import Plan, Prepared, prepare, read_plan
 from signsclf.training import architectures
 from signsclf.training.learner import choose_device
 
 
 def restore(partial: Path, record: Record, cache: Path | None, observer: Observer, leave: int = 0) -> Prepared:
-    """What a run was prepared from: bit for bit what it trained on.
+    """Prepare a run again: bit for bit what it trained on.
 
     Images that are gone, one or all, are taken from the cache's entry that the run decoded to, while it is there.
 
     Args:
         partial: the run's folder.
-        record: its order may name another place of the same images.
+        record: its request may name another place of the same images.
         cache, leave: see `signsclf.data.cache.decode_all`.
 
     Raises:
         SourceError: images have changed, or are gone and held nowhere.
         ModelError: the run's folder is damaged.
     """
-    order, rows = record.order, _read_rows(partial)
+    request, rows = record.request, _read_rows(partial)
     then = {row["path"]: row["input"] for row in rows}
     try:
-        planned = read_plan(order.source, order.reading, record.recipe, observer)
+        planned = read_plan(request.source, request.reading, record.recipe, observer)
         now = {planned.source.relative(path) for path in planned.source.table["path"]}
         if then.keys() <= now:
-            prepared = prepare(planned, order.skip_bad, observer, cache, leave=leave)
+            prepared = prepare(planned, request.skip_bad, observer, cache, leave=leave)
             if prepared.fingerprint == record.fingerprint:
                 return prepared
-            marks = dict(zip(prepared.names, prepared.decoded.inputs, strict=True))
-            other = [name for name, mark in marks.items() if then.get(name) != mark]
-            lost = [name for name in then if name not in marks]
+            now = dict(zip(prepared.names, prepared.decoded.inputs, strict=True))
+            other = [name for name, digest in now.items() if then.get(name) != digest]
+            lost = [name for name in then if name not in now]
         else:
             other, lost = [name for name in now if name not in then], [name for name in then if name not in now]
-        trouble = f"{order.source}: {len(lost):,} of the run's {len(then):,} images are gone ({some(lost)})"
+        trouble = f"{request.source}: {len(lost):,} of the run's {len(then):,} images are gone ({some(lost)})"
     except (SourceError, BadImageError) as error:
         other, lost, trouble = [], list(then), str(error)
     if other or not lost:
         which = f" ({some(sorted(other))})" if other else ""
         raise SourceError(
-            f"{order.source}: its images have changed since the run began{which}; put back those that it began with, "
+            f"{request.source}: its images have changed since the run began{which}; put back those that it began with, "
             "or start the training anew"
         )
     held = record.held and _held(partial, record, record.held, rows)
     if not held:
         raise SourceError(
-            f"{trouble}; the run is kept: go on once they are back, or name the place where they lie now with --source"
+            f"{trouble}; the run is kept: resume it once they are back, or name their new place with --source"
         )
-    observer.say(f"warning: {trouble}; going on with the {len(rows):,} images as this run decoded them")
+    observer.say(f"warning: {trouble}; resuming with the {len(rows):,} images as this run decoded them")
     return held
 
 
 def _held(partial: Path, record: Record, held: Held, rows: list[dict[str, str]]) -> Prepared | None:
-    """From split.csv and the cache's entry; None where that is gone, or is of other images."""
-    recipe, order = record.recipe, record.order
+    """Prepare from split.csv and the cache's entry; None where that is gone, or is of other images."""
+    recipe, request = record.recipe, record.request
     decoded = open_entry(Path(held.entry), recipe.size)
     if decoded is None:
         return None
@@ -80,7 +80,7 @@ def _held(partial: Path, record: Record, held: Held, rows: list[dict[str, str]])
     if len(decoded.digests) != len(rows) or fingerprint(names, labels, decoded.digests) != record.fingerprint:
         return None
     choose_device(recipe.device)
-    return _assemble(partial, record, held, rows, decoded, Path(order.source).as_posix())
+    return _assemble(partial, record, held, rows, decoded, Path(request.source).as_posix())
 
 
 def _assemble(
@@ -100,11 +100,14 @@ def _assemble(
         origin=root,
         roi_image_wh=(None,) * len(rows),
     )
-    return Prepared(
-        source=replace(source, reading=record.order.reading),
+    plan = Plan(
+        source=replace(source, reading=record.request.reading),
         recipe=record.recipe,
         arch=architectures.find(record.recipe.arch),
         reasons={},
+    )
+    return Prepared(
+        plan=plan,
         split=Split(table=table, held_out_here=False, not_evaluated=(), groups_in_both_splits=0),
         names=names,
         decoded=decoded,

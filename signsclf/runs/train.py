@@ -1,4 +1,4 @@
-"""One command: from a source of labelled images to a judged, exported model folder; breakable and resumable."""
+"""Trains: from a source of labelled images to an evaluated, exported model folder; can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from signsclf.choices import Int8Policy, Layout, Reading, Tracker
+from signsclf.choices import Layout, Reading, Tracker
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source
@@ -25,8 +25,9 @@ from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer, Observers, PlanSummary
 from signsclf.recipe import Flip, Recipe, Solver
 from signsclf.report import plots
-from signsclf.runs.finish import Trained, finish
+from signsclf.runs.finish import finish
 from signsclf.runs.folder import (
+    CHANGEABLE,
     ERROR_LOG,
     Held,
     Record,
@@ -44,7 +45,6 @@ from signsclf.runs.preflight import preflight
 from signsclf.runs.prepare import Plan, Prepared, prepare, read_plan, training_rows
 from signsclf.runs.restore import restore
 from signsclf.runs.tracking import create_run, reporting, require_tracker
-from signsclf.text import file_text
 from signsclf.training import architectures
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.checkpoint import read_checkpoint
@@ -59,14 +59,14 @@ if TYPE_CHECKING:
     from fastai.data.core import DataLoaders
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What `train` ended in.
+    """The result of a training.
 
     Attributes:
         folder: the model folder, or the .partial folder of a stopped run.
         source: what was trained on: an absolute path, or "synthetic".
-        stopped: whether it was interrupted; ``--resume`` goes on.
+        stopped: whether it was interrupted and can be resumed.
         metrics: figures on the validation images, from the exported file; None where there are none.
     """
 
@@ -82,136 +82,123 @@ def train(
     out: str | Path,
     recipe: Recipe | None = None,
     *,
-    layout: Layout | Reading | None = None,
-    overwrite: bool = False,
-    skip_bad: bool = False,
-    max_accepted_error: float = 0.005,
-    int8: Int8Policy = Int8Policy.NONE,
-    bare: bool = False,
     cache: str | Path = AUTO,
     track: Tracker | None = None,
     observer: Observer | None = None,
     stop: threading.Event | None = None,
+    **options: Any,
 ) -> Outcome:
-    """Trains a classifier and writes a model folder.
+    """Train a classifier and write a model folder.
 
     Args:
         source: what `signsclf.data.table.read_source` takes or gave: a folder, a .zip, a table, or "synthetic".
         out: the model folder to write.
         recipe: what is None in it is chosen from the data; None takes the default recipe.
-        layout: forces how the source is read, see `signsclf.choices.Reading`.
-        overwrite: replaces a model folder, or an interrupted run, that is there.
-        skip_bad: leaves unreadable images out, lists them in run/skipped.csv, and goes on.
-        max_accepted_error: share of accepted-but-wrong that the reject threshold is chosen for, 0 to 1.
-        int8: whether model.int8.onnx is written as well; what comes of it is told and is in the figures.
-        bare: ship no learner.pkl, and nothing that shows or names the images trained on.
         cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
         track: where curves, figures and pictures are reported to, see `signsclf.runs.tracking`; None is nowhere.
         observer: told of everything that happens.
-        stop: once it is set, training ends after the current batch, and `resume` goes on from there.
+        stop: once it is set, training ends after the current batch; `resume` continues from there.
+        options: ``layout``, how the source is read (see `signsclf.choices.Reading`), and the fields of
+            `signsclf.runs.folder.RunRequest` from ``skip_bad`` on.
 
     Raises:
         LockedError: another process writes ``out``.
         SourceError, BadImageError, ModelError, ParityError, RunError, SignsclfError: see their docstrings.
+        TypeError: an option is not known.
     """
     observer = observer or Observer()
-    _refuse_max_accepted_error(max_accepted_error)
+    request = RunRequest.of(source.origin if isinstance(source, Source) else source, **options)
     out = user_path(out).absolute()
     if track is not None:
         require_tracker(track)
     with claimed(out):
-        refuse_taken(out, overwrite)
-        planned = read_plan(source, layout, recipe or Recipe(), observer)
+        refuse_taken(out, request.overwrite)
+        planned = read_plan(source, request.reading, recipe or Recipe(), observer)
+        request = replace(request, source=planned.source.origin, reading=planned.source.reading)
         model = build_network(planned, observer)
         folder = cache_folder(cache, observer)
-        leave = preflight(planned, model, out, int8, folder, observer)
-        prepared = prepare(planned, skip_bad, observer, folder, leave=leave)
-        order = RunRequest(
-            planned.source.origin,
-            planned.source.reading,
-            skip_bad,
-            max_accepted_error,
-            overwrite,
-            int8,
-            bare,
-            track=None if track is None else create_run(track, out.name),
-        )
-        return begin(order, prepared, model, out, observer, stop)
+        leave = preflight(planned, model, out, request.int8, folder, observer)
+        prepared = prepare(planned, request.skip_bad, observer, folder, leave=leave)
+        if track is not None:
+            request = replace(request, track=create_run(track, out.name))
+        return begin(request, prepared, model, out, observer, stop)
 
 
 def begin(
-    order: RunRequest,
+    request: RunRequest,
     prepared: Prepared,
     model: nn.Module,
     out: Path,
     observer: Observer,
     stop: threading.Event | None,
 ) -> Outcome:
-    """The second half of `train`: makes the run's folder, trains ``model``, see `build_network`, and finishes.
+    """Do the second half of `train`: make the run's folder, train ``model``, see `build_network`, and finish.
 
     The caller holds the lock on ``out``, see `signsclf.runs.folder.claimed`.
     """
     refuse_images_inside(out, prepared.split.table["path"])
-    partial = make_partial(out, order.overwrite)
+    partial = make_partial(out, request.overwrite)
     with _logged(partial):
-        _record(partial, order, prepared)
-        return _run(order, prepared, model, partial, None, observer, stop)
+        _record(partial, request, prepared)
+        return _run(request, prepared, model, partial, None, observer, stop)
 
 
 @own_settings()
 def resume(
     out: str | Path,
     *,
-    overwrite: bool = False,
     source: str | Path | None = None,
-    max_accepted_error: float | None = None,
-    int8: Int8Policy | None = None,
-    bare: bool | None = None,
     cache: str | Path = AUTO,
     observer: Observer | None = None,
     stop: threading.Event | None = None,
+    **changes: Any,
 ) -> Outcome:
-    """Goes on with an interrupted run; on a CPU it ends in the weights of the unbroken run, bit for bit.
+    """Continue an interrupted run; on a CPU it ends in the weights of the unbroken run, bit for bit.
 
     Args:
         out: the model folder that the run was to write, or its .partial folder.
-        overwrite: as if the run had been started with it.
         source: where the same images lie now.
-        max_accepted_error, int8, bare: in place of those that the run was started with; they decide no weights.
         cache, observer, stop: see `train`.
+        changes: options of `train` that decide no weights, see `signsclf.runs.folder.CHANGEABLE`, in place of those of
+            the run; None leaves one as it is.
 
     Raises:
         LockedError: another process writes ``out``.
-        ModelError: there is no such run, or its checkpoint is damaged; or its model folder is there by now.
+        ModelError: there is no such run, or its checkpoint is damaged; or its model folder exists by now.
         SourceError: its images have changed since, or are gone and held nowhere, see `signsclf.runs.restore.restore`.
         RunError: something unexpected ended it.
+        TypeError: an option is not known, or decides the weights.
     """
     observer = observer or Observer()
-    if max_accepted_error is not None:
-        _refuse_max_accepted_error(max_accepted_error)
+    if unknown := changes.keys() - CHANGEABLE:
+        raise TypeError(f"resume: {min(unknown)!r} belongs to the run; what may change is {sorted(CHANGEABLE)}")
     out = final_folder(user_path(out).absolute())
     partial = partial_folder(out)
     with claimed(out):
         record = read_record(partial)
-        wanted = {"max_accepted_error": max_accepted_error, "int8": int8, "bare": bare, "overwrite": overwrite or None}
         if source is not None:
-            wanted["source"] = user_path(source).absolute().as_posix()
-        changes = {name: value for name, value in wanted.items() if value not in (None, getattr(record.order, name))}
-        for name, value in changes.items():
-            told = getattr(value, "value", value)
-            before = getattr(record.order, name)
-            observer.say(f"{name.replace('_', '-')}: {told}, in place of {getattr(before, 'value', before)}")
-        record = replace(record, order=replace(record.order, **changes))
-        order = record.order
-        refuse_taken(out, order.overwrite, resuming=True)
+            changes["source"] = user_path(source).absolute().as_posix()
+        record = replace(record, request=_changed(record.request, changes, observer))
+        request = record.request
+        refuse_taken(out, request.overwrite, resuming=True)
         checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
         observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
         with _logged(partial):
             prepared = restore(partial, record, cache_folder(cache, observer), observer)
             write_record(partial, record)
-            model = build_network(prepared, observer, fresh=checkpoint is None)
-            preflight(prepared, model, out, order.int8, None, observer)
-            return _run(order, prepared, model, partial, checkpoint, observer, stop)
+            model = build_network(prepared.plan, observer, fresh=checkpoint is None)
+            preflight(prepared.plan, model, out, request.int8, None, observer)
+            return _run(request, prepared, model, partial, checkpoint, observer, stop)
+
+
+def _changed(request: RunRequest, changes: dict[str, Any], observer: Observer) -> RunRequest:
+    changed = replace(request, **{name: value for name, value in changes.items() if value is not None})
+    for name in changes:
+        before, now = getattr(request, name), getattr(changed, name)
+        if now != before:
+            told = getattr(now, "value", now), getattr(before, "value", before)
+            observer.say(f"{name.replace('_', '-')}: {told[0]}, in place of {told[1]}")
+    return changed
 
 
 @own_settings()
@@ -236,17 +223,12 @@ def search_lr(
     return find_lr(learner, prepared.recipe, observer=observer, stop=stop)
 
 
-def _refuse_max_accepted_error(max_accepted_error: float) -> None:
-    if not 0 <= max_accepted_error <= 1:
-        raise SignsclfError(f"--max-accepted-error: {max_accepted_error:g} is no share from 0 to 1")
-
-
 @contextlib.contextmanager
 def _logged(partial: Path) -> Iterator[None]:
-    """Leaves the traceback of an error that is nobody's message in the run's folder.
+    """Leave the traceback of an unexpected error in the run's folder.
 
     Raises:
-        RunError: in place of one that nobody expected; names the file.
+        RunError: in place of an unexpected error; names the file.
     """
     try:
         yield
@@ -264,12 +246,12 @@ def _logged(partial: Path) -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         raise RunError(
             f"unexpected {reason}; the traceback is in {log}: report it; once that is mended, --resume "
-            f"{final_folder(partial)} goes on"
+            f"{final_folder(partial)} continues the run"
         ) from error
 
 
 def _run(
-    order: RunRequest,
+    request: RunRequest,
     prepared: Prepared,
     model: nn.Module,
     partial: Path,
@@ -277,16 +259,16 @@ def _run(
     observer: Observer,
     stop: threading.Event | None,
 ) -> Outcome:
-    with reporting(order.track, prepared.recipe, observer) as tracking:
+    with reporting(request.track, prepared.recipe, observer) as tracking:
         watching = observer if tracking is None else Observers(observer, tracking)
-        outcome = _fit_and_finish(order, prepared, model, partial, checkpoint, watching, stop)
+        outcome = _fit_and_finish(request, prepared, model, partial, checkpoint, watching, stop)
         if tracking is not None and not outcome.stopped:
             tracking.finish(outcome.folder, outcome.metrics)
         return outcome
 
 
 def _fit_and_finish(
-    order: RunRequest,
+    request: RunRequest,
     prepared: Prepared,
     model: nn.Module,
     partial: Path,
@@ -309,8 +291,8 @@ def _fit_and_finish(
     result = fit.run()
     observer.training_ended()
     if result.stopped:
-        return Outcome(partial, order.source, True, None)
-    return finish_run(order, prepared, result, planned_samples(loaders), partial, observer)
+        return Outcome(folder=partial, source=request.source, stopped=True, metrics=None)
+    return finish_run(request, prepared, result, planned_samples(loaders), partial, observer)
 
 
 def _fitter(
@@ -362,55 +344,38 @@ def _summary(prepared: Prepared, seconds: float | None) -> PlanSummary:
 
 
 def finish_run(
-    order: RunRequest, prepared: Prepared, result: FitResult, planned: np.ndarray, partial: Path, observer: Observer
+    request: RunRequest, prepared: Prepared, result: FitResult, planned: np.ndarray, partial: Path, observer: Observer
 ) -> Outcome:
-    """Fills the .partial folder of a trained network and puts it in its place; ``planned`` draws as of an epoch.
+    """Fill the .partial folder of a trained network and put it in its place; see `signsclf.runs.finish.finish`.
 
     Raises:
         ParityError, ModelError: see `signsclf.runs.finish.finish` and `signsclf.model.folder.publish`.
     """
     out = final_folder(partial)
-    trained = Trained(
-        recipe=prepared.recipe,
-        arch=prepared.arch,
-        classes=prepared.source.classes,
-        is_gtsrb=prepared.source.is_gtsrb,
-        source_name=file_text(Path(order.source).name),
-        fingerprint=prepared.fingerprint,
-        split=prepared.split,
-        names=prepared.names,
-        decoded=prepared.decoded,
-        skipped=prepared.skipped,
-        result=result,
-        planned_samples=planned,
-        max_accepted_error=order.max_accepted_error,
-        int8=order.int8,
-        bare=order.bare,
-    )
-    metrics = finish(trained, partial, observer)
-    modelfolder.publish(partial, out, order.overwrite)
-    return Outcome(out, order.source, False, metrics)
+    metrics = finish(prepared, request, result, planned, partial, observer)
+    modelfolder.publish(partial, out, request.overwrite)
+    return Outcome(folder=out, source=request.source, stopped=False, metrics=metrics)
 
 
-def build_network(prepared: Plan | Prepared, observer: Observer, fresh: bool = True) -> nn.Module:
-    """The network of a plan at its seed, with the weights that it starts from unless it is to go on with others.
+def build_network(planned: Plan, observer: Observer, fresh: bool = True) -> nn.Module:
+    """Build the network of a plan at its seed; where ``fresh``, with the weights that training starts from.
 
     Raises:
         SignsclfError: the recipe's size does not suit it.
         ModelError: the weights cannot be had or do not fit.
     """
-    recipe, classes = prepared.recipe, prepared.source.classes
+    recipe, arch, classes = planned.recipe, planned.arch, planned.source.classes
     torch.manual_seed(mix_seed(recipe.seed))
-    model = architectures.create(prepared.arch, len(classes), recipe.size)
-    architectures.refuse_size(model, prepared.arch, recipe.size)
+    model = architectures.create(arch, len(classes), recipe.size)
+    architectures.refuse_size(model, arch, recipe.size)
     if fresh:
-        told = architectures.load_weights(model, prepared.arch, len(classes), recipe.weights, classes)
+        told = architectures.load_weights(model, arch, len(classes), recipe.weights, classes)
         observer.say(f"start: {told}")
     return model
 
 
 def build_loaders(prepared: Prepared) -> DataLoaders:
-    """The training and validation loaders of what was prepared."""
+    """Make the training and the validation loader."""
     recipe, classes = prepared.recipe, prepared.source.classes
     mirror = None
     if recipe.flip is Flip.MAP:
@@ -444,7 +409,7 @@ def build_loaders(prepared: Prepared) -> DataLoaders:
 
 
 def write_search(search: LrSearch, folder: Path) -> None:
-    """Writes lr_find.json and lr_find.png."""
+    """Write lr_find.json and lr_find.png."""
     folder.mkdir(parents=True, exist_ok=True)
     values = {
         "lrs": search.lrs,
@@ -457,13 +422,13 @@ def write_search(search: LrSearch, folder: Path) -> None:
     plots.lr_find(search.lrs, search.losses, found, folder / "lr_find.png")
 
 
-def _record(partial: Path, order: RunRequest, prepared: Prepared) -> None:
+def _record(partial: Path, request: RunRequest, prepared: Prepared) -> None:
     table = prepared.split.table
     rows: list[tuple[str, ...]] = [("path", "label", "group", "split", "input")]
-    for name, label, group, split, mark in zip(
+    for name, label, group, split, digest in zip(
         prepared.names, table["label"], table["group"], table["split"], prepared.decoded.inputs, strict=True
     ):
-        rows.append((name, label, group or "", split, mark))
+        rows.append((name, label, group or "", split, digest))
     run, recipe = partial / modelfolder.RUN, prepared.recipe
     write_atomic(run / "split.csv", csv_bytes(rows))
     if prepared.skipped:
@@ -474,6 +439,11 @@ def _record(partial: Path, order: RunRequest, prepared: Prepared) -> None:
         recipe = recipe.replace(weights=str(Path(recipe.weights).expanduser().absolute()))
     held, source = None, prepared.source
     if prepared.decoded.entry is not None:
-        held = Held(str(prepared.decoded.entry), source.layout.value, source.classes, source.is_gtsrb)
+        held = Held(
+            entry=str(prepared.decoded.entry),
+            layout=source.layout.value,
+            classes=source.classes,
+            is_gtsrb=source.is_gtsrb,
+        )
     # Last: with it the folder is a run.
-    write_record(partial, Record(order, recipe, prepared.fingerprint, held))
+    write_record(partial, Record(request=request, recipe=recipe, fingerprint=prepared.fingerprint, held=held))

@@ -51,7 +51,7 @@ def recipe_of(cli, source, tmp_path, monkeypatch):
 
     def fake_train(_source, folder, recipe, **_options):
         seen.append(recipe)
-        return train.Outcome(folder, str(source), False, None)
+        return train.Outcome(folder=folder, source=str(source), stopped=False, metrics=None)
 
     def fake_search(_source, recipe, **_options):
         seen.append(recipe)

@@ -63,12 +63,12 @@ def test_one_that_loses_too_much_is_refused_and_not_there(own_model, labelled, m
     black = np.zeros_like(pixels[:16])
     # The tiny network loses nothing worth telling, so that the limit has to come down to it.
     monkeypatch.setattr(quantize, "ACCURACY_LOSS", -1.0)
-    found = write_int8(own_model, black, pixels, targets)
+    found = write_int8(own_model, read_config(own_model), black, pixels, targets)
     assert found.result == "refused"
     assert re.fullmatch(r"int8: refused: \d+\.\d\d points (lost|gained), limit -100", str(found))
     assert found.accuracy_fp32 > 0.9
     assert not (own_model / ONNX_INT8).exists()
-    assert write_int8(own_model, black, pixels, targets, force=True).n == len(pixels)
+    assert write_int8(own_model, read_config(own_model), black, pixels, targets, force=True).n == len(pixels)
     assert (own_model / ONNX_INT8).exists()
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from signsclf.errors import ModelError, ParityError
 from signsclf.export import onnx as export
-from signsclf.export.onnx import compare, fold_temperature, readers, torch_logits, write_network
+from signsclf.export.onnx import ExportedNetwork, compare, fold_temperature, readers, torch_logits, write_network
 from signsclf.metrics.calibrate import softmax
 from signsclf.model.folder import LEARNER, ONNX, WEIGHTS
 from signsclf.training.architectures import Architecture, classifier_name, create, find
@@ -306,6 +306,36 @@ def test_what_torch_cannot_export_is_one_line(tmp_path, capfd):
 
 
 # -- temperature and readers -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+@pytest.mark.parametrize("name", ["signnet", "linear-regression"])
+def test_the_temperature_is_folded_into_graph_and_weights_without_a_second_export(
+    tmp_path, monkeypatch, name, rewritten
+):
+    model, arch = network(name)
+    exports, real = [], export._write_onnx
+
+    def counted(*args):
+        exports.append(program := real(*args))
+        if rewritten and len(exports) == 1:
+            # As where the exporter gives the classifier's tensors other names.
+            program.model.graph.initializers.clear()
+        return program
+
+    monkeypatch.setattr(export, "_write_onnx", counted)
+    with ExportedNetwork(tmp_path, model, arch, CLASSES, SIZE, pictures()) as exported:
+        logits = exported.logits(pictures())
+        np.testing.assert_allclose(logits, torch_logits(model.eval(), arch, pictures()), atol=1e-3)
+        exported.fold(2.5)
+        parity = exported.write()
+    assert len(exports) == 1 + rewritten
+    assert parity.max_difference < 1e-4
+    np.testing.assert_allclose(run_onnx(tmp_path / ONNX, pictures())[0], logits / 2.5, atol=1e-3)
+    head = classifier_name(model, len(CLASSES))
+    folded = load_file(tmp_path / WEIGHTS)[f"{head}.weight"]
+    torch.testing.assert_close(folded, model.get_submodule(head).weight.detach() / 2.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([ONNX, WEIGHTS, LEARNER])
 
 
 @pytest.mark.parametrize("name", ["signnet", "resnet18", "mobilenetv3_small_050"])

@@ -46,21 +46,21 @@ def sides(folder: Path) -> dict[str, str]:
 def test_every_rung_is_a_whole_model_folder_judged_on_the_same_images(climbed):
     done, out, observer = climbed
     assert not done.stopped
-    assert [rung.name for rung in done.ladder.results] == list(RUNGS)
+    assert [rung.name for rung in done.comparison.results] == list(RUNGS)
     assert [total for task, done, total in observer.progressed if task == "decoding" and done == total] == [120]
     splits = [sides(out / name) for name in RUNGS]
     assert splits[0] == splits[1] == splits[2]
-    for rung in done.ladder.results:
+    for rung in done.comparison.results:
         verify_sums(out / rung.name)
         config = read_config(out / rung.name)
         assert config.architecture == rung.name
         assert config.figures["valid"]["accuracy"] == rung.accuracy
-        assert rung.n == done.ladder.n_valid == 30
+        assert rung.n == done.comparison.n_valid == 30
         assert rung.bytes == (out / rung.name / "model.onnx").stat().st_size
         assert rung.accuracy_low < rung.accuracy_high
         assert rung.error is None
         assert not rung.kept
-    by_name = {rung.name: rung for rung in done.ladder.results}
+    by_name = {rung.name: rung for rung in done.comparison.results}
     assert by_name["linear-regression"].accuracy >= 0.9
     assert by_name["linear-regression"].parameters == 3 * (3 * 16 * 16 + 1)
 
@@ -95,12 +95,12 @@ def test_rungs_that_are_there_are_kept_and_others_refused(climbed, source):
     done, out, _ = climbed
     observer = Watched()
     again = compare(source, out, ["signnet", "linear-regression"], RECIPE, observer=observer)
-    assert [rung.kept for rung in again.ladder.results] == [True, True]
-    before = {rung.name: rung.accuracy for rung in done.ladder.results}
-    assert all(rung.accuracy == before[rung.name] for rung in again.ladder.results)
+    assert [rung.kept for rung in again.comparison.results] == [True, True]
+    before = {rung.name: rung.accuracy for rung in done.comparison.results}
+    assert all(rung.accuracy == before[rung.name] for rung in again.comparison.results)
     assert sum("kept" in line for line in observer.lines) == 2
     other = compare(source, out, ["linear-regression"], RECIPE.replace(seed=1))
-    assert "--overwrite" in other.ladder.results[0].error
+    assert "--overwrite" in other.comparison.results[0].error
     assert read_config(out / "linear-regression").recipe["seed"] == 0
 
 
@@ -130,7 +130,7 @@ def test_one_failure_is_a_row_and_the_others_go_on(source, tmp_path, cli, monkey
 
     monkeypatch.setattr("signsclf.runs.compare.begin", burst)
     done = compare(source, tmp_path / "m", ["linear-regression"], RECIPE)
-    assert done.ladder.results[0].error == "unexpected RuntimeError: out of memory"
+    assert done.comparison.results[0].error == "unexpected RuntimeError: out of memory"
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_a_stop_keeps_what_is_finished(source, tmp_path):
     watched = Watched(stop_after=0)
     done = compare(source, tmp_path, RUNGS[1:], RECIPE, observer=watched, stop=watched.stop)
     assert done.stopped
-    assert done.ladder.results == ()
+    assert done.comparison.results == ()
     # The interrupted rung is in nobody's way.
-    assert compare(source, tmp_path, ["linear-regression"], RECIPE).ladder.results[0].error is None
+    assert compare(source, tmp_path, ["linear-regression"], RECIPE).comparison.results[0].error is None
 
 
 def test_networks_on_pixels_are_for_small_images(tmp_path):

@@ -90,7 +90,7 @@ def test_an_architecture_that_fails_at_the_end_fails_before_an_image_is_decoded(
         monkeypatch.setattr(export, "PARITY_TOLERANCE", -1.0)
         error, match = ParityError, "differs from the network"
     else:
-        monkeypatch.setattr("signsclf.runs.finish.readers", fail)
+        monkeypatch.setattr("signsclf.runs.writer.readers", fail)
     watched = Watched()
     with pytest.raises(error, match=match):
         train(source, tmp_path / "m", RECIPE, observer=watched, cache=tmp_path / "cache")

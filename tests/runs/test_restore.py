@@ -102,7 +102,7 @@ def test_a_run_whose_source_is_gone_ends_from_the_cache(stopped, model, tmp_path
     assert weights(folder) == weights(model)
     [line] = [line for line in watched.lines if line.startswith("warning: ")]
     assert "no such file or folder" in line
-    assert "going on with the 120 images as this run decoded them" in line
+    assert "resuming with the 120 images as this run decoded them" in line
     assert (folder / "run" / "split.csv").read_bytes() == (model / "run" / "split.csv").read_bytes()
     assert read_config(folder).fingerprint == read_config(model).fingerprint
 

@@ -23,12 +23,13 @@ import signsclf
 from signsclf.data import synthetic
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
 from signsclf.evaluation.evaluate import evaluate
+from signsclf.export.onnx import ExportedNetwork
 from signsclf.inference.classifier import Classifier
 from signsclf.locks import LockedError
 from signsclf.model.folder import read_config, verify_sums
 from signsclf.observer import Observer
 from signsclf.recipe import Recipe
-from signsclf.runs import finish
+from signsclf.runs import finish, writer
 from signsclf.runs.export import export_run
 from signsclf.runs.train import resume, search_lr, train
 from signsclf.training import architectures
@@ -98,7 +99,7 @@ def test_figures_agree_wherever_they_stand(model):
 
 
 def test_figures_come_from_the_exported_file(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(Classifier, "logits", lambda _, batch: np.tile(np.float32([9, 0, 0]), (len(batch), 1)))
+    monkeypatch.setattr(ExportedNetwork, "logits", lambda _, batch: np.tile(np.float32([9, 0, 0]), (len(batch), 1)))
     outcome = train(source, tmp_path / "m", RECIPE.replace(epochs=1))
     assert outcome.metrics["accuracy"] == pytest.approx(1 / 3)
     assert {row["label"]: float(row["recall"]) for row in rows(outcome.folder / "run" / "per_class.csv")} == {
@@ -122,7 +123,8 @@ def test_training_parity_check_evaluation_and_prediction_see_the_same_pixels(sou
         monkeypatch.setattr(owner, name, watched)
 
     watch(signsclf.runs.train, "dataloaders", 0, "training")
-    watch(finish, "write_network", 5, "parity check")
+    watch(finish, "ExportedNetwork", 5, "parity check")
+    watch(ExportedNetwork, "logits", 1)
     watch(Classifier, "logits", 1)
     folder = train(source, tmp_path / "m", RECIPE.replace(epochs=1)).folder
     doing.append("evaluation")
@@ -244,11 +246,11 @@ def test_weights_of_a_model_folder_drop_the_head_where_classes_differ(model, sou
 
 def test_imagenet_weights_are_recorded_by_the_name_that_releases_give_them():
     arch = architectures.find("resnet34")
-    recorded = finish._initial_weights(RECIPE.replace(weights="imagenet"), arch)
+    recorded = writer._initial_weights(RECIPE.replace(weights="imagenet"), arch)
     assert recorded.startswith("torchvision ResNet34_Weights.IMAGENET1K_V1, https://")
-    assert recorded in finish._licence(recorded)
-    odd = finish._initial_weights(RECIPE.replace(weights="/x/a\n" + "b" * 250), arch)
-    config(initial_weights=odd, licence=finish._licence(odd))
+    assert recorded in writer._licence(recorded)
+    odd = writer._initial_weights(RECIPE.replace(weights="/x/a\n" + "b" * 250), arch)
+    config(initial_weights=odd, licence=writer._licence(odd))
 
 
 def test_versions_are_those_of_the_modules_whatever_their_distributions_are_called(monkeypatch):
@@ -259,7 +261,7 @@ def test_versions_are_those_of_the_modules_whatever_their_distributions_are_call
     expected = {name: known(name) for name in ("torch", "onnxruntime", "pillow", "fastai", "numpy")}
     monkeypatch.setattr(importlib.metadata, "version", absent)
     monkeypatch.setattr(importlib.metadata, "distribution", absent)
-    found = finish._versions()
+    found = writer.versions()
     assert expected.items() <= found.items()
     assert found["signsclf"] == signsclf.__version__
 
@@ -656,7 +658,7 @@ def test_a_harmed_folder_is_not_exported(own_model, tmp_path, cli):
 
 def test_an_export_that_fails_leaves_nothing(model, tmp_path, monkeypatch):
     monkeypatch.setattr("signsclf.runs.finish.PARITY_TOLERANCE", -1.0)
-    with pytest.raises(SignsclfError, match="exported anew, its probabilities differ by"):
+    with pytest.raises(SignsclfError, match="exported again, its probabilities differ by"):
         export_run(model, tmp_path / "anew")
     assert not list(tmp_path.iterdir())
 
