@@ -335,9 +335,9 @@ def _summary(prepared: Prepared, seconds: float | None) -> PlanSummary:
         samples=recipe.samples,
         n_synthetic=recipe.add_synthetic * len(prepared.source.classes),
         chosen=tuple(
-            (name, value, prepared.reasons[name])
+            (name, value, prepared.plan.reasons[name])
             for name, value in recipe.to_dict().items()
-            if name in prepared.reasons
+            if name in prepared.plan.reasons
         ),
         seconds=seconds,
     )
