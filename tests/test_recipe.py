@@ -32,7 +32,7 @@ def facts(**changes) -> Facts:
 
 
 def settled(recipe: Recipe, known: Facts = PHOTOS) -> tuple[Recipe, dict[str, str]]:
-    chosen, reasons = choose_arch(recipe, known.is_drawn, known.n_train, known.median_side)
+    chosen, reasons = choose_arch(recipe, known.is_synthetic, known.n_train, known.median_side)
     resolved, more = resolve(chosen, known)
     return resolved, {**reasons, **more}
 
@@ -154,7 +154,7 @@ def test_text_becomes_a_choice():
     assert Recipe(balance="full").balance is Balance.FULL
 
 
-@pytest.mark.parametrize("known", [SIGNS, PHOTOS, facts(n_train=1), facts(is_drawn=True)])
+@pytest.mark.parametrize("known", [SIGNS, PHOTOS, facts(n_train=1), facts(is_synthetic=True)])
 @pytest.mark.parametrize("start", [Recipe(), Recipe(arch="signnet"), Recipe(arch="resnet34", weights="none")])
 def test_resolve_sets_every_field_and_gives_a_reason_for_each(known, start):
     resolved, reasons = settled(start, known)
@@ -195,7 +195,7 @@ def test_what_the_user_set_stays():
 def test_the_architecture_without_pretrained_weights_starts_from_none():
     assert settled(Recipe(arch="signnet"), facts(native_size=None))[0].weights == "none"
     assert settled(Recipe())[0].weights == "imagenet"
-    assert settled(Recipe(), facts(is_drawn=True))[0].arch == "signnet"
+    assert settled(Recipe(), facts(is_synthetic=True))[0].arch == "signnet"
 
 
 def test_pretrained_takes_its_native_size_for_large_photos_and_less_for_small_images():
@@ -217,15 +217,15 @@ def test_mirroring_follows_the_classes():
         settled(Recipe(flip="map"))
 
 
-def test_signs_that_are_drawn_anew_are_not_changed_once_more():
-    assert settled(Recipe(), facts(is_gtsrb=True, is_drawn=True))[0].augment is Augment.NONE
+def test_signs_that_are_rendered_anew_are_not_changed_once_more():
+    assert settled(Recipe(), facts(is_gtsrb=True, is_synthetic=True))[0].augment is Augment.NONE
     assert settled(Recipe(), SIGNS)[0].augment is Augment.STANDARD
     assert settled(preset("transfer"), SIGNS)[0].augment is Augment.CAMERA
     assert settled(preset("transfer"), PHOTOS)[0].augment is Augment.STANDARD
-    assert settled(Recipe(augment="camera"), facts(is_gtsrb=True, is_drawn=True))[0].augment is Augment.CAMERA
+    assert settled(Recipe(augment="camera"), facts(is_gtsrb=True, is_synthetic=True))[0].augment is Augment.CAMERA
 
 
-def test_drawn_signs_are_added_to_real_ones_of_gtsrb_only():
+def test_synthetic_signs_are_added_to_real_ones_of_gtsrb_only():
     assert settled(Recipe(arch="signnet", add_synthetic=40), SIGNS)[0].add_synthetic == 40
     assert settled(Recipe(arch="signnet"), SIGNS)[0].add_synthetic == 500
     assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=43 * 300))[0].add_synthetic == 300
@@ -234,13 +234,13 @@ def test_drawn_signs_are_added_to_real_ones_of_gtsrb_only():
     assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=34))[0].add_synthetic == 3
     assert settled(preset("fast"), SIGNS)[0].add_synthetic == 200
     assert settled(Recipe(arch="resnet34", weights="imagenet"), SIGNS)[0].add_synthetic == 200
-    for known in (PHOTOS, replace(SIGNS, trainer=Solver.NUMPY), replace(SIGNS, is_drawn=True)):
+    for known in (PHOTOS, replace(SIGNS, trainer=Solver.NUMPY), replace(SIGNS, is_synthetic=True)):
         assert settled(Recipe(arch="resnet34"), known)[0].add_synthetic == 0
     assert settled(Recipe(arch="resnet34", weights="drawn"), SIGNS)[0].add_synthetic == 0
     with pytest.raises(SignsclfError, match="--add-synthetic: these classes are not GTSRB's"):
         settled(Recipe(add_synthetic=1))
-    with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are drawn"):
-        settled(Recipe(add_synthetic=1), facts(is_drawn=True))
+    with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are synthetic"):
+        settled(Recipe(add_synthetic=1), facts(is_synthetic=True))
 
 
 def test_precision_follows_the_device():
@@ -274,10 +274,10 @@ def test_enough_small_images_are_learnt_from_scratch_unless_weights_are_given():
     assert settled(Recipe(weights="imagenet"), facts(n_train=9_000, median_side=32.0))[0].arch == "resnet34"
 
 
-def test_how_long_follows_from_how_many_images_there_are_and_whether_they_are_drawn():
-    few, drawn = facts(n_train=5_000, native_size=None), replace(SIGNS, n_train=8_000, is_drawn=True)
-    assert [settled(preset("fast"), known)[0].epochs for known in (SIGNS, few, drawn)] == [2, 15, 38]
-    assert [settled(Recipe(arch="signnet"), known)[0].epochs for known in (SIGNS, few, drawn)] == [6, 48, 38]
+def test_how_long_follows_from_how_many_images_there_are_and_whether_they_are_synthetic():
+    few, synthetic = facts(n_train=5_000, native_size=None), replace(SIGNS, n_train=8_000, is_synthetic=True)
+    assert [settled(preset("fast"), known)[0].epochs for known in (SIGNS, few, synthetic)] == [2, 15, 38]
+    assert [settled(Recipe(arch="signnet"), known)[0].epochs for known in (SIGNS, few, synthetic)] == [6, 48, 38]
     assert settled(preset("fast"), SIGNS)[0].augment is Augment.LIGHT
 
 

@@ -79,19 +79,10 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
 
 
 PENDING = {
-    "evaluation/report.py",
     "export/int8.py",
     "model/card.py",
     "model/folder.py",
     "outputs.py",
-    "runs/compare.py",
-    "runs/finish.py",
-    "runs/folder.py",
-    "runs/holdouts.py",
-    "runs/prepare.py",
-    "runs/resolve.py",
-    "runs/restore.py",
-    "runs/train.py",
 }
 
 

@@ -39,7 +39,7 @@ class Examined:
     Attributes:
         evaluation: the inference pass.
         found: what it tells.
-        unknown: answers on the other pictures, in the order of their files; none where not asked for.
+        unknown: predictions for the out-of-distribution images, in the order of their files; none where not asked for.
     """
 
     evaluation: Evaluation
@@ -179,7 +179,7 @@ def _audit(evaluation: Evaluation) -> Audit:
 def _predict_unknown(classifier: Classifier, place: str | Path, observer: Observer) -> Iterator[Prediction]:
     paths = list(expand([str(place)], recursive=True))
     for number, prediction in enumerate(stream(classifier, paths, top_k=1), 1):
-        observer.progress("predicting other pictures", number, len(paths))
+        observer.progress("predicting out-of-distribution images", number, len(paths))
         yield prediction
 
 
@@ -221,7 +221,7 @@ def _subject(examined: Examined) -> ReportContext:
     return ReportContext(
         title=f"{classifier.folder.name}: {part} of {evaluation.source_name}",
         about=f"{config.architecture}, {count(len(classifier.labels), 'class', 'classes')}, images squashed to "
-        f"{width}×{height} pixels; judged from the exported model.onnx on {count(evaluation.report.n, 'image')}.",
+        f"{width}×{height} pixels; evaluated by the exported model.onnx on {count(evaluation.report.n, 'image')}.",
         cautions=list(_cautions(evaluation)),
         references=[Reference(label=name, value=value) for name, value in PUBLISHED] if config.is_gtsrb else [],
         references_note=note,

@@ -114,7 +114,7 @@ def finish(
         force = request.int8 is Int8Policy.FORCE
         int8 = write_int8(folder, config, for_ranges, pixels[rows], targets[rows], force)
         observer.say(str(int8))
-        figures["int8"] = {**int8.to_dict(), "judged_on": "valid" if len(valid_rows) else "train"}
+        figures["int8"] = {**int8.to_dict(), "evaluated_on": "valid" if len(valid_rows) else "train"}
     writer.close(figures, report)
     return None if report is None else report.to_dict()
 
@@ -217,7 +217,7 @@ def _write_training(prepared: Prepared, result: FitResult, planned: np.ndarray, 
         [label, int(n), f"{expected:.1f}", int(made)]
         for label, n, expected, made in zip(classes, counts, planned, result.samples, strict=True)
     ]
-    write_atomic(run / "draws.csv", csv_bytes(samples))
+    write_atomic(run / "samples.csv", csv_bytes(samples))
     if prepared.skipped:
         write_atomic(run / "skipped.csv", csv_bytes([["path", "reason"], *map(list, prepared.skipped)]))
     (run / "plots").mkdir(exist_ok=True)

@@ -27,7 +27,7 @@ _OF_THE_SPLIT = {"seed", "valid_fraction", "fold", "split_by", "patience", "ema_
 where they ran."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Holdouts:
     """Calibration and figures from images that the models evaluated on them had not been trained on.
 
@@ -56,7 +56,7 @@ def evaluate_holdouts(
     cache: str | Path,
     observer: Observer,
 ) -> Holdouts:
-    """Runs each model's exported file on the images that it held out.
+    """Run each model's exported file on the images that it held out.
 
     Args:
         models: model folders, each trained with validation images held out.
@@ -94,18 +94,18 @@ def evaluate_holdouts(
     truth = np.empty(len(times), np.int64)
     truth[row] = named
     right = np.bincount(row, answers.argmax(axis=1) == named) / times
-    units = group_numbers(groups)
-    low, high = bootstrap_mean(right, units) or (None, None)
+    clusters = group_numbers(groups)
+    low, high = bootstrap_mean(right, clusters) or (None, None)
     figures: dict[str, Any] = {"n": len(times), "n_repeated": int((times > 1).sum()), "models": len(reports)}
     for name in ("accuracy", "macro_f1"):
         values = [float(getattr(report, name)) for report in reports]
         figures |= {name: float(np.mean(values)), f"{name}_lowest": min(values), f"{name}_highest": max(values)}
     temperature = fit_temperature(pooled, truth)
     return Holdouts(
-        temperature,
-        reject_threshold(softmax(pooled / temperature), truth, max_accepted_error),
-        cross_fit(pooled, truth, units, max_accepted_error),
-        {**figures, "accuracy_low": low, "accuracy_high": high},
+        temperature=temperature,
+        reject_threshold=reject_threshold(softmax(pooled / temperature), truth, max_accepted_error),
+        calibration=cross_fit(pooled, truth, clusters, max_accepted_error),
+        figures={**figures, "accuracy_low": low, "accuracy_high": high},
     )
 
 

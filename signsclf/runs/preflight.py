@@ -1,4 +1,4 @@
-"""Tries before the first epoch what comes after the last: export, parity check, int8, the output folder, disk space."""
+"""Checks before the first epoch what comes after the last: export, parity, int8, output folder, disk space."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _passed: set[tuple[str, int, int, bool]] = set()
 def preflight(
     planned: Plan, model: nn.Module, out: Path, int8: Int8Policy, cache: Path | None, observer: Observer
 ) -> int:
-    """Takes a copy of the untrained network through all that a trained one will go through, beside its output folder.
+    """Export a copy of the untrained network as the trained one will be, next to its output folder.
 
     Whoever calls it holds the lock on ``out``, see `signsclf.runs.folder.claimed`. Nothing is left behind.
 
@@ -96,12 +96,13 @@ def _export(folder: Path, planned: Plan, model: nn.Module, int8: Int8Policy, obs
     if int8 is not Int8Policy.NONE:
         found = write_int8(folder, config, pixels, pixels, np.zeros(len(pixels), np.int64), force=True)
         if found.result != "written":
-            observer.say(f"warning: {found}; training goes on, and will end without {modelfolder.ONNX_INT8}")
+            observer.say(f"warning: {found}; training continues, and will end without {modelfolder.ONNX_INT8}")
 
 
 def _tamed(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndarray) -> nn.Module:
-    """A copy that answers as calmly as a trained network: a deep one of random weights gives logits of any size, in
-    which the rounding of two runtimes differs visibly.
+    """Copy the network with logits of a trained one's size.
+
+    A deep network of random weights gives logits of any size, in which the rounding of two runtimes differs visibly.
     """
     twin = copy.deepcopy(model).cpu().float().train()
     for module in twin.modules():
@@ -141,8 +142,9 @@ def _check_disk(planned: Plan, model: nn.Module, out: Path, cache: Path | None, 
 
 
 def _checkpoint_copies(recipe: Recipe, arch: Architecture) -> int:
-    """How many times its weights a run has in checkpoints, the last one and the one being written: the weights of now
-    and of the best epoch, the moving average, and what the optimizer keeps.
+    """Count the copies of the weights in the last checkpoint and in the one being written.
+
+    They are the current weights, those of the best epoch, the moving average, and the state of the optimizer.
     """
     if arch.trainer is not Solver.GRADIENT:
         return 0

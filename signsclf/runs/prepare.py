@@ -105,7 +105,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         SignsclfError: the recipe does not suit the source or the machine.
         ModelError: there is no such architecture.
     """
-    is_drawn = source.layout is Layout.SYNTHETIC
+    is_synthetic = source.layout is Layout.SYNTHETIC
     test_paths = tuple(source.table["path"][source.table["split"] == "test"])
     source = apply_crop(source, recipe.crop is Crop.ROI)
     table = source.table[source.table["split"] != "test"]
@@ -118,7 +118,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
     refuse_labels(source.classes, lambda label: source.root, "rename it")
     modelfolder.check_classes(source.classes)
     side = images.median_side(table["path"].tolist())
-    recipe, reasons = choose_arch(recipe, is_drawn, len(table), side)
+    recipe, reasons = choose_arch(recipe, is_synthetic, len(table), side)
     if recipe.weights not in (None, "none", "imagenet") and user_path(recipe.weights).is_dir():
         # A folder of weights decides the architecture where the user did not.
         config = modelfolder.read_config(user_path(recipe.weights))
@@ -134,7 +134,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         n_train=n_train,
         n_classes=len(source.classes),
         is_gtsrb=source.is_gtsrb,
-        is_drawn=is_drawn,
+        is_synthetic=is_synthetic,
         median_side=side,
         native_size=arch.native_size,
         device=device,
@@ -262,9 +262,9 @@ def _decode_synthetic(split: Split, size: int, observer: Observer) -> Decoded:
 
 
 def training_rows(prepared: Prepared) -> tuple[list[str], np.ndarray, np.ndarray | None]:
-    """Labels of all rows, the rows that train, and for each row the ClassId of the sign to render there, or -1.
+    """Give the labels of all rows, the rows that train, and for each row the ClassId of the sign to render, or -1.
 
-    All training rows of rendered signs are rendered anew; ``add_synthetic`` has rows of its own, after those of the
+    All training rows of synthetic signs are rendered anew; ``add_synthetic`` has rows of its own, after those of the
     table. Without any sign to render, the last is None.
     """
     classes, added = prepared.source.classes, prepared.recipe.add_synthetic
@@ -272,13 +272,13 @@ def training_rows(prepared: Prepared) -> tuple[list[str], np.ndarray, np.ndarray
     train_rows = prepared.split.rows("train")
     if not added and prepared.source.layout is not Layout.SYNTHETIC:
         return labels, train_rows, None
-    drawn = np.full(len(labels), -1)
+    rendered = np.full(len(labels), -1)
     if prepared.source.layout is Layout.SYNTHETIC:
-        drawn[train_rows] = [CLASS_NAMES.index(labels[row]) for row in train_rows]
+        rendered[train_rows] = [CLASS_NAMES.index(labels[row]) for row in train_rows]
     more = [name for name in classes for _ in range(added)]
     train_rows = np.concatenate([train_rows, len(labels) + np.arange(len(more))])
-    drawn = np.concatenate([drawn, np.array([CLASS_NAMES.index(name) for name in more], np.int64)])
-    return labels + more, train_rows, drawn
+    rendered = np.concatenate([rendered, np.array([CLASS_NAMES.index(name) for name in more], np.int64)])
+    return labels + more, train_rows, rendered
 
 
 def _refuse_flip(flip: Flip, classes: tuple[str, ...]) -> None:

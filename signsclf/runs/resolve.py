@@ -16,12 +16,12 @@ _FASTEST = "signnet-fast"
 _OWN = "signnet"
 _OF_SGD = (_OWN, _FASTEST)
 _FEW_EPOCHS, _VERY_FEW_EPOCHS = 5, 4
-_DRAWN_A_CLASS, _DRAWN_A_CLASS_AT_MOST = 200, 500
+_SYNTHETIC_PER_CLASS, _SYNTHETIC_PER_CLASS_AT_MOST = 200, 500
 _PLAIN = (("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN))
 """The only values that networks without torch's gradients take."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """What `resolve` knows of the data, the architecture and the machine.
 
@@ -29,20 +29,20 @@ class Facts:
         n_train: training images.
         n_classes: classes.
         is_gtsrb: whether the classes are GTSRB's.
-        is_drawn: whether the images are drawn by the package.
+        is_synthetic: whether the images are signs rendered by the package.
         median_side: median of the geometric mean of width and height, in pixels.
         native_size: side in pixels that the architecture's pretrained weights were made for; None where there are none.
         device: where training will run.
         has_bf16: whether that device multiplies bf16 matrices in hardware.
         smallest_size, largest_size: sides in pixels between which the architecture runs.
         is_normalised: whether it has layers such as batch-norm.
-        trainer: what fits it.
+        trainer: how it is trained.
     """
 
     n_train: int
     n_classes: int
     is_gtsrb: bool
-    is_drawn: bool
+    is_synthetic: bool
     median_side: float
     native_size: int | None
     device: Device
@@ -53,23 +53,23 @@ class Facts:
     trainer: Solver = Solver.GRADIENT
 
 
-def choose_arch(recipe: Recipe, is_drawn: bool, n_images: int, median_side: float) -> tuple[Recipe, dict[str, str]]:
-    """The recipe with an architecture chosen, and the reason by field.
+def choose_arch(recipe: Recipe, is_synthetic: bool, n_images: int, median_side: float) -> tuple[Recipe, dict[str, str]]:
+    """Choose an architecture; return the recipe with it, and the reason by field.
 
     Comes before `resolve`, whose `Facts` need to know the architecture.
     """
     chosen = _Choices(recipe)
-    if is_drawn:
-        chosen.choose("arch", _OWN, "signs drawn by the package: a small net, nothing to download")
+    if is_synthetic:
+        chosen.choose("arch", _OWN, "synthetic signs: a small network, nothing to download")
     elif recipe.weights in (None, "none") and median_side < SMALL_SIDE and n_images >= _ENOUGH_FROM_SCRATCH:
-        chosen.choose("arch", _OWN, f"{n_images:,} small images: enough for a small net from scratch")
+        chosen.choose("arch", _OWN, f"{n_images:,} small images: enough for a small network from scratch")
     else:
         chosen.choose("arch", "resnet34", "the default")
     return chosen.recipe, chosen.reasons
 
 
 def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
-    """A recipe with every field set that its training uses, and for each field chosen here the reason, by field name.
+    """Set every field that the training uses; return the recipe, and the reason for each field chosen here by its name.
 
     Raises:
         SignsclfError: a field that the data, the architecture or the device cannot take.
@@ -89,9 +89,9 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
     else:
         chosen.choose("batch_size", 64 if size >= 64 or facts.n_train < 2_000 else 128, f"{size} px")
     if facts.n_train < chosen.recipe.batch_size:
-        chosen.set("batch_size", max(2, facts.n_train), f"there are but {facts.n_train} training images")
+        chosen.set("batch_size", max(2, facts.n_train), f"there are only {facts.n_train} training images")
     if 0 < (chosen.recipe.epoch_images or 0) < chosen.recipe.batch_size:
-        chosen.set("batch_size", chosen.recipe.epoch_images, "as many as an epoch draws")
+        chosen.set("batch_size", chosen.recipe.epoch_images, "as many as an epoch samples")
     if facts.trainer is Solver.LEAST_SQUARES:
         _choose_solved(chosen, facts)
     elif facts.trainer is Solver.NUMPY:
@@ -103,8 +103,8 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
     steps = chosen.recipe.epochs * (chosen.epoch(facts) // chosen.recipe.batch_size)
     decay = round(max(0.0, min(0.998, 1 - 20 / max(1, steps))), 4)
     chosen.choose("ema_decay", decay if steps >= 50 else 0.0, f"a twentieth of {steps:,} steps")
-    if facts.is_drawn:
-        chosen.choose("augment", Augment.NONE, "each sign is drawn anew every epoch, its place and the camera with it")
+    if facts.is_synthetic:
+        chosen.choose("augment", Augment.NONE, "each sign is rendered anew every epoch, place and camera included")
     elif facts.is_gtsrb and chosen.recipe.weights == "imagenet":
         chosen.choose("augment", Augment.CAMERA, "GTSRB: as a moving car's camera sees signs, ImageNet's photos do not")
     else:
@@ -128,16 +128,16 @@ class _Choices:
         self.reasons: dict[str, str] = {}
 
     def choose(self, name: str, value: Any, reason: str) -> None:
-        """Fills a field that is unset."""
+        """Fill a field that is unset."""
         if getattr(self.recipe, name) is None:
             self.set(name, value, reason)
 
     def set(self, name: str, value: Any, reason: str) -> None:
-        """Fills a field whatever it was."""
+        """Fill a field whatever it was."""
         self.recipe, self.reasons[name] = self.recipe.replace(**{name: value}), reason
 
     def choose_length(self, facts: Facts, samples: int, longest: int, reason: str) -> None:
-        """Fills ``samples`` and ``epochs``, either from the other where that is set; at most ``longest`` epochs.
+        """Fill ``samples`` and ``epochs``, either from the other where that is set; at most ``longest`` epochs.
 
         Where whole epochs come to more than ``samples``, each is shortened, to whole batches.
         """
@@ -155,15 +155,15 @@ class _Choices:
         self.choose("epoch_images", 0, "as many as there are")
 
     def epoch(self, facts: Facts) -> int:
-        """Images of an epoch."""
+        """Count the images of an epoch."""
         return self.recipe.epoch_images or facts.n_train
 
     def passes(self, facts: Facts) -> float:
-        """How often the training sees each image, by the length that was filled in."""
+        """Count how often the training sees each image, by the length that was filled in."""
         return self.recipe.epochs * self.epoch(facts) / facts.n_train
 
     def fix(self, name: str, value: Any, reason: str) -> None:
-        """Fills a field that takes one value only; raises SignsclfError where the user wants another."""
+        """Fill a field that takes one value only; raise SignsclfError where the user wants another."""
         wanted = getattr(self.recipe, name)
         if wanted not in (None, value):
             flag, shown = name.replace("_", "-"), getattr(wanted, "value", wanted)
@@ -173,20 +173,24 @@ class _Choices:
 
 
 def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
-    if facts.is_drawn or not facts.is_gtsrb:
-        reason = "all of these signs are drawn" if facts.is_drawn else "these classes are not GTSRB's, which are drawn"
+    if facts.is_synthetic or not facts.is_gtsrb:
+        reason = "all of these signs are synthetic"
+        if not facts.is_synthetic:
+            reason = "these classes are not GTSRB's, of which signs can be rendered"
         if chosen.recipe.add_synthetic:
             raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
         chosen.choose("add_synthetic", 0, reason)
     elif facts.trainer is Solver.GRADIENT and chosen.recipe.weights in ("none", "imagenet"):
         # A long training from scratch gains from as many as there are real ones; in a short one they would take the
         # place of those.
-        most = min(_DRAWN_A_CLASS_AT_MOST, facts.n_train // facts.n_classes) if chosen.recipe.arch == _OWN else 0
-        # Not hours of drawn signs for a handful of real ones.
-        added = min(max(most, _DRAWN_A_CLASS), 5 * facts.n_train // facts.n_classes)
+        most = min(_SYNTHETIC_PER_CLASS_AT_MOST, facts.n_train // facts.n_classes) if chosen.recipe.arch == _OWN else 0
+        # No hours of rendering for a handful of real signs.
+        added = min(max(most, _SYNTHETIC_PER_CLASS), 5 * facts.n_train // facts.n_classes)
         chosen.choose("add_synthetic", added, "GTSRB: they help most where real signs are few")
     else:
-        chosen.choose("add_synthetic", 0, "drawn signs are for gradients, from scratch or from ImageNet's weights")
+        chosen.choose(
+            "add_synthetic", 0, "synthetic signs are for training by gradients, not from other weights than ImageNet's"
+        )
 
 
 def _choose_size(chosen: _Choices, facts: Facts) -> None:
@@ -199,7 +203,7 @@ def _choose_size(chosen: _Choices, facts: Facts) -> None:
         size, reason = native, "what the pretrained weights were made for"
     else:
         size = min(native, max(64, 32 * round(2 * median / 32)))
-        reason = f"pretrained weights want more than the images' median of {median:.0f} px"
+        reason = f"pretrained weights need more than the images' median of {median:.0f} px"
     if size < smallest:
         size, reason = smallest, f"the smallest that {chosen.recipe.arch} runs at"
     elif facts.largest_size is not None and size > facts.largest_size:
@@ -220,7 +224,7 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
         chosen.choose("batch_norm", BatchNorm.KEEP, "ImageNet's statistics suit photos, those of small batches waver")
         chosen.choose("lr_ratio", 100.0, "ImageNet's first layers suit photos: a hundredth of the head's rate")
     else:
-        reason = "the weights come from other pictures"
+        reason = "the weights come from images unlike these"
         chosen.choose("batch_norm", BatchNorm.TRAIN, reason)
         chosen.choose("lr_ratio", 1.0 if imagenet else 5.0, f"{reason}: all layers have to move")
     chosen.choose("optimizer", Optimizer.ADAM, "pretrained")
@@ -250,7 +254,7 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
         chosen.choose("lr", 4e-4, "from scratch, and without batch-norm higher rates diverge")
     chosen.choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
     chosen.choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
-    if chosen.passes(facts) <= _VERY_FEW_EPOCHS and not facts.is_drawn:
+    if chosen.passes(facts) <= _VERY_FEW_EPOCHS and not facts.is_synthetic:
         chosen.choose(
             "augment", Augment.LIGHT, f"{chosen.recipe.epochs} epochs: images that change little teach faster"
         )
@@ -264,7 +268,7 @@ def _choose_solved(chosen: _Choices, facts: Facts) -> None:
         chosen.fix(name, only, why)
     chosen.choose("weight_decay", 0.01, "a little ridge: neighbouring pixels are nearly alike")
     chosen.choose_length(facts, facts.n_train, 60, "each image, as augmented, counts once")
-    _choose_plain_arithmetic(chosen)
+    _choose_plain_precision(chosen)
 
 
 def _choose_numpy(chosen: _Choices, facts: Facts) -> None:
@@ -276,20 +280,20 @@ def _choose_numpy(chosen: _Choices, facts: Facts) -> None:
     chosen.choose("lr", 0.02, "SGD on pixels")
     chosen.choose("weight_decay", 5e-4, "SGD")
     _choose_length_from_scratch(chosen, facts)
-    _choose_plain_arithmetic(chosen)
+    _choose_plain_precision(chosen)
 
 
-def _choose_plain_arithmetic(chosen: _Choices) -> None:
+def _choose_plain_precision(chosen: _Choices) -> None:
     why = "it is computed without torch's gradients"
     chosen.fix("precision", Precision.FP32, why)
     chosen.fix("device", Device.CPU, why)
 
 
 def _choose_length_from_scratch(chosen: _Choices, facts: Facts) -> None:
-    if facts.is_drawn:
-        samples, reason = 300_000, "drawn signs are new ones every time, so that more of them teach more"
+    if facts.is_synthetic:
+        samples, reason = 300_000, "synthetic signs are new ones every time, so that more of them teach more"
     elif chosen.recipe.arch == _FASTEST:
-        samples, reason = max(72_000, facts.n_train), "a net that learns quickly: 72,000 images, or each once"
+        samples, reason = max(72_000, facts.n_train), "a network that learns quickly: 72,000 images, or each once"
     else:
         samples, reason = max(240_000, 6 * facts.n_train), "from scratch: 240,000 images, or each six times"
     chosen.choose_length(facts, samples, 60, reason)

@@ -83,7 +83,7 @@ def test_networks_without_torchs_gradients_are_models_as_the_rest(climbed, sourc
     assert all(type(module).__module__.startswith("torch.nn") for module in learner.model.modules())
 
 
-def test_no_rung_learns_from_drawn_signs_that_the_others_have_not(tmp_path):
+def test_no_rung_learns_from_synthetic_signs_that_the_others_have_not(tmp_path):
     synthetic.write(tmp_path / "signs", 2, (20, 20), 0)
     for wanted, recipe in ((0, RECIPE), (1, RECIPE.replace(add_synthetic=1))):
         out = tmp_path / str(wanted)

@@ -159,7 +159,7 @@ def test_int8_is_tried_and_its_failure_is_a_warning(source, tmp_path, monkeypatc
     monkeypatch.setattr("signsclf.export.int8._quantize", fail)
     watched = Watched()
     check(source, tmp_path / "m", Int8Policy.CHECKED, observer=watched)
-    assert "warning: int8: failed: 'no such node'; training goes on, and will end without model.int8.onnx" in (
+    assert "warning: int8: failed: 'no such node'; training continues, and will end without model.int8.onnx" in (
         watched.lines
     )
     assert list(tmp_path.iterdir()) == []

@@ -39,7 +39,7 @@ LONG = {**TINY, "epochs": 30}
 """Enough epochs to be interrupted in: some five seconds."""
 FILES = {
     *("README.md", "SHA256SUMS", "config.json", "learner.pkl", "model.onnx", "model.safetensors"),
-    *(f"run/{name}" for name in ("draws.csv", "history.csv", "metrics.json", "per_class.csv", "predictions.csv")),
+    *(f"run/{name}" for name in ("samples.csv", "history.csv", "metrics.json", "per_class.csv", "predictions.csv")),
     *(f"run/{name}" for name in ("recipe.json", "replay.json", "split.csv")),
     *(f"run/plots/{name}.png" for name in ("batch", "confusion", "curves", "mistakes")),
     *(f"run/replay/{number:03}.png" for number in range(8)),
@@ -156,7 +156,7 @@ def test_split_keeps_groups_whole(model):
 
 
 def test_draws_add_up(model):
-    draws = rows(model / "run" / "draws.csv")
+    draws = rows(model / "run" / "samples.csv")
     assert [row["label"] for row in draws] == list(CLASSES)
     assert [int(row["images"]) for row in draws] == [30, 30, 30]
     whole_batches = 90 // TINY["batch_size"] * TINY["batch_size"]
@@ -670,7 +670,7 @@ def test_bad_images_are_an_error_of_their_own(source, tmp_path):
         train(bad, tmp_path / "m", RECIPE)
 
 
-# -- drawn signs -----------------------------------------------------------------------------------------------------
+# -- synthetic signs -------------------------------------------------------------------------------------------------
 
 
 def test_added_signs_train_and_are_in_no_figure(tmp_path):
@@ -682,7 +682,7 @@ def test_added_signs_train_and_are_in_no_figure(tmp_path):
     trained = sum(row["split"] == "train" for row in listed)
     assert outcome.metrics["n"] == 43 * 7 - trained
     assert read_config(outcome.folder).figures["training"]["n"] == trained
-    draws = rows(outcome.folder / "run" / "draws.csv")
+    draws = rows(outcome.folder / "run" / "samples.csv")
     assert sum(int(row["made"]) for row in draws) == (trained + 43 * 3) // 16 * 16
     assert sum(int(row["images"]) for row in draws) == trained
 
@@ -690,7 +690,7 @@ def test_added_signs_train_and_are_in_no_figure(tmp_path):
 def test_signs_are_added_to_those_of_gtsrb_only(source, tmp_path):
     with pytest.raises(SignsclfError, match="--add-synthetic: these classes are not GTSRB's"):
         train(source, tmp_path / "model", RECIPE.replace(add_synthetic=3))
-    with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are drawn"):
+    with pytest.raises(SignsclfError, match="--add-synthetic: all of these signs are synthetic"):
         train("synthetic", tmp_path / "model", RECIPE.replace(add_synthetic=3))
     assert list(tmp_path.iterdir()) == []
 
