@@ -111,7 +111,16 @@ def signsclf_epoch(network: str, folder: Path) -> Callable[[], float]:
     model, batch_size, size = build(network, len(source.classes))
     device = choose_device(None)
     n = len(source.table)
-    facts = Facts(n, len(source.classes), True, False, float(size), None, device, has_bf16(device))
+    facts = Facts(
+        n_train=n,
+        n_classes=len(source.classes),
+        is_gtsrb=True,
+        is_synthetic=False,
+        median_side=float(size),
+        native_size=None,
+        device=device,
+        has_bf16=has_bf16(device),
+    )
     recipe, _ = resolve(fast().replace(epochs=1, size=size, batch_size=batch_size), facts)
     cache = folder.with_name(f"{folder.name} cache")
     mirror = [source.classes.index(m) if (m := class_names_mirror().get(c)) else -1 for c in source.classes]

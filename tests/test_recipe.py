@@ -23,8 +23,26 @@ from signsclf.recipe import (
 )
 from signsclf.runs.resolve import Facts, choose_arch, resolve
 
-SIGNS = Facts(30_000, 43, True, False, 40.0, None, Device.CPU, True)
-PHOTOS = Facts(700, 3, False, False, 230.0, 224, Device.CPU, False)
+SIGNS = Facts(
+    n_train=30_000,
+    n_classes=43,
+    is_gtsrb=True,
+    is_synthetic=False,
+    median_side=40.0,
+    native_size=None,
+    device=Device.CPU,
+    has_bf16=True,
+)
+PHOTOS = Facts(
+    n_train=700,
+    n_classes=3,
+    is_gtsrb=False,
+    is_synthetic=False,
+    median_side=230.0,
+    native_size=224,
+    device=Device.CPU,
+    has_bf16=False,
+)
 
 
 def facts(**changes) -> Facts:
