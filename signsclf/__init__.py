@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "__version__", "load", "load_learner"]
+__all__ = [
+    "Prediction",
+    "Recipe",
+    "__version__",
+    "compare",
+    "diff",
+    "errors",
+    "evaluate",
+    "export_run",
+    "load",
+    "load_learner",
+    "resume",
+    "train",
+]
+
+_LAZY = {
+    "Prediction": "signsclf.inference.classifier",
+    "Recipe": "signsclf.recipe",
+    "compare": "signsclf.runs.compare",
+    "diff": "signsclf.evaluation.diff",
+    "evaluate": "signsclf.evaluation.evaluate",
+    "export_run": "signsclf.runs.export",
+    "resume": "signsclf.runs.train",
+    "train": "signsclf.runs.train",
+}
+"""Public names, and the module that each is imported from when it is first asked for."""
 
 TYPE_CHECKING = False  # as in typing, whose import would be most of the cost of this one
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from signsclf import errors
+    from signsclf.evaluation.diff import diff
+    from signsclf.evaluation.evaluate import evaluate
     from signsclf.inference.classifier import Classifier, Prediction
+    from signsclf.recipe import Recipe
+    from signsclf.runs.compare import compare
+    from signsclf.runs.export import export_run
+    from signsclf.runs.train import resume, train
 
 
 def load(folder: str | Path, threads: int | None = None) -> Classifier:
@@ -44,8 +76,18 @@ def load_learner(folder: str | Path) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Prediction":
-        from signsclf.inference.classifier import Prediction
+    if name not in _LAZY and name != "errors":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return Prediction
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "errors":
+        return import_module("signsclf.errors")
+    if _LAZY[name].startswith("signsclf.runs."):
+        from signsclf.errors import require_extra
+
+        require_extra("train", f"signsclf.{name}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
