@@ -15,8 +15,6 @@ FUNCTIONS = ("compare", "diff", "evaluate", "export_run", "load", "load_learner"
 ROOT = Path(signsclf.__file__).parent
 FOLDERS = ("runs", "evaluation")
 FLOW = [path.relative_to(ROOT).as_posix() for name in FOLDERS for path in sorted((ROOT / name).glob("*.py"))]
-    path.relative_to(ROOT).as_posix() for name in ("runs", "evaluation") for path in (ROOT / name).glob("*.py")
-)
 
 
 def test_every_public_name_is_there_and_documented():

@@ -171,7 +171,7 @@ def test_without_a_record_that_is_said(own_model, source, cli):
     judged = evaluate(own_model, source)
     assert (judged.split, judged.has_record) == ("all", False)
     assert judged.to_dict()["n_seen_in_training"] is None
-    assert "seen in training: not known" in cli("evaluate", own_model, source).out
+    assert "seen in training: unknown" in cli("evaluate", own_model, source).out
     with pytest.raises(SourceError, match=r"no run/split\.csv"):
         evaluate(own_model, source, split=SplitName.VALID)
 
