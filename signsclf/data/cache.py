@@ -282,7 +282,9 @@ def _decode(table: np.ndarray, size: int, pixels: np.ndarray, observer: Observer
         return stop - start
 
     done = 0
-    with ThreadPoolExecutor(1 if images.median_side(paths) < _SMALL_SIDE else usable_cores()) as pool:
+    # Synthetic images have no header to look at: each one looked at is rendered.
+    in_python = images.has_scheme(paths[0]) or images.median_side(paths) < _SMALL_SIDE
+    with ThreadPoolExecutor(1 if in_python else usable_cores()) as pool:
         for count in pool.map(work, range(0, n, _CHUNK)):
             done += count
             observer.progress("decoding", done, n)

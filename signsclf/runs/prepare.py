@@ -28,6 +28,8 @@ from signsclf.runs.resolve import Facts, choose_arch, resolve
 from signsclf.training import architectures
 from signsclf.training.learner import choose_device, has_bf16
 
+_SYNTHETIC_LOOKED_AT = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -117,7 +119,9 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         raise SourceError(f"{source.root}: one class only ({source.classes[0]!r}); a classifier needs two or more")
     refuse_labels(source.classes, lambda label: source.root, "rename it")
     modelfolder.check_classes(source.classes)
-    side = images.median_side(table["path"].tolist())
+    paths = table["path"].tolist()
+    # Each synthetic image looked at is rendered.
+    side = images.median_side(paths[:: max(1, len(paths) // _SYNTHETIC_LOOKED_AT)] if is_synthetic else paths)
     recipe, reasons = choose_arch(recipe, is_synthetic, len(table), side)
     if recipe.weights not in (None, "none", "imagenet") and user_path(recipe.weights).is_dir():
         # A folder of weights decides the architecture where the user did not.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from tinysource import TINY
+from tinysource import TINY, Watched
 
 from signsclf.data.table import describe, read_source
 from signsclf.errors import SourceError
@@ -99,3 +100,38 @@ def test_apples_gpu_is_used_on_request_alone_and_said_to_be_untested(place, monk
     assert told == []
     assert read_plan(root, None, Recipe(**{**asked, "device": "mps"}), observer).recipe.device.value == "mps"
     assert [line for line in told if "not tested" in line]
+
+
+def test_unreadable_images_are_left_out_of_one_decoding(place, tmp_path):
+    root = place(*(f"{label}/{i}.png" for label in ("cat", "dog") for i in range(4)))
+    (root / "cat" / "0.png").write_bytes(b"no image")
+    watched = Watched()
+    found = prepare(plan(read_source(root), Recipe(**TINY)), True, watched, tmp_path / "cache")
+    assert [name for name, _ in found.skipped] == ["cat/0.png"]
+    assert len(found.names) == len(found.decoded.digests) == len(found.decoded_rows) == 7
+    assert [total for task, done, total in watched.progressed if (task, done) == ("decoding", total)] == [8]
+    assert len(list((tmp_path / "cache").glob("*/pixels.bin"))) == 1
+
+
+def test_synthetic_signs_that_training_renders_itself_are_not_decoded(monkeypatch):
+    for name in ("PARITY_IMAGES", "CALIBRATION_IMAGES"):
+        monkeypatch.setattr(f"signsclf.runs.prepare.{name}", 4)
+    monkeypatch.setattr("signsclf.runs.prepare._SYNTHETIC_LOOKED_AT", 2)
+    found = read_source("synthetic")
+    # Two physical signs of each class.
+    few = replace(found, table=found.table[[i % 240 in (0, 120) for i in range(len(found.table))]], roi_image_wh=())
+    watched = Watched()
+    recipe = Recipe(**TINY).replace(valid_fraction=0.5)
+    one = prepare(plan(few, recipe), False, watched)
+    train, valid = one.split.rows("train"), one.split.rows("valid")
+    assert len(train) == len(valid) == 43
+    assert {total for task, _, total in watched.progressed if task == "decoding"} == {43 + 4}
+    assert set(valid) <= set(one.decoded_rows) and len(one.decoded_rows) == 43 + 4
+    undecoded = np.setdiff1d(train, one.decoded_rows)
+    assert not one.decoded.pixels[undecoded].any() and one.decoded.pixels[valid].any(axis=(1, 2, 3)).all()
+    assert {one.decoded.inputs[row] for row in undecoded} == {""}
+    labels, rows, rendered = training_rows(one)
+    assert np.array_equal(rows, train) and (rendered[train] >= 0).all() and (rendered[valid] == -1).all()
+    assert prepare(plan(few, recipe), False, Observer()).fingerprint == one.fingerprint
+    other = replace(few, table=few.table[1:], roi_image_wh=())
+    assert prepare(plan(other, recipe), False, Observer()).fingerprint != one.fingerprint
