@@ -90,7 +90,7 @@ class Decoded:
         """Place these images at ``rows`` of ``n``; the other rows are zero and have no digests.
 
         Raises:
-            SignsclfError: there is no room for the array.
+            SignsclfError: there is no space for the array.
         """
         pixels = _allocate((n, *self.pixels.shape[1:]))
         pixels[rows] = self.pixels

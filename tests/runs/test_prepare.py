@@ -130,7 +130,7 @@ def test_synthetic_signs_that_training_renders_itself_are_not_decoded(monkeypatc
     undecoded = np.setdiff1d(train, one.decoded_rows)
     assert not one.decoded.pixels[undecoded].any() and one.decoded.pixels[valid].any(axis=(1, 2, 3)).all()
     assert {one.decoded.inputs[row] for row in undecoded} == {""}
-    labels, rows, rendered = training_rows(one)
+    _, rows, rendered = training_rows(one)
     assert np.array_equal(rows, train) and (rendered[train] >= 0).all() and (rendered[valid] == -1).all()
     assert prepare(plan(few, recipe), False, Observer()).fingerprint == one.fingerprint
     other = replace(few, table=few.table[1:], roi_image_wh=())
