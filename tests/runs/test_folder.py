@@ -25,18 +25,20 @@ from signsclf.runs.folder import RECORD, Record, RunRequest, read_record, write_
     ],
 )
 def test_how_a_source_is_read_is_kept(tmp_path, reading):
-    record = Record(RunRequest("/images", reading), Recipe(), "f")
+    record = Record(request=RunRequest(source="/images", reading=reading), recipe=Recipe(), fingerprint="f")
     write_record(tmp_path, record)
     assert read_record(tmp_path) == record
 
 
 @pytest.mark.parametrize(("layout", "reading"), [("folders", Reading()), ("table", Reading(Layout.TABLE))])
 def test_a_record_of_an_earlier_version(tmp_path, layout, reading):
-    write_record(tmp_path, Record(RunRequest("/images", Reading()), Recipe(), "f"))
+    write_record(
+        tmp_path, Record(request=RunRequest(source="/images", reading=Reading()), recipe=Recipe(), fingerprint="f")
+    )
     values = json.loads((tmp_path / RECORD).read_text())
     values = {name: value for name, value in values.items() if name not in ("class_level", "zip_encoding")}
     (tmp_path / RECORD).write_text(json.dumps({**values, "layout": layout}))
-    assert read_record(tmp_path).order.reading == reading
+    assert read_record(tmp_path).request.reading == reading
 
 
 @pytest.mark.parametrize(
