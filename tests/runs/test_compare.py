@@ -121,7 +121,7 @@ def test_one_failure_is_a_row_and_the_others_go_on(source, tmp_path, cli, monkey
     }
     ran = cli("compare", source, "--out", tmp_path / "l", "--models", "linear-regression", "--json", *FLAGS)
     assert ran.code == 0
-    (rung,) = json.loads(ran.out)["rungs"]
+    (rung,) = json.loads(ran.out)["results"]
     assert rung["kept"]
     assert rung["n"] == 30
 

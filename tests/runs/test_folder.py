@@ -32,7 +32,8 @@ def test_how_a_source_is_read_is_kept(tmp_path, reading):
 
 @pytest.mark.parametrize(("layout", "reading"), [("folders", Reading()), ("table", Reading(Layout.TABLE))])
 def test_a_record_of_an_earlier_version(tmp_path, layout, reading):
-    write_record(
+    request = RunRequest(source="/images", reading=Reading())
+    write_record(tmp_path, Record(request=request, recipe=Recipe(), fingerprint="f"))
         tmp_path, Record(request=RunRequest(source="/images", reading=Reading()), recipe=Recipe(), fingerprint="f")
     )
     values = json.loads((tmp_path / RECORD).read_text())
@@ -48,8 +49,8 @@ def test_a_record_of_an_earlier_version(tmp_path, layout, reading):
         ({"class_level": 1, "layout": Layout.TABLE}, "leave out --layout table"),
         ({"class_level": 1, "path_column": "x"}, "--path-column: only for tables"),
         ({"label_column": "x", "layout": Layout.GTSRB}, "leave out --layout gtsrb"),
-        ({"zip_encoding": "klingon"}, "'klingon' is no encoding"),
-        ({"zip_encoding": "hex"}, "'hex' is no encoding"),
+        ({"zip_encoding": "klingon"}, "'klingon' is not a text encoding"),
+        ({"zip_encoding": "hex"}, "'hex' is not a text encoding"),
     ],
 )
 def test_readings_that_cannot_be(values, says):
