@@ -34,8 +34,6 @@ def test_how_a_source_is_read_is_kept(tmp_path, reading):
 def test_a_record_of_an_earlier_version(tmp_path, layout, reading):
     request = RunRequest(source="/images", reading=Reading())
     write_record(tmp_path, Record(request=request, recipe=Recipe(), fingerprint="f"))
-        tmp_path, Record(request=RunRequest(source="/images", reading=Reading()), recipe=Recipe(), fingerprint="f")
-    )
     values = json.loads((tmp_path / RECORD).read_text())
     values = {name: value for name, value in values.items() if name not in ("class_level", "zip_encoding")}
     (tmp_path / RECORD).write_text(json.dumps({**values, "layout": layout}))
