@@ -104,7 +104,7 @@ def test_images_that_fitted_the_temperature_do_not_judge_it(model, source, hard)
     new = examine(evaluate(model, hard))
     assert not new.found.confidence.cross_fitted
     assert new.found.confidence.after == new.evaluation.report
-    temperature = new.classifier.config.temperature
+    temperature = new.evaluation.classifier.config.temperature
     assert new.found.confidence.temperature == temperature != 1
     assert new.found.confidence.before.nll != new.found.confidence.after.nll
 
@@ -124,7 +124,7 @@ def test_a_model_without_a_feature_map_has_no_heat_maps(model, hard, tmp_path, m
     judged = evaluate(model, hard)
     write_evaluation(examine(judged), tmp_path / "with")
     monkeypatch.setattr(Classifier, "_check_signature", lambda self: False)
-    write_evaluation(examine(judged), tmp_path / "without")
+    write_evaluation(examine(evaluate(model, hard)), tmp_path / "without")
     assert "heat map for" in (tmp_path / "with" / "report.html").read_text("utf-8")
     assert "heat map for" not in (tmp_path / "without" / "report.html").read_text("utf-8")
 
