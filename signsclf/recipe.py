@@ -190,7 +190,7 @@ class Recipe:
         high=0.9,
     )
     fold: str | None = _setting(
-        "Hold out the K-th of N disjoint folds in place of --valid-fraction; the N folds cover all images.",
+        "Hold out the K-th of N disjoint folds, which together cover all images; excludes --valid-fraction.",
         metavar="K/N",
     )
     add_synthetic: int | None = _setting(

@@ -78,7 +78,7 @@ def read_config(folder: str | Path) -> Config:
     folder = user_path(folder, ModelError)
     is_run = (folder / RECORD).is_file() and not (folder / CONFIG).is_file()
     if is_run or (not folder.is_dir() and folder.with_name(folder.name + ".partial").is_dir()):
-        raise ModelError(f"{folder}: its training has not finished; go on with `signsclf train --resume {folder}`")
+        raise ModelError(f"{folder}: its training has not finished; resume it with `signsclf train --resume {folder}`")
     if not folder.is_dir():
         raise ModelError(f"{folder}: no such model folder; name one that `signsclf train` or `export` wrote")
     if not (folder / CONFIG).is_file():
@@ -91,7 +91,7 @@ def read_config(folder: str | Path) -> Config:
 
 
 def write_config(folder: str | Path, config: Config) -> None:
-    """Write config.json whole or not at all.
+    """Write config.json atomically.
 
     Raises:
         ModelError: it cannot be written.
@@ -168,9 +168,9 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
 
 
 def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> None:
-    """Move a finished folder to its place by renaming, so that it is there whole or not at all, power cut or not.
+    """Move a finished folder to its place by one rename: it appears complete or not at all, even after a power cut.
 
-    What was of use to its run only is deleted then, not before: until the move the run can be resumed.
+    Files that only the run needs are deleted after the rename; until then the run can be resumed.
 
     Args:
         overwrite: replace a model folder: the old becomes a backup, the new takes its place, then what the program

@@ -85,5 +85,5 @@ def test_an_unfinished_run_is_told_as_such_by_either_name(tmp_path):
     partial.mkdir()
     (partial / "run.json").write_text("{}")
     for folder in (partial, tmp_path / "m"):
-        with pytest.raises(ModelError, match=f"{folder.name}: its training has not finished; go on with"):
+        with pytest.raises(ModelError, match=f"{folder.name}: its training has not finished; resume it with"):
             read_config(folder)
