@@ -73,7 +73,7 @@ def _lines(path: str, text: str) -> Sheet:
         except ValueError as error:
             raise SourceError(f"{path}: line {number:,} is not valid JSON ({error}); fix it") from error
         if not isinstance(record, dict):
-            raise SourceError(f"{path}: line {number:,} is no JSON object; write one with a path and a label a line")
+            raise SourceError(f"{path}: line {number:,} is not a JSON object; write one with path and label per line")
         records.append(record)
         row_numbers.append(number)
     return _of_records(path, records, row_numbers=row_numbers, unit="line")

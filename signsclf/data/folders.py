@@ -177,7 +177,7 @@ def read_folders(tree: Tree, reading: Reading | None = None) -> ParsedSource:
     rows = [row._replace(group=group) for row, group in zip(rows, groups, strict=True)]
     notes = [*walk.all_notes(), *more]
     if empty:
-        notes.append(f"folders without images are no classes ({len(empty):,}): {some(empty)}")
+        notes.append(f"folders without images are not classes ({len(empty):,}): {some(empty)}")
     mounted = {found.parent.partition("/")[0] for found in walk.classes}
     others = tree.files.keys() - set(names) - mounted if len(tree.files) > len(names) else set()
     if packed := sorted(filter(is_archive_name, others)):

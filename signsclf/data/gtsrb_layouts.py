@@ -65,7 +65,7 @@ def find_gtsrb(tree: Tree, meant: bool = False) -> ParsedSource | None:
             test_rows, test_notes = _test_rows(tree, test)
         except _NoTruth as error:
             if not rows:
-                raise SourceError(f"{error}; put it beside the test images") from error
+                raise SourceError(f"{error}; put it next to the test images") from error
             test_rows, test_notes = [], [f"the test images are left out: {error}"]
         rows, notes = rows + test_rows, notes + test_notes
     if not rows:
@@ -148,7 +148,7 @@ def lookalikes(tree: Tree) -> list[str]:
     own = "the folders' own names are the classes, as with --layout folders"
     for base, folders in _training_bases(tree).items():
         if strange := sorted(folder for folder in folders if class_id(folder) is None):
-            other = f"{len(strange):,} of {len(folders):,} class folders, {some(strange, 2)}, are none of its classes"
+            other = f"{len(strange):,} of {len(folders):,} class folders, {some(strange, 2)}, are not its classes"
         elif not _fits(tree, base, folders):
             other = "its tracks are not GTSRB's; --layout gtsrb takes them for that"
         else:
@@ -157,7 +157,7 @@ def lookalikes(tree: Tree) -> list[str]:
     for _, table, columns in _kaggle_tables(tree):
         if not _is_kaggles(columns):
             strange = [text for text in columns["classid"] if class_id(text) is None]
-            other = f"its ClassId {strange[0]!r} is none of GTSRB's" if strange else "nothing in it is GTSRB's own"
+            other = f"its ClassId {strange[0]!r} is not one of GTSRB's" if strange else "nothing in it is GTSRB's own"
             notes.append(f"{table} lies as Kaggle's copy of GTSRB has it, but {other}; {own}")
     return notes
 
@@ -237,8 +237,8 @@ def _training_rows(tree: Tree, base: str) -> tuple[list[Row], list[str]]:
         if not name.startswith(base) or not re.fullmatch("[0-9]{5}", folder) or "/" in file:
             continue
         if int(folder) >= len(CLASS_NAMES):
-            right = "right are 00000 to 00042; --layout folders reads it under the folders' own names"
-            raise SourceError(f"{tree.root}: the class folder {folder} is none of GTSRB's; {right}")
+            right = "valid are 00000 to 00042; --layout folders reads it under the folders' own names"
+            raise SourceError(f"{tree.root}: the class folder {folder} is not one of GTSRB's; {right}")
         if folder not in boxes:
             table = tree.files.get(f"{base}{folder}/GT-{folder}.csv")
             boxes[folder] = _by_stem(table) if table else {}
@@ -303,8 +303,8 @@ def _by_stem(table: str) -> dict[str, _Box]:
 def _labels(table: str, ids: list[str]) -> list[str]:
     right = {str(i): name for i, name in enumerate(CLASS_NAMES)}
     if wrong := [text for text in ids if text not in right]:
-        which = "right are 0 to 42; --layout folders reads class folders under their own names"
-        raise SourceError(f"{table}: the ClassId {wrong[0]!r} is none of GTSRB's; {which}")
+        which = "valid are 0 to 42; --layout folders reads class folders under their own names"
+        raise SourceError(f"{table}: the ClassId {wrong[0]!r} is not one of GTSRB's; {which}")
     return [right[text] for text in ids]
 
 
@@ -316,7 +316,7 @@ def _boxes(table: str, columns: dict[str, list[str]]) -> list[_Box | tuple[None,
         numbers = zip(*(map(int, columns[key]) for key in _BOX_COLUMNS), strict=True)
         return [((x1, y1, x2, y2), (width, height)) for x1, y1, x2, y2, width, height in numbers]
     except ValueError as error:
-        raise SourceError(f"{table}: a Width, Height or Roi is no whole number ({error}); unpack it again") from error
+        raise SourceError(f"{table}: a Width, Height or Roi is not an integer ({error}); unpack it again") from error
 
 
 def _with_tracks(rows: list[Row], notes: list[str]) -> list[Row]:

@@ -25,7 +25,7 @@ class Row(NamedTuple):
     split: str | None = None
     group: str | None = None
     roi: tuple[int, int, int, int] | None = None
-    size: tuple[int, int] | None = None
+    image_wh: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

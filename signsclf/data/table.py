@@ -302,7 +302,7 @@ def _source(tree: Tree, found: ParsedSource, origin: str, reading: Reading) -> S
         is_gtsrb=found.is_gtsrb,
         notes=tuple(notes),
         base=found.base,
-        roi_image_wh=tuple(row.size for row in found.rows),
+        roi_image_wh=tuple(row.image_wh for row in found.rows),
         origin=origin,
         reading=reading,
         names=tree.names,

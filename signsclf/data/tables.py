@@ -391,7 +391,7 @@ def _splits(sheet: Sheet, roles: Roles) -> list[str | None]:
         words = {text: folded(text) for text in dict.fromkeys(texts)}
         if unknown := [text for text, word in words.items() if word and word not in SPLITS]:
             where = sheet.location(texts.index(unknown[0]))
-            raise SourceError(f"{sheet.path}: {where}: unknown split {unknown[0]!r}; right are train, valid and test")
+            raise SourceError(f"{sheet.path}: {where}: unknown split {unknown[0]!r}; valid are train, valid and test")
         return [SPLITS[words[text]] if words[text] else None for text in texts]
     for column, what in sorted(roles.flags, key=lambda item: ("train", "valid", "test").index(item[1])):
         for i, text in enumerate(sheet.load(column)):

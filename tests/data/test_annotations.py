@@ -124,7 +124,7 @@ def test_forms_that_are_refused(root, value, says):
 def test_lines_that_are_no_objects(root):
     good = '{"path": "0.png", "label": "a"}\n'
     assert "line 2 is not valid JSON" in refusal(written(root, good + "{", "t.jsonl"))
-    assert "line 3 is no JSON object" in refusal(written(root, good + "\n7\n", "t.jsonl"))
+    assert "line 3 is not a JSON object" in refusal(written(root, good + "\n7\n", "t.jsonl"))
     assert "line 2 has no label" in refusal(written(root, good + '{"path": "1.png"}', "t.jsonl"))
 
 

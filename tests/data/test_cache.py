@@ -378,11 +378,11 @@ def test_taking_rows_keeps_the_entry(source, folder):
     assert taken.entry == decoded.entry
 
 
-def test_drawn_signs_are_not_kept(folder):
+def test_synthetic_signs_are_not_cached(folder):
     from signsclf.data.synthetic import table
 
-    drawn = table(per_class=1)[:4]
-    decode_all(drawn, 12, folder)
+    synthetic_signs = table(per_class=1)[:4]
+    decode_all(synthetic_signs, 12, folder)
     assert not folder.exists()
 
 

@@ -72,11 +72,11 @@ def test_hostile_labels_take_no_time():
 @pytest.mark.parametrize("label", ["a\nb", "a\tb", "a\x00b", "a\x1b[31m", "x" * 1_001, "\ud800"])
 def test_labels_that_no_model_can_hold(label):
     with pytest.raises(SourceError) as caught:
-        refuse_labels(["fine", label], lambda text: "line 3", "mend it")
+        refuse_labels(["fine", label], lambda text: "line 3", "fix it")
     said = str(caught.value)
     assert said.startswith("line 3: the label ")
     assert said.isprintable()
-    assert said.endswith("mend it")
+    assert said.endswith("fix it")
 
 
 def test_spellings_of_one_name():

@@ -186,7 +186,7 @@ class TestGtsrb:
         ("classes", "track", "says"),
         [
             ((0, 7, 13), 1153, "its tracks are not GTSRB's; --layout gtsrb takes them for that"),
-            ((0, 7, 61), 0, "1 of 3 class folders, '00061', are none of its classes"),
+            ((0, 7, 61), 0, "1 of 3 class folders, '00061', are not its classes"),
             ((0, 7, 13), 0, "it has 3 of 43 class folders; --layout gtsrb gives them GTSRB's names"),
         ],
     )

@@ -101,7 +101,7 @@ class TestRows:
     def test_rows_that_repeat(self, root):
         source = read_source(table(root, *rows(), rows()[2], "./images/5.png, b"))
         assert len(source.table) == 8
-        assert "count once (2): lines 10, 11" in noted(source, "again")
+        assert "count once (2): lines 10, 11" in noted(source, "repeated")
 
     @pytest.mark.parametrize(
         ("head", "first", "second", "says"),

@@ -262,7 +262,7 @@ def test_pipes_are_never_waited_for(tmp_path: Path) -> None:
             read_source(tmp_path / name)
 
 
-def test_a_class_of_links_that_lead_nowhere_is_an_error(tmp_path: Path) -> None:
+def test_a_class_of_broken_links_is_an_error(tmp_path: Path) -> None:
     for name in ("a/1.png", "b/2.png"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(image(0))

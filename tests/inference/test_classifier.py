@@ -681,12 +681,12 @@ class TestReadyMade:
         assert "15,660 predictions: 1,740 images, held out by both models, count twice" in card
         assert 0 < config.reject_threshold < 1
 
-    def test_it_knows_drawn_signs_of_any_size(self):
+    def test_it_recognises_synthetic_signs_of_any_size(self):
         classifier = signsclf.load(ready_made())
-        drawn = synthetic.table(per_class=6)
-        found = classifier.predict_batch(synthetic.read(path) for path in drawn["path"])
-        right = [one.label == label for one, label in zip(found, drawn["label"], strict=True)]
-        # They were drawn to be hard to see, and none of them was trained on.
+        signs = synthetic.table(per_class=6)
+        found = classifier.predict_batch(synthetic.read(path) for path in signs["path"])
+        right = [one.label == label for one, label in zip(found, signs["label"], strict=True)]
+        # They were rendered to be hard to see, and none of them was trained on.
         assert np.mean(right) > 0.85
         for side in (20, 77, 500):
             frames = [render_frame(14, track, 5, 0, (side, side)) for track in range(5)]

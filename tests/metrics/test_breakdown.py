@@ -26,7 +26,7 @@ def test_classes_come_weakest_first_and_absent_ones_not_at_all():
     assert found[0][1].interval == wilson(3, 10)
 
 
-def test_rarity_takes_thirds_of_the_classes_judged_by_their_training_images():
+def test_rarity_takes_thirds_of_the_evaluated_classes_by_their_training_images():
     common, middle, rare = by_rarity(counted(MATRIX), [10, 300, 40, 5000])
     assert (common.label, common.n, common.right) == ("common third", 5, 5)
     assert (middle.n, middle.right) == (10, 3)
@@ -46,8 +46,8 @@ def test_groups_count_what_stays_inside_them():
 @given(st.integers(1, 80), st.integers(1, 300), st.integers(0, 2**32 - 1))
 def test_sizes_part_all_images_in_order(n, most, seed):
     random = np.random.default_rng(seed)
-    sides, right = random.integers(1, most + 1, n), random.random(n) < 0.5
-    found = by_size(right, sides)
+    short_sides, right = random.integers(1, most + 1, n), random.random(n) < 0.5
+    found = by_size(right, short_sides)
     assert 1 <= len(found) <= 5
     assert sum(share.n for share in found) == n
     assert sum(share.right for share in found) == right.sum()

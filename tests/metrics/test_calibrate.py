@@ -21,7 +21,7 @@ from signsclf.metrics.classification import expected_calibration_error
 
 
 def sampled(n: int, temperature: float, seed: int = 0, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Logits, and targets drawn as softmax(logits / temperature) says."""
+    """Logits, and targets sampled from softmax(logits / temperature)."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 4, (n, classes))
     edges = softmax(logits / temperature).cumsum(1)
@@ -88,10 +88,10 @@ def test_nothing_acceptable_is_a_threshold_of_one():
 
 
 def test_the_least_sure_hundredth_of_many_images_is_refused_however_right():
-    sure = np.linspace(0.5, 0.999, 1_000)
-    probabilities, targets = np.stack([sure, 1 - sure], axis=1), np.zeros(1_000, int)
-    assert (sure >= reject_threshold(probabilities, targets, 0.005)).sum() == 990
-    assert (sure >= reject_threshold(probabilities, targets, 1.0)).all()
+    confidence = np.linspace(0.5, 0.999, 1_000)
+    probabilities, targets = np.stack([confidence, 1 - confidence], axis=1), np.zeros(1_000, int)
+    assert (confidence >= reject_threshold(probabilities, targets, 0.005)).sum() == 990
+    assert (confidence >= reject_threshold(probabilities, targets, 1.0)).all()
 
 
 def test_everything_right_accepts_everything():
@@ -99,7 +99,7 @@ def test_everything_right_accepts_everything():
     assert reject_threshold(probabilities, np.array([0, 0, 1]), 0.0) == 0.6
 
 
-def test_no_image_is_judged_by_the_half_that_fitted_it(monkeypatch):
+def test_no_image_is_evaluated_by_the_half_that_fitted_it(monkeypatch):
     logits, targets = sampled(120, 2.0)
     logits[:, 0] += np.arange(120) * 1e-3  # every row can be told
     groups = np.repeat(np.arange(20), 6)
@@ -133,8 +133,8 @@ def test_a_temperature_that_helps_shows_in_the_figures():
     assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
 
 
-def test_the_figures_do_not_flatter_a_memorised_half():
-    """Frames of a track repeat each other: judged on its own frames the threshold would look perfect."""
+def test_a_memorised_half_does_not_improve_the_figures():
+    """Frames of a track repeat each other: evaluated on its own frames the threshold would look perfect."""
     rng = np.random.default_rng(0)
     logits = np.repeat(rng.normal(0, 1, (40, 3)), 10, axis=0)
     targets = np.repeat(rng.integers(0, 3, 40), 10)
@@ -146,7 +146,7 @@ def test_the_figures_do_not_flatter_a_memorised_half():
     assert max(found.accepted_error or 0 for found in honest) > 0
 
 
-def test_one_group_cannot_be_judged():
+def test_one_group_cannot_be_evaluated():
     logits, targets = sampled(10, 1.0)
     assert cross_fit(logits, targets, np.zeros(10), 0.01) is None
 

@@ -35,7 +35,7 @@ def names(n):
 
 
 @st.composite
-def judged(draw):
+def predictions(draw):
     """Probabilities and targets, with many classes that are absent, never predicted, or tied."""
     n_classes, n = draw(st.integers(1, 12)), draw(st.integers(1, 40))
     targets = np.array(draw(st.lists(st.integers(0, n_classes - 1), min_size=n, max_size=n)))
@@ -104,7 +104,7 @@ class TestConfusion:
 
 class TestReport:
     @settings(max_examples=150, deadline=None)
-    @given(judged())
+    @given(predictions())
     def test_agrees_with_scikit_learn(self, case):
         probabilities, targets = case
         n_classes = probabilities.shape[1]
@@ -130,7 +130,7 @@ class TestReport:
             assert (figures.f1 or 0) == pytest.approx(score)
 
     @settings(max_examples=40, deadline=None)
-    @given(judged(), st.integers(0, 2**32 - 1))
+    @given(predictions(), st.integers(0, 2**32 - 1))
     def test_agrees_with_torchmetrics(self, case, seed):
         torch = pytest.importorskip("torch")
         from torchmetrics import functional as tm
@@ -162,7 +162,7 @@ class TestReport:
                 assert figures.f1 == pytest.approx(expected, abs=1e-6)
 
     @settings(max_examples=60, deadline=None)
-    @given(judged())
+    @given(predictions())
     def test_brier_and_top5_by_their_definitions(self, case):
         probabilities, targets = case
         n_classes = probabilities.shape[1]

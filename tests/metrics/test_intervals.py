@@ -54,7 +54,7 @@ class TestResampled:
         assert width[1] == pytest.approx(width[0], rel=0.15)
         assert width[2] < 0.5 * width[1]
 
-    def test_claims_nothing_where_draws_cannot_differ(self):
+    def test_claims_nothing_where_resamples_cannot_differ(self):
         targets, predicted = answers(50, 1.0, 0)
         _, found = evaluated(targets, predicted, np.arange(50))
         assert found["accuracy"] is None
@@ -93,7 +93,7 @@ class TestPairs:
         assert found.by_groups is None
         assert found.p_value == 1.0
 
-    def test_groups_are_drawn_whole(self):
+    def test_whole_groups_are_resampled(self):
         right_a, right_b = np.repeat([True, False, True, True], 5), np.repeat([True, True, False, True], 5)
         found = compare_pairs(right_a, right_b, np.repeat(np.arange(4), 5))
         low, high = found.by_groups

@@ -26,9 +26,13 @@ def test_the_intervals_of_a_hundred_thousand_classes():
     n, n_classes = 1_000, 100_000
     targets, predicted = answers(n, n_classes)
     right = predicted == targets
-    sure = np.full(n, 0.8)
+    confidence = np.full(n, 0.8)
     scores = Scores(
-        predicted=predicted, confidence=sure, true=np.where(right, sure, 0.0), squares=sure**2, in_top_k=right
+        predicted=predicted,
+        confidence=confidence,
+        true=np.where(right, confidence, 0.0),
+        squares=confidence**2,
+        in_top_k=right,
     )
     report = Report.from_scores(scores, targets, [str(i) for i in range(n_classes)])
     tracemalloc.start()

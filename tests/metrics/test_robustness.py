@@ -14,7 +14,7 @@ from signsclf.metrics.robustness import CORRUPTIONS, STRENGTHS, corrupt, measure
 STRENGTH = range(1, STRENGTHS + 1)
 
 
-def drawn(n: int = 24, height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
+def pictures(n: int = 24, height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
     """Smooth blobs with an edge, of all brightnesses: what a camera sees, and no mere noise."""
     random = np.random.default_rng(seed)
     ys, xs = np.mgrid[:height, :width] / max(height, width)
@@ -27,7 +27,7 @@ def drawn(n: int = 24, height: int = 32, width: int = 32, seed: int = 0) -> np.n
 @pytest.mark.parametrize("name", CORRUPTIONS)
 class TestEachCorruption:
     def test_gives_images_of_the_same_kind_and_leaves_the_given_ones_alone(self, name):
-        images = drawn(5, 20, 28)
+        images = pictures(5, 20, 28)
         before = images.copy()
         for strength in STRENGTH:
             found = corrupt(images, name, strength)
@@ -36,17 +36,17 @@ class TestEachCorruption:
         np.testing.assert_array_equal(images, before)
 
     def test_is_the_same_for_the_same_seed(self, name):
-        images = drawn()
+        images = pictures()
         np.testing.assert_array_equal(corrupt(images, name, 3, seed=4), corrupt(images, name, 3, seed=4))
 
     def test_changes_the_more_the_stronger(self, name):
-        images = drawn()
+        images = pictures()
         distance = [np.abs(corrupt(images, name, k).astype(int) - images).mean() for k in STRENGTH]
         assert distance[0] > 0.3
         assert all(weak < strong for weak, strong in itertools.pairwise(distance)), distance
 
     def test_does_not_depend_on_the_images_that_come_after(self, name):
-        images = drawn(robustness._CHUNK + 9)
+        images = pictures(robustness._CHUNK + 9)
         whole = corrupt(images, name, 2)
         np.testing.assert_array_equal(whole[: robustness._CHUNK], corrupt(images[: robustness._CHUNK], name, 2))
 
@@ -59,7 +59,7 @@ class TestEachCorruption:
 
 @pytest.mark.parametrize("name", ["noise", "motion blur", "fog", "partial cover", "rotation"])
 def test_what_is_random_differs_by_seed_and_by_image(name):
-    same = np.repeat(drawn(1), 12, axis=0)
+    same = np.repeat(pictures(1), 12, axis=0)
     found = corrupt(same, name, 4, seed=1)
     assert (found != corrupt(same, name, 4, seed=2)).any()
     assert any((found[0] != other).any() for other in found[1:])
@@ -80,12 +80,12 @@ def test_cover_hides_the_area_that_it_says_where_it_lies_inside():
 @pytest.mark.parametrize(("name", "strength"), [("rain", 1), ("fog", 0), ("fog", 6)])
 def test_refuses_what_there_is_not(name, strength):
     with pytest.raises(ValueError, match="partial cover"):
-        corrupt(drawn(1), name, strength)
+        corrupt(pictures(1), name, strength)
 
 
 def test_refuses_floats():
     with pytest.raises(ValueError, match="uint8"):
-        corrupt(drawn(1).astype(np.float32), "fog", 1)
+        corrupt(pictures(1).astype(np.float32), "fog", 1)
 
 
 class TestMeasure:
@@ -96,7 +96,7 @@ class TestMeasure:
 
     def images(self) -> tuple[np.ndarray, np.ndarray]:
         targets = np.arange(40) % 2
-        return np.where(targets, 190, 70).astype(np.uint8)[:, None, None, None] + drawn(40) // 16, targets
+        return np.where(targets, 190, 70).astype(np.uint8)[:, None, None, None] + pictures(40) // 16, targets
 
     def test_finds_what_fools_a_classifier_and_what_does_not(self):
         pixels, targets = self.images()

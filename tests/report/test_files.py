@@ -80,7 +80,7 @@ def test_predictions_come_in_order_and_hold_odd_names(tmp_path):
     }
 
 
-def test_only_the_worst_mistakes_are_opened_the_surest_first(tmp_path, monkeypatch):
+def test_only_the_worst_mistakes_are_opened_the_most_confident_first(tmp_path, monkeypatch):
     opened = []
     write(tmp_path, lambda path: opened.append(path) or image(path))
     assert opened == [PATHS[2], PATHS[1]]

@@ -36,8 +36,8 @@ def entry(name: str, file: str | Path = "none.ttf", weight: int = 400, style: st
     return SimpleNamespace(name=name, fname=str(file), weight=weight, style=style)
 
 
-def font(path: Path, name: str, letters: str, drawn: bool = True) -> Path:
-    """A font of squares, each letter's another; its glyphs are empty where it is not ``drawn``."""
+def font(path: Path, name: str, letters: str, has_outlines: bool = True) -> Path:
+    """A font of squares, each letter's another; its glyphs are empty where it is not ``has_outlines``."""
     from fontTools.fontBuilder import FontBuilder
     from fontTools.pens.ttGlyphPen import TTGlyphPen
 
@@ -54,7 +54,7 @@ def font(path: Path, name: str, letters: str, drawn: bool = True) -> Path:
     builder = FontBuilder(1000, isTTF=True)
     builder.setupGlyphOrder(glyphs)
     builder.setupCharacterMap({ord(letter): f"g{i}" for i, letter in enumerate(letters)})
-    builder.setupGlyf({glyph: square(400 + 40 * i if drawn else 0) for i, glyph in enumerate(glyphs)})
+    builder.setupGlyf({glyph: square(400 + 40 * i if has_outlines else 0) for i, glyph in enumerate(glyphs)})
     builder.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 0)))
     builder.setupHorizontalHeader(ascent=800, descent=-200)
     builder.setupNameTable({"familyName": name, "styleName": "Regular"})
@@ -76,7 +76,7 @@ def two_fonts(monkeypatch, tmp_path):
     made = [
         font(tmp_path / "hanzi.ttf", "Hanzi of a Test", letters),
         font(tmp_path / "smileys.ttf", "Pictographs of a Test", "🚸"),
-        font(tmp_path / "empty.ttf", "An Empty Test", letters + "🚸한국", drawn=False),
+        font(tmp_path / "empty.ttf", "An Empty Test", letters + "🚸한국", has_outlines=False),
     ]
     manager = font_manager.fontManager
     before = list(manager.ttflist)

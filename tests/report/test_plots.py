@@ -60,7 +60,7 @@ def mistake(true: str, predicted: str, confidence: float, name: str | None = Non
 
 @pytest.fixture
 def texts(monkeypatch):
-    """All text of every picture drawn, in place of reading it off the pixels."""
+    """All text of every picture that is rendered, instead of recognising it in the pixels."""
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
@@ -82,7 +82,7 @@ def size(path):
 
 
 @pytest.mark.parametrize("name", DRAW)
-def test_labels_are_never_markup_and_any_text_is_drawn(name, tmp_path, recwarn):
+def test_labels_are_never_markup_and_any_text_is_rendered(name, tmp_path, recwarn):
     DRAW[name](ODD_LABELS, tmp_path / "out.png")
     width, height = size(tmp_path / "out.png")
     assert 200 < width < 3000
@@ -229,7 +229,7 @@ class TestTrainingCurves:
         assert "nothing measured" in texts
         assert "validation" not in texts
 
-    def test_a_run_that_diverged_at_once_is_drawn(self, tmp_path):
+    def test_a_run_that_diverged_at_once_is_plotted(self, tmp_path):
         plots.training_curves([{"epoch": 0, "train_loss": math.nan}], tmp_path / "out.png")
         assert size(tmp_path / "out.png") > (100, 100)
 
