@@ -224,7 +224,9 @@ class TestGtsrb:
         assert read_source(root, Layout.FOLDERS).classes == ("augmented", "original")
         assert read_source(root / "original", Layout.GTSRB).classes == CLASS_NAMES[:3]
 
-    @pytest.mark.parametrize(("other", "says"), [("57", "its ClassId '57' is none"), ("2", "nothing in it is GTSRB's")])
+    @pytest.mark.parametrize(
+        ("other", "says"), [("57", "its ClassId '57' is not one"), ("2", "nothing in it is GTSRB's")]
+    )
     def test_a_table_like_that_of_kaggles_copy(self, root, packed, other, says):
         names = [f"Train/{c}/{i}.png" for c in ("0", "1", other) for i in range(2)]
         draw(*(root / name for name in names))
