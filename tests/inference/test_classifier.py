@@ -35,6 +35,7 @@ from signsclf.errors import BadImageError, ModelError, SignsclfError
 from signsclf.export.verify import verify
 from signsclf.inference import classifier as predict
 from signsclf.inference.classifier import Classifier, Prediction, find_model, ready_made, stream
+from signsclf.model.config import FORMAT_VERSION
 from signsclf.model.folder import write_config, write_sums
 
 
@@ -558,7 +559,7 @@ class TestLoading:
 
     def test_configs(self, tmp_path: Path):
         good = config().to_json()
-        unknown = good.replace('"format_version": "1.1"', '"format_version": "99.0"')
+        unknown = good.replace(f'"format_version": "{FORMAT_VERSION}"', '"format_version": "99.0"')
         for data, why in (
             (None, "config.json"),
             (b"\xff", "config.json"),

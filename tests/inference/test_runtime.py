@@ -185,7 +185,7 @@ def test_two_packages_side_by_side_are_named_with_the_remedy(
         assert name == "cpu"
         assert "both installed" in line
     packages("onnxruntime")
-    with fails(r"no CUDA; install the extra gpu \(pip install 'signsclf\[gpu\]'\)", DeviceError):
+    with fails(r'no CUDA; install the extra gpu with: pip install "signsclf\[gpu\]"', DeviceError):
         Classifier(folder, device="cuda")
     assert told(capsys, Provider.AUTO) == ("cpu", [])
     assert len(told(capsys, Provider.CUDA)[1]) == 1
