@@ -106,6 +106,20 @@ def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfEr
                 tmp.unlink()
 
 
+def make_folder(folder: str | Path) -> Path:
+    """Create a folder for results, with its parents, unless it exists.
+
+    Raises:
+        SignsclfError: it cannot be created.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SignsclfError(f"{folder}: cannot be created ({error.strerror or error}); name another folder") from error
+    return folder
+
+
 def writes_directly(path: str | Path) -> bool:
     """Tell whether a path is a device, a pipe or an open file of a process, which must not be replaced."""
     try:
@@ -134,6 +148,17 @@ def file_hash(path: str | Path, algorithm: str = "sha256") -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def unix_text_hash(path: str | Path, most: int) -> str | None:
+    """Hash a text file with LF for CR LF, which Git changes on Windows; None for one of more than ``most`` bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with Path(path).open("rb") as file:
+        data = file.read(most + 1)
+    return hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest() if len(data) <= most else None
 
 
 def csv_bytes(rows: Iterable[Sequence[object]]) -> bytes:

@@ -10,7 +10,6 @@ Standard library only.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from signsclf.errors import SignsclfError
-from signsclf.files import is_tmp_name, writes_directly
+from signsclf.files import file_hash, is_tmp_name, unix_text_hash, writes_directly
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -372,8 +371,7 @@ def _own_of_work(folder: Path) -> tuple[list[str], set[str]]:
 
 def _unchanged(path: Path, digest: str) -> bool:
     """Tell whether a text file is unchanged, ignoring line ends, which Git converts on Windows."""
-    data = path.read_bytes()
-    return digest in (hashlib.sha256(text).hexdigest() for text in (data, data.replace(b"\r\n", b"\n")))
+    return digest in (file_hash(path), unix_text_hash(path, _MAX_TEXT))
 
 
 def _listed(text: str) -> dict[str, str]:

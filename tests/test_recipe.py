@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
+from tinysource import loaded_by
 
 from signsclf.errors import SignsclfError
 from signsclf.recipe import (
@@ -271,12 +270,7 @@ def test_precision_follows_the_device():
 
 
 def test_importing_it_loads_nothing_heavy():
-    code = (
-        "import sys, signsclf.recipe\n"
-        "print(sorted({'torch', 'fastai', 'pandas', 'matplotlib', 'numpy'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert loaded_by("import signsclf.recipe", "torch", "fastai", "pandas", "matplotlib", "numpy") == []
 
 
 # -- what suits an architecture --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from signsclf.files import file_hash
 from signsclf.observer import BatchDone, EpochDone, Observer
 
 CLASSES = ("blue disc", "green square", "red bar")
@@ -52,6 +53,17 @@ def flags(**changes: object) -> list[str]:
         if value is not None
         for part in (f"--{name.replace('_', '-')}", str(value))
     ]
+
+
+def weights(folder: Path) -> str:
+    """The digest of a model folder's weights."""
+    return file_hash(folder / "model.safetensors")
+
+
+def loaded_by(code: str, *names: str) -> list[str]:
+    """Which of the packages a fresh interpreter has loaded after it ran the code."""
+    code = f"import sys\n{code}\nprint(*[name for name in {names} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
 
 class one_thread:

@@ -16,7 +16,7 @@ from signsclf.choices import Int8Policy, Layout, Provider, Reading, SplitName
 from signsclf.cli.renamed import RenamingCommand, RenamingGroup
 from signsclf.cli.terminal import eprint
 from signsclf.errors import SignsclfError
-from signsclf.files import user_path
+from signsclf.files import make_folder, user_path
 
 _SOURCE_HELP = (
     "Labelled images: a folder with one folder for each class, a .zip, a table (.csv, .json, .parquet …), or "
@@ -213,10 +213,7 @@ def writable_folder(folder: Path) -> None:
     Raises:
         SignsclfError: it cannot be made or written to.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SignsclfError(f"{folder}: cannot be created ({error.strerror or error}); name another folder") from error
+    make_folder(folder)
     if not os.access(folder, os.W_OK):
         raise SignsclfError(f"{folder}: cannot be written to; name another folder")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from signsclf import images
-from signsclf.errors import BadImageError, SignsclfError, has_extra
-from signsclf.files import csv_bytes, write_atomic
+from signsclf.errors import BadImageError, has_extra
+from signsclf.files import csv_bytes, make_folder, write_atomic
 from signsclf.observer import Observer
 from signsclf.outputs import COUNT_FILES
 from signsclf.text import columns, fitted, visible
@@ -227,12 +227,7 @@ def write_counts(result: CheckResult, folder: str | Path) -> list[Path]:
     totals = result.totals
     splits = list(next(iter(result.counts.values()), {}))
     rows = [[label, totals[label], *row.values()] for label, row in result.counts.items()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SignsclfError(
-            f"{folder}: cannot be written to ({error.strerror or error}); name another folder"
-        ) from error
+    make_folder(folder)
     write_atomic(table, csv_bytes([["label", "images", *splits], *rows]))
     if not has_extra("plots"):
         return [table]

@@ -16,6 +16,7 @@ from pathlib import Path
 from signsclf import images
 from signsclf.data.tree import Tree, member_name
 from signsclf.errors import BadImageError
+from signsclf.imagefiles.hidden import is_hidden
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]+://|data:[a-z]+/", re.IGNORECASE)
 _UPLOAD = re.compile(r"(?:.*/)?[0-9a-f]{8}-([^/]+)")
@@ -239,9 +240,7 @@ def _listed(tree: Tree, folder: str) -> list[str]:
     names: list[str] = []
     for here, folders, files in os.walk(top):
         below = Path(here).as_posix()[len(top.rstrip("/")) :].lstrip("/")
-        folders[:] = (
-            sorted(name for name in folders if not name.startswith(".")) if below.count("/") < _MAX_DEPTH else []
-        )
+        folders[:] = sorted(name for name in folders if not is_hidden(name)) if below.count("/") < _MAX_DEPTH else []
         names += [f"{below}/{name}" if below else name for name in files if images.is_image_name(name)]
         if len(names) > _MAX_LISTED:
             break

@@ -29,6 +29,7 @@ from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
 from signsclf.data.tree import Tree, list_folder, list_zip, own_note, quoted, relative_name, some
 from signsclf.errors import BadImageError, SourceError
 from signsclf.files import user_path
+from signsclf.metrics.classification import evenly_spaced
 from signsclf.text import natural_key
 
 __all__ = ["Layout", "Source", "apply_crop", "by_class_id", "describe", "read_source"]
@@ -351,7 +352,7 @@ def _classes(table: np.ndarray, is_gtsrb: bool) -> tuple[str, ...]:
 
 def _sizes(source: Source) -> str:
     n, most = len(source.table), _SYNTHETIC_SIZES_READ if source.layout is Layout.SYNTHETIC else _SIZES_READ
-    rows = np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
+    rows = evenly_spaced(n, most)
     sizes = list(_readable_sizes(source.table["path"][rows]))
     if not sizes:
         return "unknown, since no image can be read"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from signsclf.metrics.classification import Scores, expected_calibration_error, row_blocks, score
+from signsclf.metrics.classification import Scores, evenly_spaced, expected_calibration_error, row_blocks, score
 
 MAX_LOGITS = 2**24
 """How many logits a temperature is fitted to at most: 16,777 images of a thousand classes, 390,167 of GTSRB's 43."""
@@ -213,8 +213,7 @@ def acceptance_curve(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.nd
 
 def _even(rows: np.ndarray, n_classes: int) -> np.ndarray:
     """Choose evenly spaced rows that have at most `MAX_LOGITS` logits together."""
-    most = max(1, MAX_LOGITS // n_classes)
-    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+    return rows[evenly_spaced(len(rows), max(1, MAX_LOGITS // n_classes))]
 
 
 def _halves(groups: np.ndarray, seed: int) -> tuple[tuple[np.ndarray, np.ndarray], ...] | None:

@@ -134,6 +134,11 @@ class Scores:
     in_top_k: np.ndarray
 
 
+def evenly_spaced(n: int, most: int) -> np.ndarray:
+    """Choose at most ``most`` of ``n`` positions, evenly spaced from the first to the last: int64, ascending."""
+    return np.linspace(0, max(n - 1, 0), max(min(n, most), 0)).astype(np.int64)
+
+
 def row_blocks(n: int, n_classes: int) -> Iterator[slice]:
     """Split the rows of an array (n, n_classes) into consecutive slices, so that temporary arrays stay small."""
     step = max(1, _BLOCK // max(1, n_classes))

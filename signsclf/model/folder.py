@@ -6,7 +6,6 @@ values are checked before use, no name leads outside the folder, and nothing is 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import os
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from signsclf.errors import ModelError
-from signsclf.files import file_hash, is_tmp_name, sync_folder, sync_tree, user_path, write_atomic
+from signsclf.files import file_hash, is_tmp_name, sync_folder, sync_tree, unix_text_hash, user_path, write_atomic
 from signsclf.model.config import FORMAT_VERSION, MAX_BYTES, Config, check_classes, parse_json
 from signsclf.outputs import (
     CARD,
@@ -156,7 +155,7 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
         try:
             if file_hash(path) == sums[name]:
                 continue
-            line_ends = _unix_sha256(path) == sums[name]
+            line_ends = unix_text_hash(path, MAX_BYTES) == sums[name]
         except OSError as error:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
         if line_ends:
@@ -308,13 +307,6 @@ def _inside(folder: Path, name: str) -> Path:
     if not parts or {"..", "/"} & set(parts) or re.search(r"[\\:\x00-\x1f]", name):
         raise ModelError(f"{folder}: {name!r} leads outside the model folder, or is no plain name; {_ANEW}")
     return folder / name
-
-
-def _unix_sha256(path: Path) -> str | None:
-    """Compute the checksum of a text file with LF for CR LF; None for one too large to be a text of ours."""
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    return hashlib.sha256(data.replace(b"\r\n", b"\n")).hexdigest() if len(data) <= MAX_BYTES else None
 
 
 def _unused(path: Path) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from signsclf.errors import SignsclfError, has_extra
-from signsclf.files import csv_bytes, json_bytes, write_atomic
+from signsclf.errors import has_extra
+from signsclf.files import csv_bytes, json_bytes, make_folder, write_atomic
 from signsclf.metrics.classification import Report, check_predictions, confusion, wilson
 from signsclf.report import plots
 from signsclf.text import count
@@ -66,13 +66,7 @@ def write_report(
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES_SHOWN]]
     images = [load_image(paths[i]) for i in worst]
 
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SignsclfError(
-            f"{folder}: the folder cannot be created ({error.strerror or error}); name another one"
-        ) from error
+    folder = make_folder(folder)
     written = []
 
     def new(name: str) -> Path:

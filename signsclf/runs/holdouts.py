@@ -17,6 +17,7 @@ from signsclf.evaluation.evaluate import evaluate
 from signsclf.export.onnx import PARITY_IMAGES
 from signsclf.files import user_path
 from signsclf.metrics.calibrate import Calibration, cross_fit, fit_temperature, reject_threshold, softmax
+from signsclf.metrics.classification import evenly_spaced
 from signsclf.metrics.intervals import bootstrap_mean, group_numbers
 from signsclf.model.config import Config
 from signsclf.model.folder import read_config
@@ -117,7 +118,7 @@ def sample_pixels(source: Source, size: tuple[int, int], crop: bool) -> np.ndarr
     """
     table = apply_crop(source, crop).table
     table = table[table["split"] != "test"]
-    rows = np.linspace(0, len(table) - 1, min(PARITY_IMAGES, len(table))).astype(int)
+    rows = evenly_spaced(len(table), PARITY_IMAGES)
     return np.stack([images.load(table["path"][i], size, table["roi"][i]) for i in rows])
 
 

@@ -21,6 +21,7 @@ from signsclf.errors import BadImageError, SignsclfError, SourceError
 from signsclf.export.int8 import CALIBRATION_IMAGES
 from signsclf.export.onnx import PARITY_IMAGES
 from signsclf.files import user_path
+from signsclf.metrics.classification import evenly_spaced
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.recipe import Crop, Device, Flip, Recipe, SplitBy
@@ -223,7 +224,7 @@ def prepare(
 
 def spread(rows: np.ndarray, n: int) -> np.ndarray:
     """Choose at most ``n`` of the rows, evenly spaced."""
-    return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(int)] if len(rows) else rows
+    return rows[evenly_spaced(len(rows), n)]
 
 
 def _unreadable(source: Source, decoded: Decoded, skip_bad: bool) -> tuple[tuple[str, str], ...]:

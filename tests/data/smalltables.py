@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from signsclf.choices import Reading
+from signsclf.choices import Layout, Reading
 from signsclf.data.table import Source, read_source
 from signsclf.errors import SourceError
 
@@ -37,12 +38,21 @@ def splits(source: Source) -> dict[str, str]:
     return {source.relative(row["path"]): row["split"] for row in source.table}
 
 
-def refusal(path: Path, **reading: object) -> str:
-    """The one line that a source is refused with."""
+def refusal(source: str | Path, reading: Reading | Layout | None = None, **readings: object) -> str:
+    """The one line that a source is refused with, read as ``reading`` or `Reading` of the other arguments says."""
     with pytest.raises(SourceError) as caught:
-        read_source(path, Reading(**reading))
+        read_source(source, reading or Reading(**readings))
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def zipped(folder: Path, archive: Path | None = None) -> Path:
+    """The zip archive of a folder, beside it unless told otherwise."""
+    archive = archive or folder.with_name(f"{folder.name}-packed.zip")
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*")):
+            file.write(path, path.relative_to(folder).as_posix())
+    return archive
 
 
 def noted(source: Source, words: str) -> str:

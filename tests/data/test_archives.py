@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from smalltables import refusal
 
 from signsclf import images
 from signsclf.choices import Layout, Reading
 from signsclf.data.table import read_source
 from signsclf.data.zipnames import ENCODINGS
-from signsclf.errors import SourceError
 
 
 def picture() -> bytes:
@@ -41,13 +41,6 @@ def pack(archive: Path, names: list[str], encoding: str | None = None, **files: 
             data = data.replace(placeholder.encode(), raw)
         archive.write_bytes(data)
     return archive
-
-
-def refusal(source: Path, reading: Reading | Layout | None = None) -> str:
-    with pytest.raises(SourceError) as caught:
-        read_source(source, reading)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 LEGACY = [

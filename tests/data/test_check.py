@@ -295,7 +295,7 @@ def test_counts_are_written_as_csv_and_picture(clean: Path, tmp_path: Path) -> N
 
 def test_counts_that_cannot_be_written_are_said_so(clean: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file", encoding="utf-8")
-    with pytest.raises(SignsclfError, match="taken: cannot be written to") as caught:
+    with pytest.raises(SignsclfError, match="taken: cannot be created") as caught:
         write_counts(check(read_source(clean)), tmp_path / "taken")
     assert "\n" not in str(caught.value)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-import zipfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from smalltables import refusal
 
 from signsclf.choices import Layout, Reading
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.table import Source, describe, read_source
-from signsclf.errors import SourceError
 
 
 @pytest.fixture
@@ -32,20 +31,6 @@ def place(root: Path, *folders: str, n: int = 2, suffix: str = ".png", stem: str
             Image.new("RGB", (8, 8), "red").save(root / folder / f"{stem}{i}{suffix}")
 
 
-def zipped(folder: Path) -> Path:
-    archive = folder.with_name(f"{folder.name}-packed.zip")
-    with zipfile.ZipFile(archive, "w") as file:
-        for path in sorted(folder.rglob("*")):
-            file.write(path, path.relative_to(folder).as_posix())
-    return archive
-
-
-@pytest.fixture(params=["folder", "zip"])
-def packed(request):
-    """A folder as it is, or the zip archive of it: both must give the same."""
-    return (lambda folder: folder) if request.param == "folder" else zipped
-
-
 def counts(source: Source) -> dict[tuple[str, str | None], int]:
     """Images of each label and split."""
     return dict(Counter(zip(source.table["label"], source.table["split"], strict=True)))
@@ -55,13 +40,6 @@ def note(source: Source, text: str) -> str:
     """The one note that holds a text, which `describe` shows."""
     (found,) = [line for line in describe(source) if line.startswith("note: ") and text in line]
     return found
-
-
-def refusal(source: Path, reading: Reading | Layout | None = None) -> str:
-    with pytest.raises(SourceError) as caught:
-        read_source(source, reading)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from smalltables import refusal, zipped
 
 from signsclf import images
 from signsclf.data.gtsrb import CLASS_NAMES
@@ -33,20 +34,6 @@ def write(path: Path, *lines: str) -> Path:
     return path
 
 
-def zipped(folder: Path, archive: Path | None = None) -> Path:
-    archive = archive or folder.with_name(f"{folder.name}-packed.zip")
-    with zipfile.ZipFile(archive, "w") as file:
-        for path in sorted(folder.rglob("*")):
-            file.write(path, path.relative_to(folder).as_posix())
-    return archive
-
-
-@pytest.fixture(params=["folder", "zip"])
-def packed(request):
-    """A folder as it is, or the zip archive of it: both must give the same."""
-    return (lambda folder: folder) if request.param == "folder" else zipped
-
-
 @pytest.fixture
 def root(tmp_path):
     """A folder that is deep enough for nothing of another test to lie above it."""
@@ -62,13 +49,6 @@ def relative(source: Source) -> list[str]:
 def rows(source: Source) -> dict[str, tuple[str, str | None]]:
     table = source.table
     return {source.relative(row["path"]): (row["label"], row["split"]) for row in table}
-
-
-def refusal(source: str | Path, layout: Layout | None = None) -> str:
-    with pytest.raises(SourceError) as caught:
-        read_source(source, layout)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 HEADER = "Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"

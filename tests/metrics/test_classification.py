@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
+from tinysource import loaded_by
 
 from signsclf.errors import ModelError, SourceError
 from signsclf.metrics.classification import (
@@ -18,6 +17,7 @@ from signsclf.metrics.classification import (
     Report,
     auroc,
     confusion,
+    evenly_spaced,
     expected_calibration_error,
     in_top_k,
     reliability,
@@ -323,9 +323,12 @@ def test_top_k_counts_the_classes_before_the_true_one():
 
 
 def test_the_figures_need_numpy_alone():
-    code = (
-        "import sys, signsclf.metrics.classification, signsclf.report.files as r;"
-        "print([m for m in ('torch', 'fastai', 'pandas', 'matplotlib', 'sklearn') if m in sys.modules])"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    code = "import signsclf.metrics.classification, signsclf.report.files"
+    assert loaded_by(code, "torch", "fastai", "pandas", "matplotlib", "sklearn") == []
+
+
+@pytest.mark.parametrize(
+    ("n", "most", "chosen"), [(0, 4, []), (3, 5, [0, 1, 2]), (9, 3, [0, 4, 8]), (5, 1, [0]), (5, 0, [])]
+)
+def test_evenly_spaced_positions_reach_from_end_to_end(n, most, chosen):
+    assert evenly_spaced(n, most).tolist() == chosen

@@ -12,35 +12,18 @@ from PIL import Image
 from signsclf.errors import SignsclfError
 from signsclf.report.comparison import Comparison, ModelResult, plot, text_table, write_comparison
 
-LOW = ModelResult(
-    name="linear-regression",
-    size=32,
-    epochs=1,
-    parameters=9_219,
-    bytes=39_000,
-    seconds=0.0,
-    n=200,
-    accuracy=0.5,
-    accuracy_low=0.43,
-    accuracy_high=0.57,
-    top5=0.9,
-    macro_f1=0.4,
-)
-HIGH = ModelResult(
-    name="signnet",
-    size=32,
-    epochs=6,
-    parameters=1_644_323,
-    bytes=6_590_000,
-    seconds=83.25,
-    n=200,
-    accuracy=0.985,
-    accuracy_low=0.957,
-    accuracy_high=0.995,
-    top5=1.0,
-    macro_f1=0.98,
-    kept=True,
-)
+FIGURES = ("size", "epochs", "parameters", "bytes", "seconds", "n")
+SHARES = ("accuracy", "accuracy_low", "accuracy_high", "top5", "macro_f1")
+
+
+def result(name: str, figures: tuple[float, ...], shares: tuple[float, ...], kept: bool = False) -> ModelResult:
+    return ModelResult(
+        name=name, kept=kept, **dict(zip(FIGURES, figures, strict=True)), **dict(zip(SHARES, shares, strict=True))
+    )
+
+
+LOW = result("linear-regression", (32, 1, 9_219, 39_000, 0.0, 200), (0.5, 0.43, 0.57, 0.9, 0.4))
+HIGH = result("signnet", (32, 6, 1_644_323, 6_590_000, 83.25, 200), (0.985, 0.957, 0.995, 1.0, 0.98), kept=True)
 BROKEN = ModelResult(name="alexnet", error="--size 32: <b>alexnet</b> cannot run at it")
 
 

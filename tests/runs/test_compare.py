@@ -24,12 +24,6 @@ RECIPE = Recipe(size=16, epochs=2, batch_size=16, augment="none", device="cpu")
 FLAGS = ("--size", 16, "--epochs", 2, "--batch-size", 16, "--augment", "none", "--device", "cpu")
 
 
-@pytest.fixture(autouse=True)
-def thread():
-    with one_thread():
-        yield
-
-
 @pytest.fixture(scope="module")
 def climbed(source, tmp_path_factory):
     out, observer = tmp_path_factory.mktemp("ladder"), Watched()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import zipfile
 from pathlib import Path
 
 import pytest
-from tinysource import TINY, Watched, flags, one_thread
+from tinysource import TINY, Watched, flags, one_thread, weights
 
 from signsclf.data.cache import clear
 from signsclf.errors import ModelError, RunError, SourceError
@@ -28,16 +27,6 @@ def stop_after_one_epoch(source, out, recipe=RECIPE, **options):
     outcome = train(source, out, recipe, observer=watched, stop=watched.stop, **options)
     assert outcome.stopped
     return outcome
-
-
-def weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-
-
-@pytest.fixture(autouse=True)
-def thread():
-    with one_thread():
-        yield
 
 
 @pytest.fixture

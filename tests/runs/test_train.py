@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -17,7 +16,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from tinymodel import config
-from tinysource import CLASSES, TINY, Ran, Watched, command, draw_source, environment, flags, one_thread
+from tinysource import CLASSES, TINY, Ran, Watched, command, draw_source, environment, flags, one_thread, weights
 
 import signsclf
 from signsclf.data import synthetic
@@ -53,16 +52,6 @@ def files(folder: Path) -> set[str]:
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-
-
-@pytest.fixture(autouse=True)
-def thread():
-    with one_thread():
-        yield
 
 
 # -- what is written -------------------------------------------------------------------------------------------------
