@@ -35,7 +35,7 @@ def headline(found: Findings, context: ReportContext) -> dict[str, Any]:
     for name, label in _FIGURES:
         ends = found.intervals[name]
         figures.append((label, percent(getattr(report, name)), "–" if ends is None else interval(*ends, 2)))
-    resampled = count(found.n_groups, "group" if found.grouped else "image")
+    resampled = count(found.n_groups, "whole group" if found.grouped else "image")
     own = [(named("This model"), report.accuracy, report.accuracy_low, report.accuracy_high)]
     if (kept := found.without_training_frames) is not None:
         own.append((named("… without known frames", kept.note), kept.value, *kept.interval))
@@ -48,7 +48,7 @@ def headline(found: Findings, context: ReportContext) -> dict[str, Any]:
         "grouped": found.grouped,
         "n_wrong": f"{report.n - round(report.accuracy * report.n):,}",
         "figures": figures,
-        "caption": f"Intervals of 95 % by resampling {'whole ' * found.grouped}{resampled}",
+        "caption": f"Intervals of 95 % by resampling {resampled}",
         "comparisons": [*comparisons, (majority, percent(report.majority_accuracy), "")],
         "scale": _scale(start),
         "references_note": context.references_note if context.references else "",
