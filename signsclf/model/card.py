@@ -1,34 +1,53 @@
-"""The model card: README.md of a model folder, written from its figures."""
+"""The model card: README.md of a model folder, with the metadata that Hugging Face's hub reads at its top."""
 
 from __future__ import annotations
 
+import csv
+import json
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from signsclf.files import write_atomic
-from signsclf.metrics.classification import Report, format_n
+from signsclf.files import file_hash, write_atomic
+from signsclf.metrics.classification import format_n
 from signsclf.model import folder as modelfolder
 from signsclf.text import visible
 
-_WEAKEST = 8
 _NAMES_SHOWN = 60
+_ARTIFACTS = (modelfolder.ONNX, modelfolder.ONNX_INT8, modelfolder.WEIGHTS, modelfolder.LEARNER)
 
 
-def write_card(folder: Path, config: modelfolder.Config, report: Report | None) -> None:
-    """Writes README.md from config.json's values and, for the weakest classes, the validation report."""
-    write_atomic(folder / modelfolder.CARD, render(config, report).encode("utf-8", "backslashreplace"))
+def write_card(folder: Path, config: modelfolder.Config) -> None:
+    """Write README.md of a folder whose other files are in place: run/per_class.csv and the artifacts are read.
+
+    Raises:
+        ModelError: a file cannot be read or written.
+    """
+    per_class = folder / modelfolder.RUN / "per_class.csv"
+    rows = list(csv.DictReader(modelfolder.read_text(per_class).splitlines())) if per_class.is_file() else []
+    sums = {name: file_hash(folder / name) for name in _ARTIFACTS if (folder / name).is_file()}
+    text = render(config, rows, sums)
+    write_atomic(folder / modelfolder.CARD, text.encode("utf-8", "backslashreplace"))
 
 
-def render(config: modelfolder.Config, report: Report | None) -> str:
-    """The card as Markdown."""
+def render(
+    config: modelfolder.Config, per_class: Sequence[Mapping[str, str]] = (), sums: Mapping[str, str] | None = None
+) -> str:
+    """Render the card as Markdown. Nothing in it that came from outside is markup.
+
+    Args:
+        per_class: rows of per_class.csv, see `signsclf.report.files.write_report`; empty without validation images.
+        sums: SHA-256 of each artifact, by its name.
+    """
     figures = config.figures
     training = figures.get("training") or {}
     side = config.input_size[0]
-    drawn = config.recipe.get("add_synthetic")
+    added = config.recipe.get("add_synthetic")
     source = _code(training.get("source", ""))
     lines = [
+        *_front_matter(config),
         f"# {config.architecture}, {len(config.classes)} classes",
         "",
         f"An image classifier made by signsclf {config.versions['signsclf']}.",
@@ -36,33 +55,35 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
         "## What it was trained on",
         "",
         f"- {training.get('n', 0):,} images of {len(config.classes)} classes, source {source}",
-        *([f"- and {drawn} signs of each class that the package draws, new ones every epoch"] if drawn else []),
+        *([f"- and {added} synthetic signs of each class, rendered anew in every epoch"] if added else []),
         f"- data fingerprint `{config.fingerprint[:16]}…` (whole in config.json)",
         f"- classes: {_some(config.classes)}",
         f"- images: whole, squashed to {side}×{side} px"
         + ("; **expects crops to the object's box**" if config.crop == "roi" else ""),
         "",
-        "## How",
+        "## How it was made",
         "",
-        *_recipe(config.recipe, training),
+        *_recipe(config, training),
         "",
         "## Figures",
         "",
-        *_figures(figures, report),
+        *_figures(figures, per_class),
         "",
-        "## How sure it is",
+        "## Confidence",
         "",
         *_calibration(config),
         "",
-        "## What it is not for",
+        "## Limits",
         "",
-        "- Images of other things: it answers with one of its classes all the same. Look at `accepted`.",
-        "- Decisions on which safety or a person's rights depend, without a test on images from that very place.",
+        "- It answers every image with one of its classes, out-of-distribution images too: look at `accepted`.",
+        "- The figures hold for images like those it was evaluated on. Evaluate it on your own: `signsclf evaluate`.",
+        "- Not for decisions on which safety or rights depend, unless tested on images from that very place.",
         "",
         "## How to load it",
         "",
         *_loading(config),
         "",
+        *_files(sums or {}),
         "## Licence",
         "",
         _escape(config.licence) or "Unknown.",
@@ -71,14 +92,62 @@ def render(config: modelfolder.Config, report: Report | None) -> str:
     return "\n".join(lines)
 
 
-def _recipe(recipe: dict[str, Any], training: dict[str, Any]) -> list[str]:
+def _front_matter(config: modelfolder.Config) -> list[str]:
+    """YAML in which every text is a JSON string, which YAML reads as it is."""
+    by_timm = "timm" in config.readers
+    tags = ["image-classification", "signsclf", "onnx", *(["traffic-signs"] if config.is_gtsrb else [])]
+    lines = [
+        "---",
+        "license: other",
+        "license_name: see-the-card",
+        'license_link: "#licence"',
+        f"library_name: {'timm' if by_timm else 'signsclf'}",
+        "pipeline_tag: image-classification",
+        f"tags: {json.dumps(tags)}",
+        'metrics: ["accuracy", "f1"]',
+    ]
+    if valid := config.figures.get("valid"):
+        source = (config.figures.get("training") or {}).get("source", "")
+        n = format_n(valid)
+        interval = f"95 % interval {_percent(valid['accuracy_low'])} to {_percent(valid['accuracy_high'])}"
+        lines += [
+            "model-index:",
+            f"- name: {_yaml(config.architecture)}",
+            "  results:",
+            "  - task: {type: image-classification}",
+            f"    dataset: {{type: imagefolder, split: validation, name: {_yaml(source)}}}",
+            "    metrics:",
+            f"    - {{type: accuracy, value: {valid['accuracy']}, name: {_yaml(f'accuracy, {n}, {interval}')}}}",
+            f"    - {{type: f1, value: {valid['macro_f1']}, name: {_yaml(f'macro-F1, {n}')}}}",
+        ]
+    return [*lines, "---", ""]
+
+
+def _yaml(text: object) -> str:
+    return json.dumps(visible(str(text)), ensure_ascii=False)
+
+
+def _recipe(config: modelfolder.Config, training: dict[str, Any]) -> list[str]:
+    recipe = config.recipe
     named = ", ".join(f"{name} {_escape(str(value))}" for name, value in recipe.items() if value is not None)
     spent = f"{training.get('epochs', 0)} epochs in {training.get('seconds', 0):,.0f} s"
     best = training.get("best_epoch")
-    return [f"- {named}", f"- {spent}" + (f"; epoch {best} was the best and is kept" if best else "")]
+    options = {**recipe, "weights": "FILE" if config.initial_weights.startswith("local ") else recipe.get("weights")}
+    given = [(name.replace("_", "-"), str(value)) for name, value in options.items() if value is not None]
+    command = shlex.join(["signsclf", "train", "SOURCE", *(f"--{name}={value}" for name, value in given), "--out=NEW"])
+    return [
+        f"- {named}",
+        f"- {spent}" + (f"; epoch {best} was the best and is kept" if best else ""),
+        "",
+        "The command that makes it again from the same images:",
+        "",
+        "```sh",
+        visible(command),
+        "```",
+    ]
 
 
-def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
+def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) -> list[str]:
     valid, int8, held_out = (figures.get(name) for name in ("valid", "int8", "holdouts"))
     if held_out is not None:
         return _holdouts(held_out)
@@ -103,21 +172,33 @@ def _figures(figures: dict[str, Any], report: Report | None) -> list[str]:
             f"(95 % interval {_percent(valid['accuracy_low'])} to {_percent(valid['accuracy_high'])}) |"
         ),
         f"| top-5 | {_percent(valid['top5'])} |",
-        f"| macro-F1 ({valid['n_classes_present']} classes judged) | {_percent(valid['macro_f1'])} |",
+        f"| macro-F1 ({valid['n_classes_present']} classes evaluated) | {_percent(valid['macro_f1'])} |",
         f"| balanced accuracy | {_percent(valid['balanced_accuracy'])} |",
     ]
     if int8 is not None and not missing:
         lines.append(f"| accuracy of model.int8.onnx (n = {int8['n']:,}) | {_percent(int8['accuracy'])} |")
     lines += missing
-    if report is not None:
-        judged = sorted((c for c in report.per_class if c.n), key=lambda c: (c.f1, c.label))
-        weak = [c for c in judged[:_WEAKEST] if c.f1 < 1]
-        lines += ["", "Weakest classes (F1, n): "] if weak else ["", "No class has a mistake."]
-        lines += [f"- {_escape(c.label)}: {_percent(c.f1)}, {c.n}" for c in weak]
-        unjudged = [c.label for c in report.per_class if not c.n]
-        if unjudged:
-            lines += ["", f"Not evaluated, for want of validation images: {_some(unjudged)}."]
+    if per_class:
+        lines += ["", *_per_class(per_class)]
     return lines
+
+
+def _per_class(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
+    """The classes in a table, lowest F1 first."""
+    evaluated = sorted((row for row in rows if int(row["n"])), key=lambda row: (float(row["f1"]), row["label"]))
+    yield "| class | n | precision | recall (95 % interval) | F1 |"
+    yield "| --- | --- | --- | --- | --- |"
+    for row in evaluated[:_NAMES_SHOWN]:
+        precision = _percent(float(row["precision"])) if row["precision"] else "–"
+        low, high = (_percent(float(row[name])) for name in ("recall_low", "recall_high"))
+        recall = f"{_percent(float(row['recall']))} ({low} to {high})"
+        yield f"| {_escape(row['label'])} | {row['n']} | {precision} | {recall} | {_percent(float(row['f1']))} |"
+    if (more := len(evaluated) - _NAMES_SHOWN) > 0:
+        yield ""
+        yield f"{more:,} more classes, with a higher F1, are in run/per_class.csv."
+    if missing := [row["label"] for row in rows if not int(row["n"])]:
+        yield ""
+        yield f"Not evaluated, for want of validation images: {_some(missing)}."
 
 
 def _holdouts(found: dict[str, Any]) -> list[str]:
@@ -198,6 +279,13 @@ def _loading(config: modelfolder.Config) -> list[str]:
     else:
         lines.append("timm and transformers do not know this architecture; the other readers do.")
     return lines
+
+
+def _files(sums: Mapping[str, str]) -> list[str]:
+    if not sums:
+        return []
+    rows = [f"| `{name}` | `{digest}` |" for name, digest in sums.items()]
+    return ["## Files", "", "| file | SHA-256 |", "| --- | --- |", *rows, ""]
 
 
 def _some(names: Sequence[str]) -> str:

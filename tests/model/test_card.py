@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
+import hashlib
+import shlex
+
 import pytest
 from tinymodel import config
 
-from signsclf.metrics.classification import Report
 from signsclf.model import card
 from signsclf.model.folder import read_config
 
@@ -29,20 +30,36 @@ CALIBRATION = {
 TRAINING = {"n": 1234, "source": "my signs", "epochs": 7, "best_epoch": 5, "seconds": 61.0, "skipped": 2}
 
 
-def of(figures: dict, report: Report | None = None, **changes: object) -> str:
-    return card.render(config(figures=figures, fingerprint="ab" * 32, **changes), report)
+SUMS = {"model.onnx": "0f" * 32, "model.safetensors": "1e" * 32}
 
 
-def report() -> Report:
-    probabilities = np.array([[0.8, 0.1, 0.1]] * 3 + [[0.1, 0.8, 0.1]])
-    return Report.from_probabilities(probabilities, np.array([0, 0, 1, 1]), ("red", "green", "blue"))
+def of(figures: dict, per_class: list[dict[str, str]] | None = None, **changes: object) -> str:
+    return card.render(config(figures=figures, fingerprint="ab" * 32, **changes), per_class or [], SUMS)
 
 
-def test_drawn_signs_are_told_apart_from_images():
-    assert "- and 200 signs of each class that the package draws" in of(
-        {"training": TRAINING}, recipe={"add_synthetic": 200}
-    )
-    assert "that the package draws" not in of({"training": TRAINING}, recipe={"add_synthetic": 0})
+def row(label: str, n: int, precision: str = "", recall: str = "", f1: str = "") -> dict[str, str]:
+    """A row of per_class.csv."""
+    low, high = ("0.100000", "0.900000") if n else ("", "")
+    values = (label, str(n), precision, recall, f1, low, high)
+    return dict(zip(("label", "n", "precision", "recall", "f1", "recall_low", "recall_high"), values, strict=True))
+
+
+def report() -> list[dict[str, str]]:
+    return [
+        row("red", 2, "0.666667", "1.000000", "0.800000"),
+        row("green", 2, "1.000000", "0.500000", "0.666667"),
+        row("blue", 0),
+    ]
+
+
+def front_matter(text: str) -> dict:
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_synthetic_signs_are_told_apart_from_images():
+    assert "- and 200 synthetic signs of each class" in of({"training": TRAINING}, recipe={"add_synthetic": 200})
+    assert "synthetic" not in of({"training": TRAINING}, recipe={"add_synthetic": 0}).split("## How it")[0]
 
 
 def test_figures_stand_with_n_and_interval():
@@ -57,7 +74,8 @@ def test_figures_stand_with_n_and_interval():
         "epoch 5 was the best",
     ):
         assert words in text, words
-    assert "green: 66.7 %, 2" in text
+    assert "| green | 2 | 100.0 % | 50.0 % (10.0 % to 90.0 %) | 66.7 % |" in text
+    assert text.index("| green |") < text.index("| red |"), "the lowest F1 first"
     assert "Not evaluated, for want of validation images: blue" in text
 
 
@@ -91,6 +109,54 @@ def test_labels_cannot_write_markdown_or_html():
     assert r"a\|b" in text
 
 
+def test_the_hub_reads_what_it_is_and_how_good():
+    found = front_matter(of({"training": TRAINING, "valid": VALID}, readers=("onnxruntime", "timm"), is_gtsrb=True))
+    assert found["pipeline_tag"] == "image-classification"
+    assert found["library_name"] == "timm"
+    assert {"onnx", "signsclf", "traffic-signs"} <= set(found["tags"])
+    [entry] = found["model-index"]
+    [result] = entry["results"]
+    assert result["task"]["type"] == "image-classification"
+    assert result["dataset"]["name"] == "my signs"
+    accuracy, f1 = result["metrics"]
+    assert (accuracy["type"], accuracy["value"]) == ("accuracy", 0.955)
+    assert accuracy["name"] == "accuracy, n = 200, 95 % interval 91.7 % to 97.6 %"
+    assert (f1["type"], f1["value"]) == ("f1", 0.912)
+    assert "model-index" not in front_matter(of({"training": TRAINING, "valid": None}, reject_threshold=None))
+
+
+def test_names_from_outside_cannot_write_metadata():
+    source = "x\"}\n---\nlicense: mit: {[ '#"
+    found = front_matter(of({"training": {**TRAINING, "source": source}, "valid": VALID}))
+    assert found["license"] == "other"
+    assert found["model-index"][0]["results"][0]["dataset"]["name"].startswith('x"}\\n---')
+
+
+def test_it_lists_checksums_and_the_command_that_makes_it_again():
+    text = of({})
+    assert f"| `model.onnx` | `{SUMS['model.onnx']}` |" in text
+    recipe = {"arch": "signnet", "weights": "a'b", "lr": 0.2, "fold": None, "batch_size": 8}
+    command = of({}, recipe=recipe).partition("```sh\n")[2].partition("\n```")[0]
+    words = [
+        "signsclf",
+        "train",
+        "SOURCE",
+        "--arch=signnet",
+        "--weights=a'b",
+        "--lr=0.2",
+        "--batch-size=8",
+        "--out=NEW",
+    ]
+    assert shlex.split(command) == words
+    assert "--weights=FILE" in of({}, recipe=recipe, initial_weights="local a'b")
+
+
+def test_the_checksums_of_a_trained_model_are_its_files(model):
+    text = (model / "README.md").read_text("utf-8")
+    for name in ("model.onnx", "model.safetensors"):
+        assert hashlib.sha256((model / name).read_bytes()).hexdigest() in text
+
+
 def test_many_classes_are_not_all_listed():
     text = of({}, classes=tuple(f"class {i}" for i in range(100)))
     assert "and 40 more" in text
@@ -99,13 +165,13 @@ def test_many_classes_are_not_all_listed():
 def test_the_card_of_a_trained_model_is_its_config_in_words(model):
     text = (model / "README.md").read_text()
     found = read_config(model)
-    assert text.startswith(f"# {found.architecture}, 3 classes")
+    assert f"\n# {found.architecture}, 3 classes\n" in text
     assert found.fingerprint[:16] in text
     assert f"n = {found.figures['valid']['n']}" in text
     headings = [line for line in text.splitlines() if line.startswith("## ")]
     assert [h for h in headings if "load" in h]
     assert [h for h in headings if "Licence" in h]
-    assert len(headings) == len(set(headings)) == 7
+    assert len(headings) == len(set(headings)) == 8
 
 
 def test_the_code_of_the_card_runs(model, source, monkeypatch, capsys):
@@ -129,14 +195,14 @@ def test_repeated_images_are_told_beside_n():
 
 def test_of_very_many_classes_some_are_named_and_the_rest_counted():
     names = tuple(f"class {i}" for i in range(1000))
-    probabilities = np.eye(1000)[:2]
-    text = card.render(
-        config(classes=names, figures={"training": TRAINING, "valid": VALID}),
-        Report.from_probabilities(probabilities, np.array([0, 1]), names),
-    )
+    rows = [row(name, 1, "1", "1", f"{number / 1000}") for number, name in enumerate(names[:100])]
+    rows += [row(name, 0) for name in names[100:]]
+    text = of({"training": TRAINING, "valid": VALID}, rows, classes=names)
     assert "class 59 and 940 more" in text
-    assert "Not evaluated, for want of validation images: class 2, " in text
-    assert "class 61 and 938 more." in text
+    assert "| class 59 |" in text and "| class 60 |" not in text
+    assert "40 more classes, with a higher F1, are in run/per_class.csv." in text
+    assert "Not evaluated, for want of validation images: class 100, " in text
+    assert "class 159 and 840 more." in text
 
 
 def test_what_others_named_is_shown_and_is_no_markup():
