@@ -159,7 +159,7 @@ def make_model(folder: Path, name: str, size: int) -> Path:
     classes = tuple(f"class {i}" for i in range(43))
     model = architectures.create(arch, len(classes)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
-    parity, classifier = write_network(folder, model, arch, classes, size, pixels)
+    parity, classifier = write_network(folder, model, arch, classes, size, pixels, learner=True)
     config = modelfolder.Config(
         architecture=arch.name,
         classes=classes,

@@ -66,12 +66,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def model(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder trained on the tiny source. Read only."""
+    """A model folder trained on the tiny source, with all that can be asked for. Read only."""
     from signsclf.recipe import Recipe
     from signsclf.runs.train import train
 
     with one_thread():
-        return train(source, tmp_path_factory.mktemp("trained") / "tiny", Recipe(**TINY)).folder
+        return train(
+            source, tmp_path_factory.mktemp("trained") / "tiny", Recipe(**TINY), learner=True, pictures=True
+        ).folder
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = Recipe(arch="signnet", weights="none", size=32, epochs=1, batch_size=8, precision="fp32", device="cpu")
     train(folder / "photos", folder / "models" / "small", small)
     pretrained = Recipe(arch="tf_efficientnet_lite0", weights="imagenet", size=64, freeze_epochs=1, epochs=1)
-    train(folder / "photos", folder / "models" / "pets", pretrained)
+    train(folder / "photos", folder / "models" / "pets", pretrained, learner=True)
     return folder
 
 

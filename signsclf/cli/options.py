@@ -126,8 +126,12 @@ MaxAcceptedError = Annotated[
         help="Selective risk to aim at, 0 to 1: how many of the accepted answers may be wrong; sets the threshold.",
     ),
 ]
-Bare = Annotated[
-    bool, typer.Option("--bare", help="No learner.pkl, and nothing that shows or names the images trained on.")
+Bare = Annotated[bool, typer.Option("--bare", help="Leave out the tables that name the images, such as run/split.csv.")]
+LearnerOption = Annotated[
+    bool, typer.Option("--learner", help="Also write learner.pkl, for fastai; a pickle can run code when it is opened.")
+]
+Pictures = Annotated[
+    bool, typer.Option("--pictures", help="Keep some of the images: a training batch, the mistakes, golden images.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 SplitOption = Annotated[

@@ -14,10 +14,12 @@ from signsclf.cli.options import (
     DataDir,
     ForceInt8Option,
     Int8Option,
+    LearnerOption,
     MaxAcceptedError,
     MaxPixels,
     OptionalSource,
     Overwrite,
+    Pictures,
     SkipBad,
     Yes,
     chosen_int8,
@@ -33,7 +35,10 @@ from signsclf.recipe import Recipe
 
 DEFAULT_OUT = Path("models/default")
 _APPLIED_TO_RUNS = frozenset(
-    {"resume", "moved", "overwrite", "max_accepted_error", "int8", "force_int8", "bare", "cache", "max_pixels"}
+    (
+        *("resume", "moved", "overwrite", "max_accepted_error", "int8", "force_int8"),
+        *("learner", "pictures", "bare", "cache", "max_pixels"),
+    )
 )
 """Parameters of ``train`` that --resume takes: they do not influence the weights."""
 
@@ -63,6 +68,8 @@ def train_command(
     max_accepted_error: MaxAcceptedError = 0.005,
     int8: Int8Option = False,
     force_int8: ForceInt8Option = False,
+    learner: LearnerOption = False,
+    pictures: Pictures = False,
     bare: Bare = False,
     cache: CacheOption = "auto",
     track: Annotated[
@@ -105,6 +112,8 @@ def train_command(
             source=moved,
             max_accepted_error=max_accepted_error if "max_accepted_error" in given else None,
             int8=chosen_int8(int8, force_int8) if {"int8", "force_int8"} & given.keys() else None,
+            learner=learner or None,
+            pictures=pictures or None,
             bare=bare or None,
             cache=cache,
             observer=observer,
@@ -125,6 +134,8 @@ def train_command(
             skip_bad=skip_bad,
             max_accepted_error=max_accepted_error,
             int8=chosen_int8(int8, force_int8),
+            learner=learner,
+            pictures=pictures,
             bare=bare,
             cache=cache,
             track=track,

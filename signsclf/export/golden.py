@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,9 @@ def store_golden(folder: str | Path, pixels: np.ndarray, probabilities: np.ndarr
         raise ValueError(f"{len(pixels)} images, {len(probabilities)} rows: not 1 to {MAX_IMAGES} of both")
     below = Path(folder) / RUN / REPLAY
     try:
-        below.mkdir(parents=True, exist_ok=True)
+        if below.exists():
+            shutil.rmtree(below)
+        below.mkdir(parents=True)
         for number, image in enumerate(pixels):
             data = io.BytesIO()
             Image.fromarray(image).save(data, "PNG")

@@ -150,8 +150,8 @@ class ExportedNetwork:
             # The exporter has rewritten the classifier's tensors.
             self._program = _write_onnx(self._path, self._module, self.classes, self.size)
 
-    def write(self) -> Parity:
-        """Write model.onnx, model.safetensors and learner.pkl, once the graph has passed the parity check.
+    def write(self, learner: bool = False) -> Parity:
+        """Write model.onnx, model.safetensors and, if asked, learner.pkl, once the graph has passed the parity check.
 
         Raises:
             ParityError: ONNX Runtime does not answer as the network does; then none of the files is there.
@@ -171,13 +171,21 @@ class ExportedNetwork:
             save_file(state, weights_path, metadata={"format": "pt"})
             # safetensors lets nobody but the owner read it.
             shutil.copymode(self._path, weights_path)
-            _write_learner(folder / modelfolder.LEARNER, model, self.arch, self.classes, self.size)
+            if learner:
+                _write_learner(folder / modelfolder.LEARNER, model, self.arch, self.classes, self.size)
             self._path.replace(onnx_path)
         return parity
 
 
 def write_network(
-    folder: Path, model: nn.Module, arch: Architecture, classes: Sequence[str], size: int, pixels: np.ndarray
+    folder: Path,
+    model: nn.Module,
+    arch: Architecture,
+    classes: Sequence[str],
+    size: int,
+    pixels: np.ndarray,
+    *,
+    learner: bool = False,
 ) -> tuple[Parity, str | None]:
     """Export a network whose temperature is folded in, see `ExportedNetwork`.
 
@@ -188,7 +196,7 @@ def write_network(
         ParityError, ModelError: see `ExportedNetwork`.
     """
     with ExportedNetwork(folder, model, arch, classes, size, pixels) as network:
-        return network.write(), network.classifier_weight
+        return network.write(learner), network.classifier_weight
 
 
 def _run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
@@ -209,7 +217,7 @@ def compare(onnx_path: Path, expected: np.ndarray, pixels: np.ndarray) -> Parity
 
 def readers(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndarray) -> tuple[str, ...]:
     """Who can read the folder, found by trying: timm and transformers where timm's network of that name agrees."""
-    found = ["onnxruntime", "signsclf", "fastai"]
+    found = ["onnxruntime", "signsclf"]
     if arch.family in (Family.TIMM, Family.TORCHVISION):
         import timm
 

@@ -24,7 +24,7 @@ def write_report(
     targets: np.ndarray,
     classes: Sequence[str],
     paths: Sequence[str],
-    load_image: Callable[[str], np.ndarray],
+    load_image: Callable[[str], np.ndarray] | None,
     *,
     figures: tuple[str, Mapping[str, Any]] | None = None,
 ) -> list[Path]:
@@ -43,7 +43,7 @@ def write_report(
         probabilities, targets, classes: as for `Report.from_probabilities`.
         paths: the N images' names, written unchanged.
         load_image: returns the uint8 array (height, width, 3) of one of `paths`; called for the worst mistakes
-            only, before anything is written.
+            only, before anything is written. None leaves mistakes.png out.
         figures: name and content of a JSON file to write instead of metrics.json.
 
     Returns:
@@ -64,7 +64,7 @@ def write_report(
     confidence = np.minimum(probabilities.max(axis=1).astype(np.float64), 1)
     wrong = np.flatnonzero(predicted != targets)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")[:MISTAKES_SHOWN]]
-    images = [load_image(paths[i]) for i in worst]
+    images = [load_image(paths[i]) for i in worst] if load_image else []
 
     folder = make_folder(folder)
     written = []
@@ -87,6 +87,8 @@ def write_report(
     if not has_extra("plots"):
         return written
     plots.confusion_matrix(confused, classes, new("confusion.png"))
+    if load_image is None:
+        return written
     n_images = f"in {count(len(targets), 'image')}"
     of = f"The {len(worst)} most confident of " if len(worst) < len(wrong) else ""
     title = f"{of}{count(len(wrong), 'mistake')} {n_images}" if len(wrong) else n_images

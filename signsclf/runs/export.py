@@ -84,7 +84,7 @@ def export_run(
         evaluated = evaluate_holdouts(holdouts, config, source, request.max_accepted_error, cache, observer)
         pixels = sample_pixels(read_source(source), config.input_size, config.crop == Crop.ROI.value)
     with _new_folder(out, request.overwrite) as partial:
-        figures = reexport(run, partial, observer, evaluated=evaluated, pixels=pixels, bare=request.bare).figures
+        figures = reexport(run, partial, observer, evaluated=evaluated, pixels=pixels, request=request).figures
         modelfolder.publish(partial, out, request.overwrite)
     origin = (figures.get("training") or {}).get("source", "")
     return Outcome(folder=out, source=origin, stopped=False, metrics=figures.get("valid"))

@@ -76,16 +76,16 @@ def finish(
             threshold = reject_threshold(probabilities, targets[valid_rows], request.max_accepted_error)
             calibration = _cross_fit(prepared, logits, request.max_accepted_error)
             network.fold(temperature)
-        parity = network.write()
+        parity = network.write(learner=request.learner)
         config = new_config(prepared.plan, network.model, parity, network.classifier_weight, parity_pixels)
     config = replace(config, temperature=temperature, reject_threshold=threshold, fingerprint=prepared.fingerprint)
-    writer = ModelFolderWriter(folder, config, bare=request.bare)
+    writer = ModelFolderWriter(folder, config, pictures=request.pictures, bare=request.bare)
     writer.write_golden(parity_pixels)
     report = None
     if probabilities is not None:
         report = Report.from_probabilities(probabilities, targets[valid_rows], classes)
         _say_if_useless(report, targets[valid_rows], classes, observer)
-        _write_figures(prepared, report, probabilities, run, observer)
+        _write_figures(prepared, report, probabilities, run, observer, request.pictures)
     figures = {
         "training": {
             "n": len(train_rows),
@@ -115,7 +115,7 @@ def finish(
         int8 = write_int8(folder, config, for_ranges, pixels[rows], targets[rows], force)
         observer.say(str(int8))
         figures["int8"] = {**int8.to_dict(), "evaluated_on": "valid" if len(valid_rows) else "train"}
-    writer.close(figures, report)
+    writer.close(figures)
     return None if report is None else report.to_dict()
 
 
@@ -126,14 +126,14 @@ def reexport(
     *,
     evaluated: Holdouts | None = None,
     pixels: np.ndarray | None = None,
-    bare: bool = False,
+    request: RunRequest,
 ) -> modelfolder.Config:
     """Fill ``folder`` from a finished model folder, whose network the installed packages export again.
 
     Args:
         evaluated: gives temperature, reject threshold and figures to a model that had no validation images.
         pixels: uint8 (N, H, W, 3) at the model's size, to compare on; None takes the stored images.
-        bare: see `signsclf.runs.folder.RunRequest`.
+        request: of it, ``learner``, ``pictures`` and ``bare`` are heeded.
 
     Returns:
         What config.json says now.
@@ -161,13 +161,12 @@ def reexport(
     change = config.temperature / old.temperature
     fold_temperature(model, len(config.classes), change)
     arch = architectures.find(config.architecture)
-    parity, _ = write_network(folder, model, arch, config.classes, config.input_size[0], pixels)
-    if bare:
-        for name in ("recipe.json", "history.csv"):
-            shutil.copy2(run / modelfolder.RUN / name, folder / modelfolder.RUN / name)
-    else:
-        shutil.copytree(run / modelfolder.RUN, folder / modelfolder.RUN, dirs_exist_ok=True)
-    writer = ModelFolderWriter(folder, replace(config, parity=parity.to_dict()), bare=bare)
+    parity, _ = write_network(
+        folder, model, arch, config.classes, config.input_size[0], pixels, learner=request.learner
+    )
+    shutil.copytree(run / modelfolder.RUN, folder / modelfolder.RUN, dirs_exist_ok=True)
+    config = replace(config, parity=parity.to_dict())
+    writer = ModelFolderWriter(folder, config, pictures=request.pictures, bare=request.bare)
     expected = softmax(Classifier(run).logits(pixels) / change)
     difference = float(np.abs(writer.classifier.probabilities(pixels) - expected).max())
     if not difference <= PARITY_TOLERANCE:
@@ -176,7 +175,7 @@ def reexport(
             "those of its first export; nothing was written; use the versions in its config.json"
         )
     writer.write_golden(pixels)
-    writer.close(figures, card=run / modelfolder.CARD if evaluated is None and not bare else None)
+    writer.close(figures)
     return writer.config
 
 
@@ -226,7 +225,7 @@ def _write_training(prepared: Prepared, result: FitResult, planned: np.ndarray, 
 
 
 def _write_figures(
-    prepared: Prepared, report: Report, probabilities: np.ndarray, run: Path, observer: Observer
+    prepared: Prepared, report: Report, probabilities: np.ndarray, run: Path, observer: Observer, pictures: bool
 ) -> None:
     rows = prepared.split.rows("valid")
     names = [prepared.names[i] for i in rows]
@@ -241,12 +240,14 @@ def _write_figures(
             gone.append(name)
             return np.asarray(prepared.decoded.pixels[row])
 
-    write_report(run, report, probabilities, prepared.targets[rows], prepared.classes, names, show)
+    write_report(
+        run, report, probabilities, prepared.targets[rows], prepared.classes, names, show if pictures else None
+    )
     if gone:
         observer.say(
             f"mistakes.png: {len(gone)} of its images can no longer be read ({gone[0]}); shown as the network sees them"
         )
-    for picture in ("confusion.png", "mistakes.png"):
+    for picture in ("confusion.png", *(["mistakes.png"] if pictures else [])):
         (run / picture).replace(run / "plots" / picture)
 
 

@@ -39,7 +39,9 @@ class RunRequest:
             for, 0 to 1.
         overwrite: replace a model folder, or an interrupted run, that exists.
         int8: whether model.int8.onnx is written as well; the result is reported and is in the figures.
-        bare: ship no learner.pkl, and nothing that shows or names the images trained on.
+        learner: write learner.pkl as well, a pickle for fastai's users.
+        pictures: keep pictures of training and validation images: golden images, a training batch, the mistakes.
+        bare: leave out the tables that name the images.
         track: where the run is reported to; None is nowhere.
 
     Raises:
@@ -52,6 +54,8 @@ class RunRequest:
     max_accepted_error: float = 0.005
     overwrite: bool = False
     int8: Int8Policy = Int8Policy.NONE
+    learner: bool = False
+    pictures: bool = False
     bare: bool = False
     track: TrackedRun | None = None
 
@@ -71,7 +75,7 @@ class RunRequest:
         return cls(source=str(source), reading=reading, **options)
 
 
-CHANGEABLE = frozenset({"max_accepted_error", "overwrite", "int8", "bare"})
+CHANGEABLE = frozenset({"max_accepted_error", "overwrite", "int8", "learner", "pictures", "bare"})
 """Fields of a request that decide no weights: a resumed run may have others."""
 
 
@@ -204,6 +208,8 @@ def write_record(partial: Path, record: Record) -> None:
         "max_accepted_error": request.max_accepted_error,
         "overwrite": request.overwrite,
         "int8": request.int8.value,
+        "learner": request.learner,
+        "pictures": request.pictures,
         "bare": request.bare,
         "track": request.track and asdict(request.track),
         "recipe": record.recipe.to_dict(),
@@ -235,6 +241,8 @@ def read_record(partial: Path) -> Record:
             max_accepted_error=float(values.get("max_accepted_error", values.get("accept_error"))),
             overwrite=bool(values["overwrite"]),
             int8=Int8Policy(values["int8"]),
+            learner=bool(values.get("learner")),
+            pictures=bool(values.get("pictures")),
             bare=bool(values.get("bare")),
             track=_tracked(values.get("track")),
         )

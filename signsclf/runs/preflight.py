@@ -92,7 +92,7 @@ def _export(folder: Path, planned: Plan, model: nn.Module, int8: Int8Policy, obs
     twin = _tamed(model, arch, len(classes), pixels)
     parity, classifier_weight = write_network(folder, twin, arch, classes, recipe.size, pixels)
     config = new_config(planned, twin, parity, classifier_weight, pixels)
-    ModelFolderWriter(folder, config, bare=False).write_golden(pixels)
+    ModelFolderWriter(folder, config).write_golden(pixels)
     if int8 is not Int8Policy.NONE:
         found = write_int8(folder, config, pixels, pixels, np.zeros(len(pixels), np.int64), force=True)
         if found.result != "written":

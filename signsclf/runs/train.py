@@ -284,7 +284,8 @@ def _fit_and_finish(
     shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
     run = partial / modelfolder.RUN
     (run / "plots").mkdir(parents=True, exist_ok=True)
-    plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
+    if request.pictures:
+        plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
     observer.training_began()
     if isinstance(fit, Fit) and (search := fit.search()) is not None:
         write_search(search, run)

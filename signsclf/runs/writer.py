@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +14,6 @@ from torch import nn
 from signsclf.export.golden import noise_images, store_golden
 from signsclf.export.onnx import Parity, readers
 from signsclf.inference.classifier import Classifier
-from signsclf.metrics.classification import Report
 from signsclf.model import folder as modelfolder
 from signsclf.model.card import write_card
 from signsclf.recipe import Recipe
@@ -35,48 +33,47 @@ class ModelFolderWriter:
     """Completes the folder of a model whose network's files are in it; config.json and SHA256SUMS come last.
 
     Args:
-        folder: with model.onnx, model.safetensors, learner.pkl and run/.
-        config: what config.json will say, but for the figures.
-        bare: leave out learner.pkl, which is a pickle, and all that shows or names the images trained on.
+        folder: with model.onnx, model.safetensors, run/ and, where it was asked for, learner.pkl.
+        config: what config.json will say, but for the figures, and for fastai among the readers.
+        pictures, bare: see `signsclf.runs.folder.RunRequest`.
 
     Attributes:
         classifier: the exported model.
     """
 
-    def __init__(self, folder: Path, config: modelfolder.Config, *, bare: bool) -> None:
-        if bare:
-            (folder / modelfolder.LEARNER).unlink(missing_ok=True)
-            config = replace(config, readers=tuple(name for name in config.readers if name != "fastai"))
-        self.folder, self.config, self.bare = folder, config, bare
+    def __init__(self, folder: Path, config: modelfolder.Config, *, pictures: bool = False, bare: bool = False) -> None:
+        readers = [name for name in config.readers if name != "fastai"]
+        if (folder / modelfolder.LEARNER).is_file():
+            readers.insert(2, "fastai")
+        config = replace(config, readers=tuple(readers))
+        self.folder, self.config, self.pictures, self.bare = folder, config, pictures, bare
         self.classifier = Classifier(folder, config=config)
 
     def write_golden(self, pixels: np.ndarray) -> None:
-        """Store some images, uint8 (N, H, W, 3) with N ≥ 1, and what the exported model answers; noise where bare.
+        """Store what the exported model answers to some of these images, or to noise where it keeps no pictures.
+
+        Args:
+            pixels: uint8 (N, H, W, 3), N ≥ 1.
 
         Raises:
             ModelError: a file cannot be written.
         """
-        golden = noise_images(_N_GOLDEN, self.config.input_size) if self.bare else pixels[:_N_GOLDEN]
+        golden = pixels[:_N_GOLDEN] if self.pictures else noise_images(_N_GOLDEN, self.config.input_size)
         store_golden(self.folder, golden, self.classifier.probabilities(golden))
 
-    def close(self, figures: dict[str, Any], report: Report | None = None, card: Path | None = None) -> None:
-        """Write config.json, the card and SHA256SUMS.
-
-        Args:
-            report: of the validation images, for the card.
-            card: of an earlier export, that is copied instead of a new one.
+    def close(self, figures: dict[str, Any]) -> None:
+        """Write config.json, the card and SHA256SUMS; delete below run/ what is not to be in the folder.
 
         Raises:
             ModelError: a file cannot be written.
         """
         self.config = replace(self.config, figures=figures)
         modelfolder.write_config(self.folder, self.config)
-        if card is None:
-            write_card(self.folder, self.config, report)
-        else:
-            shutil.copy2(card, self.folder)
+        write_card(self.folder, self.config)
         # A log names places of this machine, and what it reports is mended.
-        left_out = [ERROR_LOG, *((*_NAMES_IMAGES, *_SHOWS_IMAGES) if self.bare else ())]
+        left_out = [ERROR_LOG]
+        left_out += () if self.pictures else _SHOWS_IMAGES
+        left_out += _NAMES_IMAGES if self.bare else ()
         for name in left_out:
             (self.folder / modelfolder.RUN / name).unlink(missing_ok=True)
         modelfolder.write_sums(self.folder)

@@ -67,7 +67,7 @@ def write(name: str, tmp_path_factory):
     folder.mkdir()
     model, arch = network(name)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    parity, classifier = write_network(folder, model, arch, CLASSES, SIZE, pictures())
+    parity, classifier = write_network(folder, model, arch, CLASSES, SIZE, pictures(), learner=True)
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     return folder, model, arch, parity, classifier

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
             pixels = np.clip(np.array(colour) + rng.integers(-60, 60, (40, 36, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / "bilder" / label / f"{i}.png")
     recipe = Recipe(arch="resnet10t", weights="none", size=32, epochs=2, batch_size=16)
-    return train(root / "bilder", root / "das Modell über allem", recipe).folder
+    return train(root / "bilder", root / "das Modell über allem", recipe, learner=True).folder
 
 
 @pytest.fixture(scope="module")

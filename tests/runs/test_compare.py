@@ -73,7 +73,6 @@ def test_networks_without_torchs_gradients_are_models_as_the_rest(climbed, sourc
         label, index, probabilities = learner.predict(image)
     assert (label, int(index)) == (found.label, found.index)
     assert float(probabilities.max()) == pytest.approx(found.probability, abs=1e-4)
-    assert b"signsclf" not in (folder / "learner.pkl").read_bytes()
     assert all(type(module).__module__.startswith("torch.nn") for module in learner.model.modules())
 
 

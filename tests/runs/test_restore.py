@@ -76,7 +76,7 @@ def test_mistakes_whose_images_are_gone_are_shown_as_the_network_sees_them(own, 
         for path in own.rglob("*.png"):
             packed.write(path, path.relative_to(own).as_posix())
     watched = Watched(before=archive.unlink)
-    folder = train(archive, tmp_path / "m", RECIPE.replace(epochs=1, lr=1e-6), observer=watched).folder
+    folder = train(archive, tmp_path / "m", RECIPE.replace(epochs=1, lr=1e-6), pictures=True, observer=watched).folder
     assert (folder / "run" / "plots" / "mistakes.png").is_file()
     assert any(line.startswith("mistakes.png: ") and "as the network sees them" in line for line in watched.lines)
     assert "red bar/0" in (folder / "run" / "split.csv").read_text()

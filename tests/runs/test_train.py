@@ -19,10 +19,13 @@ from tinymodel import config
 from tinysource import CLASSES, TINY, Ran, Watched, command, draw_source, environment, flags, one_thread, weights
 
 import signsclf
+from signsclf import images
 from signsclf.data import synthetic
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
 from signsclf.evaluation.evaluate import evaluate
+from signsclf.export.golden import noise_images
 from signsclf.export.onnx import ExportedNetwork
+from signsclf.export.verify import verify
 from signsclf.inference.classifier import Classifier
 from signsclf.locks import LockedError
 from signsclf.model.folder import read_config, verify_sums
@@ -44,9 +47,23 @@ FILES = {
     *(f"run/replay/{number:03}.png" for number in range(8)),
 }
 
+PLAIN = FILES - {"learner.pkl", "run/plots/batch.png", "run/plots/mistakes.png"}
+"""What is written unasked."""
+
 
 def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_neither_a_pickle_nor_pictures_are_written_unasked(source, tmp_path):
+    folder = train(source, tmp_path / "m", RECIPE.replace(epochs=1)).folder
+    assert files(folder) == PLAIN
+    config = read_config(folder)
+    assert "fastai" not in config.readers
+    # The golden images are noise, the same in every folder.
+    for number, pixels in enumerate(noise_images(8, config.input_size)):
+        assert np.array_equal(images.load(folder / "run" / "replay" / f"{number:03}.png", config.input_size), pixels)
+    assert verify(folder).difference < 1e-5
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -484,7 +501,7 @@ def test_an_interrupted_run_can_be_exported_as_it_stands(broken, source, tmp_pat
     folder, _ = broken[signal.SIGINT]
     before = files(folder / "my model.partial")
     outcome = export_run(folder / "my model.partial", tmp_path / "early")
-    assert files(outcome.folder) == FILES
+    assert files(outcome.folder) == PLAIN
     assert files(folder / "my model.partial") == before
     verify_sums(outcome.folder)
     assert len(rows(outcome.folder / "run" / "history.csv")) < LONG["epochs"]
@@ -500,7 +517,7 @@ def test_a_resumed_run_ends_in_the_weights_of_the_unbroken_one(broken, unbroken,
     outcome = resume(tmp_path / "m" if number is signal.SIGINT else partial)
     assert outcome.folder == tmp_path / "m"
     assert not partial.exists()
-    assert files(outcome.folder) == FILES
+    assert files(outcome.folder) == PLAIN
     assert weights(outcome.folder) == weights(unbroken)
     assert (outcome.folder / "model.onnx").read_bytes() == (unbroken / "model.onnx").read_bytes()
     with pytest.raises(ModelError, match="finished already"):
@@ -624,8 +641,13 @@ def test_a_finished_folder_is_exported_anew(model, tmp_path, cli):
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[0].startswith("accuracy ")
     anew = tmp_path / "anew"
-    assert files(anew) == FILES
+    assert files(anew) == PLAIN
     verify_sums(anew)
+    assert cli("export", model, "--out", anew, "--overwrite", "--learner", "--pictures").code == 0
+    assert files(anew) == FILES
+    golden = "run/replay/000.png"
+    assert (anew / golden).read_bytes() == (model / golden).read_bytes()
+    assert "fastai" in read_config(anew).readers
     assert {name: t.tolist() for name, t in load_file(anew / "model.safetensors").items()} == {
         name: t.tolist() for name, t in load_file(model / "model.safetensors").items()
     }
