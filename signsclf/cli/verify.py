@@ -30,6 +30,7 @@ def verify_command(
     if learner:
         require_extra("train", "--learner")
     from signsclf.export.verify import verify, verify_learner
+    from signsclf.model.card import readable_part
 
     found = verify(model)
     result: dict[str, Any] = {
@@ -48,7 +49,7 @@ def verify_command(
     if as_json:
         echo_json(result)
         return
-    for line in [*found.card.rstrip().split("\n"), ""]:
+    for line in [*readable_part(found.card).rstrip().split("\n"), ""]:
         echo(line)
     echo(f"checksums: correct; golden outputs differ by {found.difference:.1e}")
     if learner:

@@ -15,6 +15,7 @@ from signsclf.metrics.classification import format_n
 from signsclf.model import folder as modelfolder
 from signsclf.text import visible
 
+_FRONT_MATTER = re.compile(r"\A---\r?\n.*?\n---\r?\n\s*", re.DOTALL)
 _NAMES_SHOWN = 60
 _ARTIFACTS = (modelfolder.ONNX, modelfolder.ONNX_INT8, modelfolder.WEIGHTS, modelfolder.LEARNER)
 
@@ -30,6 +31,11 @@ def write_card(folder: Path, config: modelfolder.Config) -> None:
     sums = {name: file_hash(folder / name) for name in _ARTIFACTS if (folder / name).is_file()}
     text = render(config, rows, sums)
     write_atomic(folder / modelfolder.CARD, text.encode("utf-8", "backslashreplace"))
+
+
+def readable_part(card: str) -> str:
+    """Cut off the metadata at the top of a card, which is for programs."""
+    return _FRONT_MATTER.sub("", card, count=1)
 
 
 def render(

@@ -282,7 +282,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_graph(tmp_path, monkeypatch, no_e
     monkeypatch.setattr(export, where, full)
     model, arch = network("signnet")
     with pytest.raises(ModelError, match=r"cannot be written \(.*No space left on device\); free some space") as caught:
-        write_network(tmp_path, model, arch, CLASSES, SIZE, pictures(2))
+        write_network(tmp_path, model, arch, CLASSES, SIZE, pictures(2), learner=True)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / ONNX).exists()
     assert not list(tmp_path.glob("*.new"))
@@ -328,7 +328,7 @@ def test_the_temperature_is_folded_into_graph_and_weights_without_a_second_expor
         logits = exported.logits(pictures())
         np.testing.assert_allclose(logits, torch_logits(model.eval(), arch, pictures()), atol=1e-3)
         exported.fold(2.5)
-        parity = exported.write()
+        parity = exported.write(learner=True)
     assert len(exports) == 1 + rewritten
     assert parity.max_difference < 1e-4
     np.testing.assert_allclose(run_onnx(tmp_path / ONNX, pictures())[0], logits / 2.5, atol=1e-3)
@@ -348,7 +348,7 @@ def test_folding_divides_the_logits_by_the_temperature(name):
 
 
 def test_the_readers_are_those_that_agree():
-    every = ("onnxruntime", "signsclf", "fastai")
+    every = ("onnxruntime", "signsclf")
     pixels = pictures(2)
     assert readers(*network("signnet"), 3, pixels) == every
     assert readers(*network("resnet18"), 3, pixels) == (*every, "timm", "transformers")

@@ -125,6 +125,15 @@ def test_the_hub_reads_what_it_is_and_how_good():
     assert "model-index" not in front_matter(of({"training": TRAINING, "valid": None}, reject_threshold=None))
 
 
+def test_people_are_shown_the_card_without_the_metadata():
+    text = of({"training": TRAINING, "valid": VALID}, report())
+    assert text.startswith("---\nlicense: ")
+    assert card.readable_part(text).startswith("# tiny, 3 classes\n")
+    assert card.readable_part(text) == text[text.index("# tiny,") :]
+    plain = "# a card of an earlier version\n\n---\nwith a rule\n---\n"
+    assert card.readable_part(plain) == plain
+
+
 def test_names_from_outside_cannot_write_metadata():
     source = "x\"}\n---\nlicense: mit: {[ '#"
     found = front_matter(of({"training": {**TRAINING, "source": source}, "valid": VALID}))

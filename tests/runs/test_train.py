@@ -133,7 +133,7 @@ def test_training_parity_check_evaluation_and_prediction_see_the_same_pixels(sou
     watch(finish, "ExportedNetwork", 5, "parity check")
     watch(ExportedNetwork, "logits", 1)
     watch(Classifier, "logits", 1)
-    folder = train(source, tmp_path / "m", RECIPE.replace(epochs=1)).folder
+    folder = train(source, tmp_path / "m", RECIPE.replace(epochs=1), pictures=True).folder
     doing.append("evaluation")
     evaluate(folder, source)
     paths, classifier = sorted(source.rglob("*.png")), signsclf.load(folder)
