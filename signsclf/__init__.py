@@ -12,6 +12,8 @@ __all__ = [
     "errors",
     "evaluate",
     "export_run",
+    "finish",
+    "learner",
     "load",
     "load_learner",
     "resume",
@@ -25,6 +27,8 @@ _LAZY = {
     "diff": "signsclf.evaluation.diff",
     "evaluate": "signsclf.evaluation.evaluate",
     "export_run": "signsclf.runs.export",
+    "finish": "signsclf.runs.learner",
+    "learner": "signsclf.runs.learner",
     "resume": "signsclf.runs.train",
     "train": "signsclf.runs.train",
 }
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from signsclf.recipe import Recipe
     from signsclf.runs.compare import compare
     from signsclf.runs.export import export_run
+    from signsclf.runs.learner import finish, learner
     from signsclf.runs.train import resume, train
 
 

@@ -137,6 +137,11 @@ def _recipe(config: modelfolder.Config, training: dict[str, Any]) -> list[str]:
     recipe = config.recipe
     named = ", ".join(f"{name} {_escape(str(value))}" for name, value in recipe.items() if value is not None)
     spent = f"{training.get('epochs', 0)} epochs in {training.get('seconds', 0):,.0f} s"
+    if recipe.get("epochs") is None:
+        return [
+            f"- {named}",
+            f"- {spent}, trained by hand in fastai on what `signsclf.learner` made of these options",
+        ]
     best = training.get("best_epoch")
     options = {**recipe, "weights": "FILE" if config.initial_weights.startswith("local ") else recipe.get("weights")}
     given = [(name.replace("_", "-"), str(value)) for name, value in options.items() if value is not None]

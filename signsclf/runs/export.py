@@ -83,7 +83,7 @@ def export_run(
     if holdouts:
         evaluated = evaluate_holdouts(holdouts, config, source, request.max_accepted_error, cache, observer)
         pixels = sample_pixels(read_source(source), config.input_size, config.crop == Crop.ROI.value)
-    with _new_folder(out, request.overwrite) as partial:
+    with new_folder(out, request.overwrite) as partial:
         figures = reexport(run, partial, observer, evaluated=evaluated, pixels=pixels, request=request).figures
         modelfolder.publish(partial, out, request.overwrite)
     origin = (figures.get("training") or {}).get("source", "")
@@ -111,13 +111,13 @@ def _export_unfinished(run: Path, out: Path, changes: dict[str, Any], cache: str
     )
     prepared = restore(run, replace(record, request=request), cache_folder(cache, observer), observer)
     loaders = build_loaders(prepared)
-    with _new_folder(out, request.overwrite) as partial:
+    with new_folder(out, request.overwrite) as partial:
         shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)
         return finish_run(request, prepared, result, planned_samples(loaders), partial, observer)
 
 
 @contextlib.contextmanager
-def _new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
+def new_folder(out: Path, overwrite: bool) -> Iterator[Path]:
     """Make the .partial folder of an export, and delete it when that fails."""
     with claimed(out):
         partial = make_partial(out, overwrite)

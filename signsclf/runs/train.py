@@ -139,6 +139,7 @@ def begin(
     refuse_images_inside(out, prepared.split.table["path"])
     partial = make_partial(out, request.overwrite)
     with _logged(partial):
+        write_inputs(partial / modelfolder.RUN, prepared)
         _record(partial, request, prepared)
         return _run(request, prepared, model, partial, None, observer, stop)
 
@@ -423,19 +424,23 @@ def write_search(search: LrSearch, folder: Path) -> None:
     plots.lr_find(search.lrs, search.losses, found, folder / "lr_find.png")
 
 
-def _record(partial: Path, request: RunRequest, prepared: Prepared) -> None:
+def write_inputs(run: Path, prepared: Prepared) -> None:
+    """Write what a model was made from below its folder's run/: the split, the recipe, and what was left out."""
     table = prepared.split.table
     rows: list[tuple[str, ...]] = [("path", "label", "group", "split", "input")]
     for name, label, group, split, digest in zip(
         prepared.names, table["label"], table["group"], table["split"], prepared.decoded.inputs, strict=True
     ):
         rows.append((name, label, group or "", split, digest))
-    run, recipe = partial / modelfolder.RUN, prepared.recipe
     write_atomic(run / "split.csv", csv_bytes(rows))
     if prepared.skipped:
         write_atomic(run / "skipped.csv", csv_bytes([("path", "reason"), *prepared.skipped]))
-    shipped = recipe.replace(weights=Path(recipe.weights).name)
+    shipped = prepared.recipe.replace(weights=Path(prepared.recipe.weights).name)
     write_atomic(run / "recipe.json", shipped.to_json().encode())
+
+
+def _record(partial: Path, request: RunRequest, prepared: Prepared) -> None:
+    recipe = prepared.recipe
     if recipe.weights not in ("none", "imagenet"):
         recipe = recipe.replace(weights=str(Path(recipe.weights).expanduser().absolute()))
     held, source = None, prepared.source

@@ -54,16 +54,16 @@ class FitResult:
     Attributes:
         state: the kept weights under the architecture's own names: the best epoch by macro-F1 on validation images,
             or the last where there are none.
-        best_epoch: which epoch they are of, counted from 1 over all phases.
+        best_epoch: which epoch they are of, counted from 1 over all phases; None where nobody knows.
         history: a row an epoch.
         samples: images of each class trained on over all epochs, int64 (C,).
-        lr: the highest learning rate that was used; None where there was none.
+        lr: the highest learning rate that was used; None where there was none, or nobody knows.
         seconds: of training, over all parts of a resumed run.
         stopped: whether it was interrupted and wants ``--resume``.
     """
 
     state: dict[str, torch.Tensor]
-    best_epoch: int
+    best_epoch: int | None
     history: list[dict[str, Any]]
     samples: np.ndarray
     lr: float | None

@@ -436,6 +436,16 @@ def test_missing_damaged_and_unknown_checkpoints_are_one_line(tmp_path):
     assert "version 1" in refused()
 
 
+def test_a_checkpoint_that_calls_samples_draws_is_read(tmp_path, unbroken):
+    """So earlier versions wrote them."""
+    of = recipe(**PLAIN)
+    break_after(of, tmp_path, 3, dropout=True)
+    state = read_checkpoint(tmp_path)
+    state["draws"] = state.pop("samples")
+    torch.save(state, tmp_path / "checkpoint.pt")
+    assert_same(unbroken(PLAIN), resume(of, tmp_path, dropout=True))
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     begin(recipe(epochs=1), tmp_path).run()
     model = network(width=8)
