@@ -10,7 +10,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
@@ -227,7 +227,7 @@ def readers(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.nda
                 twin.load_state_dict(model.state_dict())
             except RuntimeError:
                 return tuple(found)
-            as_timm = Architecture(arch.name, "", Family.TIMM, arch.mean, arch.std, arch.native_size, arch.fixed_size)
+            as_timm = replace(arch, tag="", family=Family.TIMM)
             theirs = softmax(torch_logits(twin, as_timm, pixels))
             if np.abs(theirs - softmax(torch_logits(model, arch, pixels))).max() < 1e-4:
                 found += ["timm", "transformers"]

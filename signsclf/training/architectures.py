@@ -50,7 +50,7 @@ class Family(str, Enum):
     TIMM = "timm"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Architecture:
     """What is known of an architecture before it is built.
 
@@ -68,12 +68,12 @@ class Architecture:
     """
 
     name: str
-    tag: str
+    tag: str = ""
     family: Family
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    native_size: int | None
-    fixed_size: bool
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    native_size: int | None = None
+    fixed_size: bool = False
     smallest_size: int = 1
     largest_size: int | None = None
     one_size: bool = False
@@ -89,23 +89,18 @@ def find(name: str) -> Architecture:
     if name in OWN:
         own = OWN[name]
         return Architecture(
-            name,
-            "",
-            Family.OWN,
-            IMAGENET_MEAN,
-            IMAGENET_STD,
-            None,
-            False,
-            own.smallest_size,
-            own.largest_size,
-            not own.any_size,
-            own.trainer,
+            name=name,
+            family=Family.OWN,
+            smallest_size=own.smallest_size,
+            largest_size=own.largest_size,
+            one_size=not own.any_size,
+            trainer=own.trainer,
         )
     if name in _FROM_FASTAI:
         if hasattr(fastai_models.xresnet, name):
-            return Architecture(name, "", Family.FASTAI, IMAGENET_MEAN, IMAGENET_STD, None, False)
+            return Architecture(name=name, family=Family.FASTAI)
         smallest = max(torchvision.models.get_model_weights(name).DEFAULT.meta["min_size"])
-        return Architecture(name, "", Family.TORCHVISION, IMAGENET_MEAN, IMAGENET_STD, 224, False, smallest)
+        return Architecture(name=name, family=Family.TORCHVISION, native_size=224, smallest_size=smallest)
     base, _, tag = name.partition(".")
     if ":" in name or "/" in name or not timm.is_model(base):
         known = [*OWN, *_FROM_FASTAI, *timm.list_models()]
@@ -117,11 +112,17 @@ def find(name: str) -> Architecture:
         tags = ", ".join(sorted(n.partition(".")[2] for n in timm.list_pretrained(f"{base}.*"))) or "none"
         raise SignsclfError(f"--arch: timm has no weights {tag!r} of {base}; it has {tags}") from error
     if config is None:
-        return Architecture(base, tag, Family.TIMM, IMAGENET_MEAN, IMAGENET_STD, None, False)
-    native = config.input_size[-1]
-    smallest = max(config.min_input_size[1:]) if config.min_input_size else 1
-    fixed = bool(config.fixed_input_size)
-    return Architecture(base, tag, Family.TIMM, config.mean, config.std, native, fixed, smallest)
+        return Architecture(name=base, tag=tag, family=Family.TIMM)
+    return Architecture(
+        name=base,
+        tag=tag,
+        family=Family.TIMM,
+        mean=config.mean,
+        std=config.std,
+        native_size=config.input_size[-1],
+        fixed_size=bool(config.fixed_input_size),
+        smallest_size=max(config.min_input_size[1:]) if config.min_input_size else 1,
+    )
 
 
 def create(arch: Architecture, n_classes: int, size: int = 32) -> nn.Module:

@@ -31,7 +31,7 @@ _SEARCH_PHASE = 1_000
 _FEWEST_POINTS = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LrSearch:
     """A learning-rate search (Smith 2015, arXiv:1506.01186).
 
@@ -47,7 +47,7 @@ class LrSearch:
     diverged_early: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FitResult:
     """What training ended in.
 
@@ -104,7 +104,9 @@ def find_lr(
     tried = len(losses)
     finite = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), tried)
     lrs, losses = [float(lr) for lr in lrs[:finite]], losses[:finite]
-    return LrSearch(lrs, losses, suggest(lrs, losses, n_rates), diverged_early=tried < n_rates // 2)
+    return LrSearch(
+        lrs=lrs, losses=losses, suggestions=suggest(lrs, losses, n_rates), diverged_early=tried < n_rates // 2
+    )
 
 
 def suggest(lrs: list[float], losses: list[float], n_rates: int) -> dict[str, float | None]:

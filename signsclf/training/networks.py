@@ -15,7 +15,7 @@ _PIXELS_SIDE = 64
 """Networks that take every pixel as an input grow with the fourth power of the side; theirs ends here."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OwnNetwork:
     """How one of the package's own networks is built and trained.
 
@@ -129,12 +129,16 @@ def _residual(w: int, n_classes: int, start: OrderedDict[str, nn.Module]) -> nn.
 
 
 OWN = {
-    "linear-regression": OwnNetwork(linear, 1, trainer=Solver.LEAST_SQUARES),
-    "logistic-regression": OwnNetwork(linear, 1),
-    "perceptron": OwnNetwork(perceptron, 3),
-    "numpy-mlp": OwnNetwork(perceptron, 3, trainer=Solver.NUMPY),
-    "mlp": OwnNetwork(mlp, 7),
-    "simple-cnn": OwnNetwork(simple_cnn, 6, smallest_size=16, largest_size=256),
-    "signnet-fast": OwnNetwork(lambda n_classes, _: signnet_fast(n_classes), 3, largest_size=1024, any_size=True),
-    "signnet": OwnNetwork(lambda n_classes, _: signnet(n_classes), 3, largest_size=1024, any_size=True),
+    "linear-regression": OwnNetwork(build=linear, head_layers=1, trainer=Solver.LEAST_SQUARES),
+    "logistic-regression": OwnNetwork(build=linear, head_layers=1),
+    "perceptron": OwnNetwork(build=perceptron, head_layers=3),
+    "numpy-mlp": OwnNetwork(build=perceptron, head_layers=3, trainer=Solver.NUMPY),
+    "mlp": OwnNetwork(build=mlp, head_layers=7),
+    "simple-cnn": OwnNetwork(build=simple_cnn, head_layers=6, smallest_size=16, largest_size=256),
+    "signnet-fast": OwnNetwork(
+        build=lambda n_classes, _: signnet_fast(n_classes), head_layers=3, largest_size=1024, any_size=True
+    ),
+    "signnet": OwnNetwork(
+        build=lambda n_classes, _: signnet(n_classes), head_layers=3, largest_size=1024, any_size=True
+    ),
 }

@@ -9,7 +9,7 @@ from fastai.learner import Learner
 from torch import nn
 
 from signsclf.recipe import Recipe
-from signsclf.training.architectures import IMAGENET_MEAN, IMAGENET_STD, Architecture, Family
+from signsclf.training.architectures import Architecture, Family
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.learner import build_learner
 from signsclf.training.loaders import LoaderConfig, SourceRows, dataloaders
@@ -17,7 +17,7 @@ from signsclf.training.networks import signnet
 
 CLASSES = ("blue disc", "green square", "red bar")
 SIZE = 16
-TINY = Architecture("signnet", "", Family.OWN, IMAGENET_MEAN, IMAGENET_STD, None, False)
+TINY = Architecture(name="signnet", family=Family.OWN)
 
 
 def draw(n: int, seed: int = 0) -> tuple[np.ndarray, list[str]]:
