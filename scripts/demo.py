@@ -40,13 +40,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         photos, unseen = Path(scratch, "photos"), Path(scratch, "unseen")
         # Any folder with a folder of images for each class will do in their place.
-        signsclf("data", "render", str(photos), "--per-class", "24", "--size", "32:64")
+        signsclf("data", "render", str(photos), "--per-class", "16", "--size", "32:64")
         signsclf(
             "train", str(photos), "--weights", "models/gtsrb-signnet", "--epochs", epochs, "--out", "models/demo",
             "--overwrite", "--cache", "off",
         )  # fmt: skip
         # Signs of another seed, so none that it has seen.
-        signsclf("data", "render", str(unseen), "--per-class", "6", "--size", "32:64", "--seed", "2024")
+        signsclf("data", "render", str(unseen), "--per-class", "4", "--size", "32:64", "--seed", "2024")
         signsclf("evaluate", "models/demo", str(unseen), "--report", "models/demo-report", "--cache", "off")
         signsclf("predict", "--model", "models/demo", str(unseen / "00014" / "00000_00000.png"))
     print(

@@ -129,7 +129,10 @@ class SourceRows:
     def items(self) -> pd.DataFrame:
         """Make the DataBlock's items: a table of path, label and row, which is the position here."""
         paths = self.paths if self.paths is not None else [""] * len(self.labels)
-        return pd.DataFrame({"path": list(paths), "label": list(self.labels), "row": np.arange(len(self.labels))})
+        columns = {"path": paths, "label": self.labels}
+        # As objects: pandas' text columns refuse the surrogates in names of files that are no UTF-8.
+        texts = {name: pd.Series(list(values), dtype=object) for name, values in columns.items()}
+        return pd.DataFrame({**texts, "row": np.arange(len(self.labels))})
 
 
 @dataclass(frozen=True, kw_only=True)
