@@ -43,7 +43,9 @@ def write_atomic(path: str | Path, data: bytes, raises: type[SignsclfError] = Si
 
 
 @contextlib.contextmanager
-def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfError] = SignsclfError) -> Iterator[IO]:
+def open_output(
+    path: str | Path, *, text: bool = False, raises: type[SignsclfError] = SignsclfError
+) -> Iterator[IO[Any]]:
     """Open a file to be written atomically as a stream.
 
     The data goes to a temporary file in the same folder, which replaces the file, and takes over its mode, when the
@@ -63,7 +65,7 @@ def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfEr
 
     def failure(error: OSError | ValueError) -> SignsclfError:
         reason = getattr(error, "strerror", None) or str(error)
-        remedy = _REMEDIES.get(getattr(error, "errno", None), "")
+        remedy = _REMEDIES.get(getattr(error, "errno", None) or 0, "")
         return raises(f"{path}: cannot be written ({reason}); {remedy}name another place")
 
     try:
@@ -81,7 +83,7 @@ def open_output(path: str | Path, *, text: bool = False, raises: type[SignsclfEr
         raise failure(error) from error
     try:
         buffered = io.BufferedWriter(raw)
-        file = buffered
+        file: IO[Any] = buffered
         if text:
             file = io.TextIOWrapper(buffered, "utf-8", "backslashreplace", newline="", line_buffering=direct)
         with contextlib.closing(file):
@@ -215,7 +217,7 @@ class _Raw(io.FileIO):
         super().__init__(path, mode)
         self._failure = failure
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:
