@@ -25,7 +25,7 @@ _TELL_SECONDS = 0.25
 
 
 class DirectFit(ABC):
-    """What both have in common: batches, evaluation after an epoch, keeping the best, stopping on demand.
+    """Base of the fits without torch's gradients: batches, evaluation, the best weights, stopping on request.
 
     There is no checkpoint: a resumed run starts from the beginning, and ends the same.
 

@@ -49,15 +49,15 @@ class LrSearch:
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What training ended in.
+    """The result of a training.
 
     Attributes:
         state: the kept weights under the architecture's own names: the best epoch by macro-F1 on validation images,
             or the last where there are none.
-        best_epoch: which epoch they are of, counted from 1 over all phases; None where nobody knows.
+        best_epoch: which epoch they are of, counted from 1 over all phases; None where it is not known.
         history: a row an epoch.
         samples: images of each class trained on over all epochs, int64 (C,).
-        lr: the highest learning rate that was used; None where there was none, or nobody knows.
+        lr: the highest learning rate that was used; None where there was none or it is not known.
         seconds: of training, over all parts of a resumed run.
         stopped: whether it was interrupted and wants ``--resume``.
     """
@@ -200,8 +200,8 @@ class Fit:
         """Search the learning rate that `run` will use, where the recipe asks for it and no checkpoint has it.
 
         Returns:
-            The search; None where there was none, or where it was stopped: then `run` returns at once, and makes it
-            anew when the run is resumed.
+            The search; None where there was none, or where it was stopped: then `run` returns at once, and a
+            resumed run searches again.
         """
         control = self.control
         if control.lr is not None or self.stop.is_set():

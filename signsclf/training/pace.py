@@ -30,7 +30,7 @@ _PAUSE = 10.0
 
 
 def typical(seconds: Sequence[float]) -> float:
-    """The mean of step times, without pauses: those of over ten times the median.
+    """Average step times, without pauses: those of over ten times the median.
 
     Not the median: rendering signs for several batches at once makes every few steps longer on purpose.
     """
@@ -52,7 +52,7 @@ class Pace:
         self._phase = -1
 
     def step(self, phase: int, seconds: float) -> None:
-        """Takes in how long a step took. Later phases are taken to differ from their estimate by the same factor."""
+        """Take in how long a step took; the estimates of later phases are corrected by the same factor."""
         if phase != self._phase:
             self._recent.clear()
             self._phase, self._estimated = phase, list(self.steps)
@@ -61,11 +61,11 @@ class Pace:
         self.steps[phase:] = [factor * estimated for estimated in self._estimated[phase:]]
 
     def validation(self, seconds: float) -> None:
-        """Takes in how long a validation took."""
+        """Take in how long a validation took."""
         self.valid = seconds
 
     def left(self, epochs: Sequence[int], n_batches: int, phase: int = 0, epoch: int = 0, batch: int = 0) -> float:
-        """Seconds from a position to the end.
+        """Estimate the seconds from a position to the end.
 
         Args:
             epochs: of each phase.
@@ -80,7 +80,7 @@ class Pace:
 
 
 def choose_threads(step: Callable[[], object]) -> int:
-    """Sets torch to a single thread where a step takes less time so, as on a CPU that other programs use too.
+    """Set torch to a single thread if a step is faster with it, as on a CPU that other programs use too.
 
     Threads that share the work wait for the last of them at every layer: one that has to give way to another program
     holds up all. The single thread is tried only where the step does not get the CPU time that all threads ask for.
@@ -108,7 +108,7 @@ def choose_threads(step: Callable[[], object]) -> int:
 
 
 def _timed(step: Callable[[], object]) -> tuple[float, float]:
-    """The cores that a step keeps busy, and the seconds that it takes."""
+    """Measure how many cores a step keeps busy, and its seconds."""
     began, cpu, n = time.monotonic(), time.process_time(), 0
     while n < 2 or time.monotonic() - began < _TRIAL_SECONDS:
         step()
@@ -118,7 +118,7 @@ def _timed(step: Callable[[], object]) -> tuple[float, float]:
 
 
 def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int, choosing_threads: bool = False) -> Pace:
-    """Times warm steps of a copy of the network on batches as training will have them; takes some three seconds.
+    """Time warm steps of a copy of the network on batches like those of training; takes some three seconds.
 
     Args:
         model: the whole network, which stays as it is.

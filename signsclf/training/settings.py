@@ -1,4 +1,4 @@
-"""Computes with torch's and NumPy's defaults, whatever a calling program has set for itself, and puts that back."""
+"""Torch's and NumPy's defaults while this package computes, whatever the calling program has set."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Computes with torch's and NumPy's defaults, and leaves settings and global random generators as they were.
+    """Compute with torch's and NumPy's defaults, then restore the caller's settings and global random generators.
 
-    Torch's default dtype, device and threads, whether it records gradients, an autocast that is on, NumPy's handling of
+    The settings are torch's default dtype, device and threads, gradient mode and autocast, and NumPy's handling of
     floating-point errors. Also a decorator.
     """
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
