@@ -1,6 +1,6 @@
-"""model.int8.onnx: the exported graph with 8-bit weights and activations, kept only if it answers nearly as well.
+"""Quantize the exported graph to 8-bit weights and activations: model.int8.onnx, kept if it is nearly as accurate.
 
-What comes of it is a result: a model is as good without the file.
+A refusal or a failure is a result, and no error: the model folder is complete without the file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from signsclf.inference.classifier import Classifier
 from signsclf.model import folder as modelfolder
 
 ACCURACY_LOSS = 0.003
-"""Share of the images by which int8 may be right less often."""
+"""Largest loss of accuracy, as a share of the images, with which the file is kept."""
 CALIBRATION_IMAGES = 256
 
 
 @dataclass(frozen=True)
 class QuantizationResult:
-    """What came of the 8-bit file, against the fp32 one on the same images and the same machine.
+    """The result of quantization: the 8-bit file against the fp32 one, on the same images and machine.
 
     Attributes:
         result: "written"; "refused", because it loses too much; or "failed".
@@ -47,12 +47,12 @@ class QuantizationResult:
         return f"int8: {self.result}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values."""
+        """Give the figures as JSON values."""
         return asdict(self)
 
 
 class _Reader:
-    """Feeds onnxruntime's calibration; it asks for one batch after the other until None."""
+    """Batches for onnxruntime's calibration, which asks for the next one until it gets None."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.batches = iter([{"image": pixels[i : i + 32]} for i in range(0, len(pixels), 32)])
@@ -69,7 +69,7 @@ def write_int8(
     targets: np.ndarray,
     force: bool = False,
 ) -> QuantizationResult:
-    """Writes model.int8.onnx beside model.onnx: static quantization, weights by channel (Jacob et al. 2018).
+    """Write model.int8.onnx by static quantization, with weights per channel (Jacob et al. 2018, arXiv:1712.05877).
 
     Args:
         folder: with model.onnx in place; config.json and SHA256SUMS may be still to come.
@@ -79,7 +79,7 @@ def write_int8(
         force: keep it however much it loses.
 
     Returns:
-        What came of it; unless it is "written", the file is not there.
+        The result; unless it is "written", there is no file.
     """
     path = folder / modelfolder.ONNX_INT8
     try:

@@ -1,4 +1,4 @@
-"""A trained network becomes the files of a model folder, and only if ONNX Runtime answers as the network does."""
+"""Export a trained network to the files of a model folder, if ONNX Runtime passes the parity check with it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from signsclf.errors import ModelError, ParityError
+from signsclf.errors import ModelError, ParityError, first_line
 from signsclf.inference import runtime
 from signsclf.metrics.calibrate import softmax
 from signsclf.model import folder as modelfolder
@@ -33,13 +33,13 @@ from signsclf.training.learner import stock_learner
 PARITY_TOLERANCE = 1e-3
 PARITY_IMAGES = 256
 _OPSET = 18
-# What ONNX Runtime 1.14 of 2023 and later read; opset 18 needs no newer one.
+# ONNX Runtime reads it since 1.14, of 2023; opset 18 needs no newer one.
 _IR_VERSION = 8
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How model.onnx compared with the network in fp32, on images read from their files.
+    """The result of a parity check: model.onnx against the network in fp32, on images read from their files.
 
     Attributes:
         n: images compared.
@@ -52,12 +52,12 @@ class Parity:
     top1_differs: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON values, with the tolerance."""
+        """Give the figures as JSON values, with the tolerance."""
         return {**asdict(self), "tolerance": PARITY_TOLERANCE}
 
 
 class _Exported(nn.Module):
-    """uint8 images in, logits and the last feature map out: normalisation belongs to the graph."""
+    """The network with normalisation inside: uint8 images in, logits and the last feature map out."""
 
     def __init__(self, model: nn.Module, arch: Architecture, with_features: bool) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class _Exported(nn.Module):
 
 
 def fold_temperature(model: nn.Module, n_classes: int, temperature: float) -> nn.Module:
-    """Divides the last linear layer's weight and bias by the temperature, in place, so that every reader has it."""
+    """Divide the last linear layer's weight and bias by the temperature, in place, so that every reader applies it."""
     layer = model.get_submodule(classifier_name(model, n_classes))
     with torch.no_grad():
         layer.weight.div_(temperature)
@@ -84,7 +84,7 @@ def fold_temperature(model: nn.Module, n_classes: int, temperature: float) -> nn
 
 
 def torch_logits(model: nn.Module, arch: Architecture, pixels: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Logits of the network itself, in eval mode on the CPU in fp32: float32 (N, C) for uint8 (N, H, W, 3)."""
+    """Compute the network's logits in eval mode on the CPU in fp32: float32 (N, C) for uint8 (N, H, W, 3)."""
     exported = _Exported(model, arch, with_features=False).eval()
     with torch.inference_mode():
         parts = [
@@ -206,7 +206,7 @@ def _run_graph(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def compare(onnx_path: Path, expected: np.ndarray, pixels: np.ndarray) -> Parity:
-    """Runs model.onnx on the images and compares its probabilities with those of the expected logits (N, C)."""
+    """Run model.onnx on the images, and compare its probabilities with those of the expected logits (N, C)."""
     ours, theirs = softmax(_run_graph(onnx_path, pixels)), softmax(expected)
     best = np.sort(theirs, axis=1)
     clear = best[:, -1] - best[:, -2] > PARITY_TOLERANCE if best.shape[1] > 1 else np.ones(len(best), bool)
@@ -216,7 +216,7 @@ def compare(onnx_path: Path, expected: np.ndarray, pixels: np.ndarray) -> Parity
 
 
 def readers(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndarray) -> tuple[str, ...]:
-    """Who can read the folder, found by trying: timm and transformers where timm's network of that name agrees."""
+    """List who reads the folder: timm and transformers if timm's network of that name gives the same probabilities."""
     found = ["onnxruntime", "signsclf"]
     if arch.family in (Family.TIMM, Family.TORCHVISION):
         import timm
@@ -235,7 +235,7 @@ def readers(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.nda
 
 
 def _map_classifier(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndarray) -> str | None:
-    """The classifier's name where it is applied to the plain mean of the feature map, as class activation maps need."""
+    """Name the classifier if its input is the mean of the feature map, as class activation maps need; else None."""
     name = classifier_name(model, n_classes)
     layer = model.get_submodule(name)
     exported = _Exported(model, arch, with_features=True).eval()
@@ -267,7 +267,7 @@ def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int
             )
     # The exporter's errors have many types; the architecture is the user's choice.
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        reason = first_line(error)[:160]
         raise ModelError(f"export: torch cannot export this architecture to ONNX ({reason}); choose another") from error
     finally:
         logger.setLevel(level)
@@ -308,7 +308,7 @@ def _write_learner(path: Path, model: nn.Module, arch: Architecture, classes: Se
 
 
 class _ByName(cloudpickle.Pickler):
-    """Pickles fastai's class methods by name. cloudpickle would copy their bytecode, which no other Python version
+    """Pickle fastai's class methods by name. cloudpickle would copy their bytecode, which no other Python version
     reads, and the path of the file they were installed in.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shlex
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from signsclf.errors import ModelError
 from signsclf.files import file_hash, write_atomic
 from signsclf.metrics.classification import format_n
 from signsclf.model import folder as modelfolder
@@ -24,12 +26,18 @@ def write_card(folder: Path, config: modelfolder.Config) -> None:
     """Write README.md of a folder whose other files are in place: run/per_class.csv and the artifacts are read.
 
     Raises:
-        ModelError: a file cannot be read or written.
+        ModelError: a file is damaged, or cannot be read or written.
     """
     per_class = folder / modelfolder.RUN / "per_class.csv"
-    rows = list(csv.DictReader(modelfolder.read_text(per_class).splitlines())) if per_class.is_file() else []
+    # Not splitlines, which would cut a label at characters such as U+2028.
+    table = io.StringIO(modelfolder.read_text(per_class) if per_class.is_file() else "", newline="")
     sums = {name: file_hash(folder / name) for name in _ARTIFACTS if (folder / name).is_file()}
-    text = render(config, rows, sums)
+    try:
+        text = render(config, list(csv.DictReader(table)), sums)
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"{per_class}: not a table of per-class figures ({error!r}); export the model again"
+        ) from error
     write_atomic(folder / modelfolder.CARD, text.encode("utf-8", "backslashreplace"))
 
 
@@ -62,9 +70,9 @@ def render(
         "",
         f"- {training.get('n', 0):,} images of {len(config.classes)} classes, source {source}",
         *([f"- and {added} synthetic signs of each class, rendered anew in every epoch"] if added else []),
-        f"- data fingerprint `{config.fingerprint[:16]}…` (whole in config.json)",
+        f"- data fingerprint `{config.fingerprint[:16]}…` (complete in config.json)",
         f"- classes: {_some(config.classes)}",
-        f"- images: whole, squashed to {side}×{side} px"
+        f"- images: the whole image, squashed to {side}×{side} px"
         + ("; **expects crops to the object's box**" if config.crop == "roi" else ""),
         "",
         "## How it was made",
@@ -99,7 +107,7 @@ def render(
 
 
 def _front_matter(config: modelfolder.Config) -> list[str]:
-    """YAML in which every text is a JSON string, which YAML reads as it is."""
+    """Render the metadata: YAML with every text as a JSON string, which is YAML too."""
     by_timm = "timm" in config.readers
     tags = ["image-classification", "signsclf", "onnx", *(["traffic-signs"] if config.is_gtsrb else [])]
     lines = [
@@ -169,7 +177,7 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
             f"`model.int8.onnx` was asked for and is not here: {_escape(int8['result'])}, {_escape(int8['reason'])}.",
         ]
     if valid is None:
-        return ["Everything trained: no image was held out, so no figure can be given.", *missing]
+        return ["Trained on all images: none was held out, so no figure can be given.", *missing]
     lines = [
         (
             "From `model.onnx`, on validation images that were held out of training. The best epoch was chosen on "
@@ -195,7 +203,7 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
 
 
 def _per_class(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
-    """The classes in a table, lowest F1 first."""
+    """Render the table of classes, lowest F1 first."""
     evaluated = sorted((row for row in rows if int(row["n"])), key=lambda row: (float(row["f1"]), row["label"]))
     yield "| class | n | precision | recall (95 % interval) | F1 |"
     yield "| --- | --- | --- | --- | --- |"
@@ -224,9 +232,9 @@ def _holdouts(found: dict[str, Any]) -> list[str]:
     models = "1 model" if found["models"] == 1 else f"{found['models']} models"
     return [
         (
-            f"All images trained, so these figures are the recipe's and not this file's: of {models} made in the same "
-            f"way, each evaluated on images held out of its training ({_distinct(found)}; mean, lowest and highest of "
-            "the models). Their best epochs were chosen on these images; this model is its last epoch."
+            f"Trained on all images, so these figures are the recipe's and not this file's: of {models} made in the "
+            f"same way, each evaluated on images held out of its training ({_distinct(found)}; mean, lowest and highest "
+            "of the models). Their best epochs were chosen on these images; this model is its last epoch."
         ),
         "",
         "| | recipe |",
@@ -257,8 +265,8 @@ def _calibration(config: modelfolder.Config) -> list[str]:
             f"{_percent(found['ece_before'], 2)} before, {_percent(found['ece_after'], 2)} after."
         ),
         (
-            f"- Accepted from a probability of {config.reject_threshold:.4f} up: {_percent(found['accepted'])} of the "
-            f"images, of which {error} wrong (aimed at {_percent(aim, 2)})."
+            f"- Accepted at a probability of {config.reject_threshold:.4f} or more: {_percent(found['accepted'])} of "
+            f"the images, of which {error} wrong (aimed at {_percent(aim, 2)})."
         ),
         f"- Measured on {found['n']:,} images, {_escape(counted)}.",
     ]
@@ -309,7 +317,7 @@ def _percent(share: float, digits: int = 1) -> str:
 
 
 def _code(text: str) -> str:
-    """Text as a Markdown code span, whatever it holds: fenced by more backticks than it has in a row."""
+    """Render text as a Markdown code span, fenced by more backticks than it has in a row."""
     text = visible(text)
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     pad = " " if text.startswith("`") or text.endswith("`") else ""
@@ -317,5 +325,5 @@ def _code(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text as Markdown shows it: nothing in it is markup, and it is one line."""
+    """Escape text for Markdown: it is shown as it is, on one line, and none of it is markup."""
     return "".join("\\" + c if c in "\\`*_[]<>|#" else c for c in visible(text))

@@ -1,4 +1,4 @@
-"""What config.json says: one frozen dataclass, checked value by value, to and from JSON.
+"""The content of config.json: one frozen dataclass, each value checked, to and from JSON.
 
 A config.json may come from a stranger: whatever no signsclf of its format version would have written is refused.
 """
@@ -34,7 +34,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 @dataclass(frozen=True)
 class Config:
-    """What config.json says; checked at construction.
+    """The content of config.json; checked at construction.
 
     Attributes:
         architecture: the name in timm, torchvision or signsclf.
@@ -123,7 +123,7 @@ class Config:
         keep("readers", readers)
 
     def to_json(self) -> str:
-        """The text of config.json: timm's schema at the top, all that is ours under "signsclf"."""
+        """Render config.json: timm's schema at the top, our own keys under "signsclf"."""
         ours = {name: getattr(self, name) for name in _OURS}
         text = json.dumps(
             {
@@ -142,7 +142,7 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """Read what `to_json` gave, or what it gave in another signsclf of the same major format version.
+        """Read what `to_json` wrote, in this or another signsclf of the same major format version.
 
         Keys under "signsclf" that a newer minor version added are ignored; those that an older one lacks take their
         defaults.
@@ -206,7 +206,7 @@ _MAJOR, _MINOR = map(int, FORMAT_VERSION.split("."))
 
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """Class names that a model folder can hold, as a tuple; training asks before it starts.
+    """Check the class names and return them as a tuple; training does so before it starts.
 
     Raises:
         ModelError: none, over `MAX_CLASSES`, one twice, or one that is not a line of text.
@@ -220,15 +220,18 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
             raise _wrong("classes", name, "a name that is not empty")
     if len(set(names)) < len(names):
         twice = Counter(names).most_common(1)[0][0]
-        raise _wrong("classes", twice, "a name that is there once only")
+        raise _wrong("classes", twice, "a name that occurs once")
     return names
 
 
 def parse_json(text: str, name: str) -> Any:
-    """JSON without NaN, infinities or repeated keys.
+    """Parse JSON without NaN, infinities or repeated keys.
+
+    Args:
+        name: of the file, for the message.
 
     Raises:
-        ModelError: anything else; ``name`` says of what.
+        ModelError: it is anything else.
     """
 
     def refuse(token: str) -> None:
@@ -237,7 +240,7 @@ def parse_json(text: str, name: str) -> Any:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) < len(items):
-            raise ValueError("a key is there twice")
+            raise ValueError("a key occurs twice")
         return result
 
     try:
@@ -271,7 +274,7 @@ def _minor(ours: dict[str, Any]) -> int:
     known = isinstance(writer, str) and re.fullmatch(r"[0-9][0-9A-Za-z.+]{0,40}", writer)
     raise ModelError(
         f"config.json: format version {match[0]} is newer than the {_MAJOR}.x that this signsclf reads; "
-        + (f"signsclf {writer} wrote it: pip install 'signsclf>={writer}'" if known else "upgrade signsclf")
+        + (f'signsclf {writer} wrote it: pip install "signsclf>={writer}"' if known else "upgrade signsclf")
     )
 
 
@@ -301,7 +304,7 @@ def _text(name: str, value: object) -> None:
 
 
 def _json_object(name: str, value: object) -> dict[str, Any]:
-    """A copy that is what reading it back will give: lists for tuples, no value that JSON lacks."""
+    """Copy a value as JSON gives it back: lists for tuples; refuse what JSON cannot express."""
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
         text.encode()

@@ -69,7 +69,7 @@ _ANEW = "fetch or export the model again"
 
 
 def read_config(folder: str | Path) -> Config:
-    """What config.json in a model folder says.
+    """Read and check config.json of a model folder.
 
     Raises:
         ModelError: no such folder, no config.json, or one that is not in order.
@@ -151,7 +151,7 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
             raise ModelError(f"{folder / name}: not listed in {SUMS}, so it cannot be verified; {_ANEW}")
         path = _inside(folder, name)
         if not path.is_file():
-            raise ModelError(f"{path}: listed in {SUMS} but not there; {_ANEW}")
+            raise ModelError(f"{path}: listed in {SUMS} but missing; {_ANEW}")
         try:
             if file_hash(path) == sums[name]:
                 continue
@@ -160,7 +160,7 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
             raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
         if line_ends:
             raise ModelError(
-                f"{path}: differs from {SUMS} in its line ends alone, which are CR LF here, as Git writes them on "
+                f"{path}: differs from {SUMS} in its line endings alone, which are CR LF here, as Git writes them on "
                 "Windows; put the line '* -text' into .gitattributes in the model folder and check it out again"
             )
         raise ModelError(f"{path}: changed or truncated, its checksum in {SUMS} differs; {_ANEW}")
@@ -211,10 +211,10 @@ def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> 
 
 
 def refuse_to_replace(folder: Path, overwrite: bool) -> None:
-    """Raise ModelError where ``folder``, which exists, is not to go for a model folder.
+    """Raise ModelError where ``folder``, which exists, may not be replaced by a model folder.
 
-    A model folder may go if ``overwrite`` says so and nothing is in it that the program did not write; so may an empty
-    folder, and a link, whose target stays.
+    A model folder may be replaced if ``overwrite`` says so and nothing is in it that the program did not write; so may
+    an empty folder, and a link, whose target stays.
     """
     try:
         may_go = folder.is_symlink() or (folder.is_dir() and (is_model_folder(folder) or not any(folder.iterdir())))
@@ -245,7 +245,7 @@ def refuse_to_delete(folder: Path) -> None:
 
 
 def read_tensor(path: str | Path, name: str) -> np.ndarray[Any, Any]:
-    """One float32 or float16 tensor of a safetensors file, as float32.
+    """Read one float32 or float16 tensor of a safetensors file, as float32.
 
     Raises:
         ModelError: the file is damaged, or has no such tensor of these types.
@@ -281,7 +281,7 @@ def read_tensor(path: str | Path, name: str) -> np.ndarray[Any, Any]:
 
 
 def read_text(path: Path, limit: int = MAX_BYTES) -> str:
-    """A text file in UTF-8 of at most ``limit`` bytes.
+    """Read a text file in UTF-8 of at most ``limit`` bytes.
 
     Raises:
         ModelError: it is larger, cannot be read or is not UTF-8.
@@ -310,7 +310,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _unused(path: Path) -> Path:
-    """The path, or where that exists one with a number after it."""
+    """Return the path, with a number after it if it exists."""
     others = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(other for other in itertools.chain([path], others) if not (other.is_symlink() or other.exists()))
 

@@ -6,6 +6,8 @@ import shlex
 import pytest
 from tinymodel import config
 
+from signsclf.errors import ModelError
+from signsclf.files import csv_bytes
 from signsclf.model import card
 from signsclf.model.folder import read_config
 
@@ -87,7 +89,7 @@ def test_calibration_and_the_threshold():
 
 def test_without_validation_there_is_no_figure():
     text = of({"training": TRAINING, "valid": None, "calibration": None}, reject_threshold=None)
-    assert "Everything trained" in text
+    assert "Trained on all images" in text
     assert "`accepted` is null" in text
     assert "accuracy |" not in text
 
@@ -164,6 +166,20 @@ def test_the_checksums_of_a_trained_model_are_its_files(model):
     text = (model / "README.md").read_text("utf-8")
     for name in ("model.onnx", "model.safetensors"):
         assert hashlib.sha256((model / name).read_bytes()).hexdigest() in text
+
+
+def test_the_table_of_a_folder_is_read_as_it_was_written(tmp_path):
+    (tmp_path / "run").mkdir()
+    label = "a\u2028b"
+    heads = ("label", "n", "precision", "recall", "f1", "recall_low", "recall_high")
+    table = tmp_path / "run" / "per_class.csv"
+    table.write_bytes(csv_bytes([heads, (label, 2, "1.0", "0.5", "0.7", "0.1", "0.9"), ("c", 0, "", "", "", "", "")]))
+    own = config(classes=(label, "c"), figures={"training": TRAINING, "valid": VALID})
+    card.write_card(tmp_path, own)
+    assert "| 2 | 100.0 % | 50.0 % (10.0 % to 90.0 %) | 70.0 % |" in (tmp_path / "README.md").read_text("utf-8")
+    table.write_text("label,n\nx,many\n")
+    with pytest.raises(ModelError, match=r"per_class\.csv: not a table of per-class figures"):
+        card.write_card(tmp_path, own)
 
 
 def test_many_classes_are_not_all_listed():

@@ -118,8 +118,8 @@ class TestConfig:
             ('{"a": ' * 5_000 + "1" + "}" * 5_000, "nested too deeply"),
             ('{"a": 1, "a": 2}', "twice"),
             ("9" * 5_000, "not valid JSON|signsclf"),
-            (changed(format_version=2), r"format version 2\.0 is newer.*1\.x.*pip install 'signsclf>=0\.1\.0'"),
-            (changed(format_version="2.3", versions={"signsclf": "4.5"}), r"2\.3 is newer.*'signsclf>=4\.5'"),
+            (changed(format_version=2), r'format version 2\.0 is newer.*1\.x.*pip install "signsclf>=0\.1\.0"'),
+            (changed(format_version="2.3", versions={"signsclf": "4.5"}), r'2\.3 is newer.*"signsclf>=4\.5"'),
             (changed(format_version="9.9", versions={"signsclf": "1; rm -rf /"}), "is newer.*; upgrade signsclf"),
             (changed(format_version="9.9", versions=3), "is newer.*; upgrade signsclf"),
             (changed(format_version="0.9"), r"0\.9 is older"),
@@ -278,7 +278,7 @@ class TestSums:
             with fails(f"{name}: changed or truncated"):
                 verify_sums(folder)
         path.unlink()
-        with fails(f"{name}: listed in SHA256SUMS but not there"):
+        with fails(f"{name}: listed in SHA256SUMS but missing"):
             verify_sums(folder)
 
     def test_only_the_files_asked_for_are_looked_at(self, tmp_path: Path):
@@ -335,7 +335,7 @@ class TestSums:
         for name in ("SHA256SUMS", "config.json"):
             path = folder / name
             path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-        with fails(r"config.json: differs from SHA256SUMS in its line ends alone.*-text.*\.gitattributes"):
+        with fails(r"config.json: differs from SHA256SUMS in its line endings alone.*-text.*\.gitattributes"):
             verify_sums(folder)
         verify_sums(folder, ["model.onnx"])  # the list itself may have any line ends
         path.write_bytes(path.read_bytes().replace(b"tiny", b"tony"))

@@ -217,7 +217,7 @@ def test_without_validation_nothing_is_judged_and_that_is_said(source, tmp_path,
     assert config.figures["training"]["best_epoch"] is None
     assert config.reject_threshold is None
     assert config.temperature == 1
-    assert "Everything trained" in (tmp_path / "all" / "README.md").read_text()
+    assert "Trained on all images" in (tmp_path / "all" / "README.md").read_text()
     assert "run/metrics.json" not in files(tmp_path / "all")
     found = signsclf.load(tmp_path / "all").predict(next((source / "red bar").iterdir()))
     assert found.accepted is None
