@@ -146,7 +146,7 @@ def test_names_from_outside_cannot_write_metadata():
 def test_it_lists_checksums_and_the_command_that_makes_it_again():
     text = of({})
     assert f"| `model.onnx` | `{SUMS['model.onnx']}` |" in text
-    recipe = {"arch": "signnet", "weights": "a'b", "lr": 0.2, "fold": None, "batch_size": 8}
+    recipe = {"arch": "signnet", "weights": "a'b", "epochs": 7, "lr": 0.2, "fold": None, "batch_size": 8}
     command = of({}, recipe=recipe).partition("```sh\n")[2].partition("\n```")[0]
     words = [
         "signsclf",
@@ -154,12 +154,15 @@ def test_it_lists_checksums_and_the_command_that_makes_it_again():
         "SOURCE",
         "--arch=signnet",
         "--weights=a'b",
+        "--epochs=7",
         "--lr=0.2",
         "--batch-size=8",
         "--out=NEW",
     ]
     assert shlex.split(command) == words
     assert "--weights=FILE" in of({}, recipe=recipe, initial_weights="local a'b")
+    by_hand = of({}, recipe=recipe | {"epochs": None})
+    assert "trained by hand in fastai" in by_hand and "signsclf train SOURCE" not in by_hand
 
 
 def test_the_checksums_of_a_trained_model_are_its_files(model):
