@@ -233,8 +233,8 @@ def _holdouts(found: dict[str, Any]) -> list[str]:
     return [
         (
             f"Trained on all images, so these figures are the recipe's and not this file's: of {models} made in the "
-            f"same way, each evaluated on images held out of its training ({_distinct(found)}; mean, lowest and highest "
-            "of the models). Their best epochs were chosen on these images; this model is its last epoch."
+            f"same way, each evaluated on images held out of its training ({_distinct(found)}; mean, lowest and "
+            "highest of the models). Their best epochs were chosen on these images; this model is its last epoch."
         ),
         "",
         "| | recipe |",
