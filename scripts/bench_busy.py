@@ -102,7 +102,7 @@ def train(network: str, setting: str) -> Callable[[], object]:
     import torch
 
     from signsclf.recipe import Device
-    from signsclf.training.architectures import create, find
+    from signsclf.training.architectures import create, find_architecture
     from signsclf.training.learner import has_bf16
     from signsclf.training.precision import keep_memory
 
@@ -110,7 +110,7 @@ def train(network: str, setting: str) -> Callable[[], object]:
         torch.set_num_threads(1)
     keep_memory()
     batch, size = (64, 32) if network == "signnet" else (32, 64)
-    model = create(find(network), 43, size).to(memory_format=torch.channels_last).train()
+    model = create(find_architecture(network), 43, size).to(memory_format=torch.channels_last).train()
     x = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
     y = torch.randint(43, (batch,))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

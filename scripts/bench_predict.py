@@ -155,7 +155,7 @@ def make_model(folder: Path, name: str, size: int) -> Path:
     folder.mkdir()
     (folder / modelfolder.RUN).mkdir()
     torch.manual_seed(0)
-    arch = architectures.find(name)
+    arch = architectures.find_architecture(name)
     classes = tuple(f"class {i}" for i in range(43))
     model = architectures.create(arch, len(classes)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)

@@ -101,7 +101,7 @@ def signsclf_epoch(network: str, folder: Path) -> Callable[[], float]:
     from signsclf.data.table import read_source
     from signsclf.recipe import fast
     from signsclf.runs.resolve import Facts, resolve
-    from signsclf.training.architectures import find
+    from signsclf.training.architectures import find_architecture
     from signsclf.training.augment import STRENGTHS, BatchAugment
     from signsclf.training.fit import Fit
     from signsclf.training.learner import build_learner, choose_device, has_bf16
@@ -124,7 +124,7 @@ def signsclf_epoch(network: str, folder: Path) -> Callable[[], float]:
     recipe, _ = resolve(fast().replace(epochs=1, size=size, batch_size=batch_size), facts)
     cache = folder.with_name(f"{folder.name} cache")
     mirror = [source.classes.index(m) if (m := class_names_mirror().get(c)) else -1 for c in source.classes]
-    arch = find("signnet" if network == "residual9" else network)
+    arch = find_architecture("signnet" if network == "residual9" else network)
     rows = SourceRows(
         pixels=decode_all(source.table, size, cache).pixels,
         labels=source.table["label"].tolist(),

@@ -91,7 +91,7 @@ def compare(
 def suitable(table: np.ndarray) -> tuple[str, ...]:
     """Return those of `COMPARED_ARCHITECTURES` that suit the images of a table: some are for small images only."""
     side = images.median_side(table["path"].tolist())
-    largest = {name: architectures.find(name).largest_size for name in COMPARED_ARCHITECTURES}
+    largest = {name: architectures.find_architecture(name).largest_size for name in COMPARED_ARCHITECTURES}
     return tuple(name for name in COMPARED_ARCHITECTURES if largest[name] is None or side <= largest[name])
 
 
@@ -111,7 +111,7 @@ class _Runner:
         for file in COMPARISON_FILES:
             refuse_replacing(self.out / file, self.request.overwrite, [self.request.source])
         for name in names or ():
-            architectures.find(name)
+            architectures.find_architecture(name)
             if list(names).count(name) > 1:
                 raise SignsclfError(f"--models: {name} is named twice")
         found = source if isinstance(source, Source) else read_source(source, self.request.reading)

@@ -160,7 +160,7 @@ def reexport(
         pixels = np.stack([images.load(path, config.input_size) for path in stored])
     change = config.temperature / old.temperature
     fold_temperature(model, len(config.classes), change)
-    arch = architectures.find(config.architecture)
+    arch = architectures.find_architecture(config.architecture)
     parity, _ = write_network(
         folder, model, arch, config.classes, config.input_size[0], pixels, learner=request.learner
     )

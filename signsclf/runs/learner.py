@@ -63,7 +63,7 @@ def learner(
     """
     observer = observer or Observer()
     planned = read_plan(source, layout, recipe or Recipe(), observer)
-    if planned.arch.trainer is not Solver.GRADIENT:
+    if planned.arch.solver is not Solver.GRADIENT:
         raise SignsclfError(
             f"--arch {planned.arch.name}: not trained by torch's gradients; choose another, such as signnet or resnet34"
         )

@@ -146,7 +146,7 @@ def _checkpoint_copies(recipe: Recipe, arch: Architecture) -> int:
 
     They are the current weights, those of the best epoch, the moving average, and the state of the optimizer.
     """
-    if arch.trainer is not Solver.GRADIENT:
+    if arch.solver is not Solver.GRADIENT:
         return 0
     return 2 * (2 + bool(recipe.ema_decay) + (1 if recipe.optimizer is Optimizer.SGD else 2))
 

@@ -129,7 +129,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         config = modelfolder.read_config(user_path(recipe.weights))
         if "arch" in reasons:
             recipe, reasons["arch"] = recipe.replace(arch=config.architecture), "that of --weights"
-    arch = architectures.find(recipe.arch)
+    arch = architectures.find_architecture(recipe.arch)
     device = choose_device(recipe.device)
     own = int((table["split"] == "valid").sum())
     if own and recipe.fold:
@@ -147,7 +147,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         smallest_size=arch.smallest_size,
         largest_size=arch.largest_size,
         is_normalised=architectures.is_normalised(arch),
-        trainer=arch.trainer,
+        solver=arch.solver,
     )
     recipe, more = resolve(recipe, facts)
     _refuse_flip(recipe.flip, source.classes)

@@ -36,7 +36,7 @@ class Facts:
         has_bf16: whether that device multiplies bf16 matrices in hardware.
         smallest_size, largest_size: sides in pixels between which the architecture runs.
         is_normalised: whether it has layers such as batch-norm.
-        trainer: how it is trained.
+        solver: how it is trained.
     """
 
     n_train: int
@@ -50,7 +50,7 @@ class Facts:
     smallest_size: int = 1
     largest_size: int | None = None
     is_normalised: bool = True
-    trainer: Solver = Solver.GRADIENT
+    solver: Solver = Solver.GRADIENT
 
 
 def choose_arch(recipe: Recipe, is_synthetic: bool, n_images: int, median_side: float) -> tuple[Recipe, dict[str, str]]:
@@ -92,9 +92,9 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         chosen.set("batch_size", max(2, facts.n_train), f"there are only {facts.n_train} training images")
     if 0 < (chosen.recipe.epoch_images or 0) < chosen.recipe.batch_size:
         chosen.set("batch_size", chosen.recipe.epoch_images, "as many as an epoch samples")
-    if facts.trainer is Solver.LEAST_SQUARES:
+    if facts.solver is Solver.LEAST_SQUARES:
         _choose_solved(chosen, facts)
-    elif facts.trainer is Solver.NUMPY:
+    elif facts.solver is Solver.NUMPY:
         _choose_numpy(chosen, facts)
     elif chosen.recipe.weights != "none":
         _choose_pretrained(chosen, facts)
@@ -180,7 +180,7 @@ def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
         if chosen.recipe.add_synthetic:
             raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
         chosen.choose("add_synthetic", 0, reason)
-    elif facts.trainer is Solver.GRADIENT and chosen.recipe.weights in ("none", "imagenet"):
+    elif facts.solver is Solver.GRADIENT and chosen.recipe.weights in ("none", "imagenet"):
         # A long training from scratch gains from as many as there are real ones; in a short one they would take the
         # place of those.
         most = min(_SYNTHETIC_PER_CLASS_AT_MOST, facts.n_train // facts.n_classes) if chosen.recipe.arch == _OWN else 0

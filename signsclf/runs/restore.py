@@ -103,7 +103,7 @@ def _assemble(
     plan = Plan(
         source=replace(source, reading=record.request.reading),
         recipe=record.recipe,
-        arch=architectures.find(record.recipe.arch),
+        arch=architectures.find_architecture(record.recipe.arch),
         reasons={},
     )
     return Prepared(

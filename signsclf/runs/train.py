@@ -216,7 +216,7 @@ def search_lr(
     """Search for a learning rate; arguments as of `train`. Nothing is kept; setting ``stop`` cuts the search short."""
     observer = observer or Observer()
     planned = read_plan(source, layout, recipe or Recipe(), observer)
-    if planned.arch.trainer is not Solver.GRADIENT:
+    if planned.arch.solver is not Solver.GRADIENT:
         raise SignsclfError(f"--arch {planned.arch.name}: not trained by torch's gradients, so no rate can be searched")
     model = build_network(planned, observer)
     prepared = prepare(planned, skip_bad, observer, cache_folder(cache, observer))
@@ -307,9 +307,9 @@ def _fitter(
     stop: threading.Event,
 ) -> Fit | DirectFit:
     """Make what will train the network."""
-    recipe, trainer = prepared.recipe, prepared.arch.trainer
-    if trainer is not Solver.GRADIENT:
-        kind = LeastSquares if trainer is Solver.LEAST_SQUARES else NumpyFit
+    recipe, solver = prepared.recipe, prepared.arch.solver
+    if solver is not Solver.GRADIENT:
+        kind = LeastSquares if solver is Solver.LEAST_SQUARES else NumpyFit
         return kind(loaders, model, recipe, observer=observer, stop=stop)
     learner = build_learner(loaders, model, prepared.arch, recipe)
     threads = torch.get_num_threads()

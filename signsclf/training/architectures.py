@@ -64,7 +64,7 @@ class Architecture:
         smallest_size: side in pixels below which it does not run, as far as its makers say.
         largest_size: side in pixels above which it is not built; None where there is no such bound.
         one_size: whether weights serve one size alone, chosen when it is built.
-        trainer: how it is fitted.
+        solver: how it is fitted.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Architecture:
     smallest_size: int = 1
     largest_size: int | None = None
     one_size: bool = False
-    trainer: Solver = Solver.GRADIENT
+    solver: Solver = Solver.GRADIENT
 
 
-def find(name: str) -> Architecture:
+def find_architecture(name: str) -> Architecture:
     """Find an architecture by name: among the package's own, then torchvision's and fastai's, then timm's.
 
     Raises:
@@ -94,7 +94,7 @@ def find(name: str) -> Architecture:
             smallest_size=own.smallest_size,
             largest_size=own.largest_size,
             one_size=not own.any_size,
-            trainer=own.trainer,
+            solver=own.solver,
         )
     if name in _FROM_FASTAI:
         if hasattr(fastai_models.xresnet, name):

@@ -33,7 +33,7 @@ from signsclf.training.architectures import (
     body_and_head,
     classifier_name,
     create,
-    find,
+    find_architecture,
     parameter_groups,
     read_weights,
 )
@@ -190,7 +190,7 @@ def restore_model(folder: Path) -> tuple[nn.Module, modelfolder.Config]:
     """
     config = modelfolder.read_config(folder)
     modelfolder.verify_sums(folder, [modelfolder.CONFIG, modelfolder.WEIGHTS])
-    model = create(find(config.architecture), len(config.classes), config.input_size[0])
+    model = create(find_architecture(config.architecture), len(config.classes), config.input_size[0])
     state = read_weights(folder / modelfolder.WEIGHTS)
     try:
         model.load_state_dict(state)

@@ -24,7 +24,7 @@ class OwnNetwork:
         head_layers: how many layers from the end lead from the last feature map, or from the pixels, to the logits.
         smallest_size, largest_size: sides in pixels that it is built for.
         any_size: whether the same weights serve images of every size.
-        trainer: what fits it.
+        solver: what fits it.
     """
 
     build: Callable[[int, int], nn.Sequential]
@@ -32,7 +32,7 @@ class OwnNetwork:
     smallest_size: int = 8
     largest_size: int = _PIXELS_SIDE
     any_size: bool = False
-    trainer: Solver = Solver.GRADIENT
+    solver: Solver = Solver.GRADIENT
 
 
 def linear(n_classes: int, size: int) -> nn.Sequential:
@@ -129,10 +129,10 @@ def _residual(w: int, n_classes: int, start: OrderedDict[str, nn.Module]) -> nn.
 
 
 OWN = {
-    "linear-regression": OwnNetwork(build=linear, head_layers=1, trainer=Solver.LEAST_SQUARES),
+    "linear-regression": OwnNetwork(build=linear, head_layers=1, solver=Solver.LEAST_SQUARES),
     "logistic-regression": OwnNetwork(build=linear, head_layers=1),
     "perceptron": OwnNetwork(build=perceptron, head_layers=3),
-    "numpy-mlp": OwnNetwork(build=perceptron, head_layers=3, trainer=Solver.NUMPY),
+    "numpy-mlp": OwnNetwork(build=perceptron, head_layers=3, solver=Solver.NUMPY),
     "mlp": OwnNetwork(build=mlp, head_layers=7),
     "simple-cnn": OwnNetwork(build=simple_cnn, head_layers=6, smallest_size=16, largest_size=256),
     "signnet-fast": OwnNetwork(

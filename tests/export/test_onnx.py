@@ -24,7 +24,7 @@ from signsclf.export import onnx as export
 from signsclf.export.onnx import ExportedNetwork, compare, fold_temperature, readers, torch_logits, write_network
 from signsclf.metrics.calibrate import softmax
 from signsclf.model.folder import LEARNER, ONNX, WEIGHTS
-from signsclf.training.architectures import Architecture, classifier_name, create, find
+from signsclf.training.architectures import Architecture, classifier_name, create, find_architecture
 
 CLASSES = ("Stop", "Vorfahrt gewähren", "Kinder")
 SIZE = 32
@@ -40,7 +40,7 @@ def pictures(n: int = 20, size: int = SIZE) -> np.ndarray:
 
 def network(name: str, seed: int = 0) -> tuple[nn.Module, Architecture]:
     """As training would leave it: batch norms that have seen images, channels last, weights that tell images apart."""
-    arch = find(name)
+    arch = find_architecture(name)
     torch.manual_seed(seed)
     model = create(arch, len(CLASSES)).train().to(memory_format=torch.channels_last)
     pixels = torch.from_numpy(pictures(16)).permute(0, 3, 1, 2) / 255

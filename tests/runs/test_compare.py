@@ -182,10 +182,10 @@ def test_options_that_make_no_sense_are_refused_before_any_work(source, tmp_path
 
 
 def test_a_resnet_starts_from_a_weights_file(source, tmp_path):
-    from signsclf.training.architectures import create, find
+    from signsclf.training.architectures import create, find_architecture
 
     torch.manual_seed(0)
-    torch.save(create(find("resnet18"), 1000).state_dict(), tmp_path / "resnet18.pth")
+    torch.save(create(find_architecture("resnet18"), 1000).state_dict(), tmp_path / "resnet18.pth")
     observer = Watched()
     recipe = RECIPE.replace(arch="resnet18", weights=str(tmp_path / "resnet18.pth"), size=32, epochs=1)
     outcome = train(source, tmp_path / "m", recipe, observer=observer)

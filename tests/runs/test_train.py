@@ -252,7 +252,7 @@ def test_weights_of_a_model_folder_drop_the_head_where_classes_differ(model, sou
 
 
 def test_imagenet_weights_are_recorded_by_the_name_that_releases_give_them():
-    arch = architectures.find("resnet34")
+    arch = architectures.find_architecture("resnet34")
     recorded = writer._initial_weights(RECIPE.replace(weights="imagenet"), arch)
     assert recorded.startswith("torchvision ResNet34_Weights.IMAGENET1K_V1, https://")
     assert recorded in writer._licence(recorded)

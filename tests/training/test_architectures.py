@@ -21,7 +21,7 @@ from signsclf.training.architectures import (
     body_and_head,
     classifier_name,
     create,
-    find,
+    find_architecture,
     load_weights,
     parameter_groups,
     read_weights,
@@ -53,7 +53,7 @@ class Opens:
 
 @pytest.mark.parametrize(("name", "size", "family"), FAMILIES)
 def test_body_and_head_are_the_whole_network_and_share_its_layers(name, size, family):
-    arch = find(name)
+    arch = find_architecture(name)
     assert arch.family is family
     torch.manual_seed(0)
     model = create(arch, 5).eval()
@@ -76,7 +76,7 @@ def test_body_and_head_are_the_whole_network_and_share_its_layers(name, size, fa
 
 @pytest.mark.parametrize("name", ["signnet", "resnet18", SMALL_TIMM])
 def test_parameter_groups_hold_every_parameter_once_and_the_head_last(name):
-    model = create(find(name), 5)
+    model = create(find_architecture(name), 5)
     classifier = classifier_name(model, 5)
     groups = parameter_groups(model, classifier)
     assert [id(p) for group in groups for p in group] == [id(p) for p in model.parameters()]
@@ -93,7 +93,7 @@ def test_signnet_is_of_the_size_it_says():
 )
 def test_unknown_names_suggest_near_ones_in_one_line(name, near):
     with pytest.raises(SignsclfError) as caught:
-        find(name)
+        find_architecture(name)
     assert near in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -101,24 +101,24 @@ def test_unknown_names_suggest_near_ones_in_one_line(name, near):
 @pytest.mark.parametrize("name", ["", "../resnet18", "hf-hub:someone/model", "local-dir:/tmp", "os.system"])
 def test_names_reach_nothing_but_known_architectures(name):
     with pytest.raises(SignsclfError, match="is not known"):
-        find(name)
+        find_architecture(name)
 
 
 def test_unknown_weights_tag_names_the_known_ones():
     with pytest.raises(SignsclfError, match="no weights 'nope' of tf_efficientnet_lite0; it has in1k"):
-        find("tf_efficientnet_lite0.nope")
+        find_architecture("tf_efficientnet_lite0.nope")
 
 
 def test_normalisation_is_that_of_the_pretrained_weights():
-    assert find("tf_efficientnet_lite0").mean == (0.5, 0.5, 0.5)
-    assert find("resnet34").mean == architectures.IMAGENET_MEAN
-    assert find("vit_tiny_patch16_224").fixed_size
+    assert find_architecture("tf_efficientnet_lite0").mean == (0.5, 0.5, 0.5)
+    assert find_architecture("resnet34").mean == architectures.IMAGENET_MEAN
+    assert find_architecture("vit_tiny_patch16_224").fixed_size
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "levit_128s"])
 def test_a_network_of_two_heads_is_refused(name):
     with pytest.raises(ModelError, match="choose another architecture"):
-        classifier_name(create(find(name), 5), 5)
+        classifier_name(create(find_architecture(name), 5), 5)
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def write_model_folder(folder: Path, model: nn.Module, classes: tuple[str, ...],
 
 def test_none_leaves_the_random_start():
     model = fresh()
-    assert load_weights(model, find("signnet"), 5, "none") == "from scratch"
+    assert load_weights(model, find_architecture("signnet"), 5, "none") == "from scratch"
     assert same(model.state_dict(), fresh().state_dict())
 
 
@@ -173,7 +173,7 @@ def test_a_file_fills_the_whole_network(trained, tmp_path, kind):
     path = tmp_path / f"weights.{kind}"
     save_file(trained.state_dict(), path) if kind == "safetensors" else torch.save(trained.state_dict(), path)
     model = fresh()
-    told = load_weights(model, find("signnet"), 5, str(path))
+    told = load_weights(model, find_architecture("signnet"), 5, str(path))
     assert told == f"weights of weights.{kind}"
     assert same(model.state_dict(), trained.state_dict())
 
@@ -183,14 +183,14 @@ def test_training_checkpoints_of_others_are_unwrapped(trained, tmp_path, wrap):
     state = {f"module.{name}": tensor for name, tensor in trained.state_dict().items()}
     torch.save(wrap(state), tmp_path / "w.pth")
     model = fresh()
-    load_weights(model, find("signnet"), 5, str(tmp_path / "w.pth"))
+    load_weights(model, find_architecture("signnet"), 5, str(tmp_path / "w.pth"))
     assert same(model.state_dict(), trained.state_dict())
 
 
 def test_the_head_is_dropped_and_said_to_be_when_the_classes_differ_in_number(trained, tmp_path):
     torch.save(trained.state_dict(), tmp_path / "w.pth")
     model = fresh(7)
-    assert "head dropped" in load_weights(model, find("signnet"), 7, str(tmp_path / "w.pth"))
+    assert "head dropped" in load_weights(model, find_architecture("signnet"), 7, str(tmp_path / "w.pth"))
     assert not model.fc.weight.any() and not model.fc.bias.any()
     assert same(trained.state_dict(), model.state_dict(), but="fc.")
 
@@ -198,7 +198,7 @@ def test_the_head_is_dropped_and_said_to_be_when_the_classes_differ_in_number(tr
 def test_a_model_folder_of_the_same_classes_gives_its_head_too(trained, tmp_path):
     folder = write_model_folder(tmp_path / "model", trained, tuple("abcde"))
     model = fresh()
-    assert load_weights(model, find("signnet"), 5, str(folder), tuple("abcde")) == "weights of model"
+    assert load_weights(model, find_architecture("signnet"), 5, str(folder), tuple("abcde")) == "weights of model"
     assert same(model.state_dict(), trained.state_dict())
 
 
@@ -206,7 +206,7 @@ def test_a_model_folder_of_the_same_classes_gives_its_head_too(trained, tmp_path
 def test_a_model_folder_of_as_many_other_classes_gives_no_head(trained, tmp_path, classes):
     folder = write_model_folder(tmp_path / "model", trained, tuple("abcde"))
     model = fresh()
-    assert "head dropped" in load_weights(model, find("signnet"), 5, str(folder), classes)
+    assert "head dropped" in load_weights(model, find_architecture("signnet"), 5, str(folder), classes)
     assert not model.fc.weight.any() and not model.fc.bias.any()
     assert same(trained.state_dict(), model.state_dict(), but="fc.")
 
@@ -215,18 +215,18 @@ def test_old_files_without_batch_counts_are_read(trained, tmp_path):
     state = {n: t for n, t in trained.state_dict().items() if not n.endswith("num_batches_tracked")}
     torch.save(state, tmp_path / "w.pth")
     model = fresh()
-    load_weights(model, find("signnet"), 5, str(tmp_path / "w.pth"))
+    load_weights(model, find_architecture("signnet"), 5, str(tmp_path / "w.pth"))
     assert same(state, model.state_dict())
 
 
 def test_weights_of_another_architecture_are_refused_in_one_line(trained, tmp_path):
-    torch.save(create(find("alexnet"), 5).state_dict(), tmp_path / "alexnet.pth")
+    torch.save(create(find_architecture("alexnet"), 5).state_dict(), tmp_path / "alexnet.pth")
     torch.save(signnet(5, width=16).state_dict(), tmp_path / "narrow.pth")
     before = fresh().state_dict()
     for name, why in (("alexnet", "is missing"), ("narrow", "not \\(32, 3")):
         model = fresh()
         with pytest.raises(ModelError, match=f"{why}.*give the --arch") as caught:
-            load_weights(model, find("signnet"), 5, str(tmp_path / f"{name}.pth"))
+            load_weights(model, find_architecture("signnet"), 5, str(tmp_path / f"{name}.pth"))
         assert "\n" not in str(caught.value)
         assert same(before, model.state_dict())
 
@@ -265,7 +265,7 @@ def test_what_is_no_table_of_tensors_is_refused(tmp_path, content):
 
 def test_a_missing_file_says_what_to_give(tmp_path):
     with pytest.raises(ModelError, match=r"no such file .*nowhere\.pth; give a \.safetensors"):
-        load_weights(fresh(), find("signnet"), 5, str(tmp_path / "nowhere.pth"))
+        load_weights(fresh(), find_architecture("signnet"), 5, str(tmp_path / "nowhere.pth"))
 
 
 @pytest.mark.parametrize("name", ["resnet18", SMALL_TIMM])
@@ -277,7 +277,7 @@ def test_imagenet_offline_names_the_ways_out(monkeypatch, name):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
     monkeypatch.setattr("timm.models._builder.load_pretrained", offline)
     with pytest.raises(ModelError) as caught:
-        load_weights(create(find(name), 5), find(name), 5, "imagenet")
+        load_weights(create(find_architecture(name), 5), find_architecture(name), 5, "imagenet")
     message = str(caught.value)
     assert "\n" not in message
     for part in (
@@ -293,14 +293,14 @@ def test_imagenet_offline_names_the_ways_out(monkeypatch, name):
 
 def test_imagenet_for_what_has_none_says_so():
     with pytest.raises(ModelError, match="signnet has no pretrained weights; give --weights FILE"):
-        load_weights(fresh(), find("signnet"), 5, "imagenet")
+        load_weights(fresh(), find_architecture("signnet"), 5, "imagenet")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_imagenet_weights_of_torchvision_come_under_the_networks_own_names(monkeypatch, name):
     """Its files are older than the networks: they lack batch counts, densenet's have other names."""
     torch.manual_seed(3)
-    state = create(find(name), 1000).state_dict()
+    state = create(find_architecture(name), 1000).state_dict()
     stored = {
         n.replace("norm1", "norm.1").replace("conv1.weight", "conv.1.weight") if "denselayer" in n else n: t
         for n, t in state.items()
@@ -311,8 +311,8 @@ def test_imagenet_weights_of_torchvision_come_under_the_networks_own_names(monke
         return OrderedDict(stored)
 
     monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", downloaded)
-    model = create(find(name), 5)
-    assert "head dropped" in load_weights(model, find(name), 5, "imagenet")
+    model = create(find_architecture(name), 5)
+    assert "head dropped" in load_weights(model, find_architecture(name), 5, "imagenet")
     head = classifier_name(model, 5)
     assert same(state, model.state_dict(), but=head)
 
@@ -325,7 +325,7 @@ needs_lite0 = pytest.mark.skipif(
 @needs_lite0
 def test_packaged_weights_need_no_network(monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *a, **k: pytest.fail("it downloads"))
-    arch = find("tf_efficientnet_lite0")
+    arch = find_architecture("tf_efficientnet_lite0")
     model = create(arch, 3)
     assert "head dropped" in load_weights(model, arch, 3, "imagenet")
 
@@ -335,7 +335,7 @@ def test_damaged_packaged_weights_are_noticed(monkeypatch, tmp_path):
     (tmp_path / "w.pth").write_bytes(architectures._lite0_file().read_bytes()[:-1] + b"x")
     monkeypatch.setattr(architectures, "_lite0_file", lambda: tmp_path / "w.pth")
     with pytest.raises(ModelError, match="is damaged; install the package anew"):
-        load_weights(fresh(), find("tf_efficientnet_lite0"), 5, "imagenet")
+        load_weights(fresh(), find_architecture("tf_efficientnet_lite0"), 5, "imagenet")
 
 
 @needs_lite0
@@ -347,7 +347,7 @@ def test_before_any_training_a_photo_of_a_panda_is_a_panda():
         pytest.skip("needs animals/animals.zip below $SIGNSCLF_TEST_DATA")
     with zipfile.ZipFile(archive) as file:
         pandas = [name for name in sorted(file.namelist()) if "/panda/" in name and name.endswith(".jpg")][:12]
-    arch = find("tf_efficientnet_lite0")
+    arch = find_architecture("tf_efficientnet_lite0")
     model = create(arch, 1000).eval()
     assert load_weights(model, arch, 1000, "imagenet") == "ImageNet weights of tf_efficientnet_lite0"
     pixels = torch.stack([torch.from_numpy(images.load(f"{archive}/{name}", (224, 224)).copy()) for name in pandas])
@@ -370,7 +370,7 @@ def test_weights_of_wrapped_and_compiled_models_are_read(trained, tmp_path, pref
     saved = {None: state, "nested": {"model": {"state_dict": state}, "epoch": 3}}.get(container, {container: state})
     torch.save(saved, tmp_path / "w.pth")
     model = fresh()
-    load_weights(model, find("signnet"), 5, str(tmp_path / "w.pth"))
+    load_weights(model, find_architecture("signnet"), 5, str(tmp_path / "w.pth"))
     assert same(model.state_dict(), trained.state_dict())
 
 
@@ -378,7 +378,7 @@ def test_weights_of_a_model_that_was_compiled_in_part_are_read(trained, tmp_path
     state = {name.replace(".", "._orig_mod.", 1): tensor for name, tensor in trained.state_dict().items()}
     torch.save(state, tmp_path / "w.pth")
     model = fresh()
-    load_weights(model, find("signnet"), 5, str(tmp_path / "w.pth"))
+    load_weights(model, find_architecture("signnet"), 5, str(tmp_path / "w.pth"))
     assert same(model.state_dict(), trained.state_dict())
 
 
@@ -402,7 +402,7 @@ def test_the_temperature_of_a_model_folder_is_undone_where_training_starts_from_
     fold_temperature(folded, 5, temperature)
     folder = write_model_folder(tmp_path / "model", folded, tuple("abcde"), temperature=temperature)
     model = fresh()
-    load_weights(model, find("signnet"), 5, str(folder), tuple("abcde"))
+    load_weights(model, find_architecture("signnet"), 5, str(folder), tuple("abcde"))
     x = torch.rand(4, 3, 32, 32)
     with torch.inference_mode():
         expected, found = trained.eval()(x), model.eval()(x)
@@ -411,8 +411,10 @@ def test_the_temperature_of_a_model_folder_is_undone_where_training_starts_from_
 
 
 def test_what_imagenet_means_is_told_with_its_source():
-    assert "ResNet34_Weights" in weights_source(find("resnet34"), "imagenet")
-    assert "https://" in weights_source(find("resnet34"), "imagenet")
-    assert weights_source(find("mobilenetv3_large_100"), "imagenet").startswith("timm mobilenetv3_large_100.")
-    assert "sha256" in weights_source(find("tf_efficientnet_lite0"), "imagenet")
-    assert weights_source(find("resnet34"), "none") is None
+    assert "ResNet34_Weights" in weights_source(find_architecture("resnet34"), "imagenet")
+    assert "https://" in weights_source(find_architecture("resnet34"), "imagenet")
+    assert weights_source(find_architecture("mobilenetv3_large_100"), "imagenet").startswith(
+        "timm mobilenetv3_large_100."
+    )
+    assert "sha256" in weights_source(find_architecture("tf_efficientnet_lite0"), "imagenet")
+    assert weights_source(find_architecture("resnet34"), "none") is None

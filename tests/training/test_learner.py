@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from signsclf.errors import ModelError, SignsclfError
 from signsclf.model.folder import CONFIG, WEIGHTS, Config, write_config, write_sums
 from signsclf.recipe import Device
-from signsclf.training.architectures import create, find
+from signsclf.training.architectures import create, find_architecture
 from signsclf.training.learner import build_learner, choose_device, load_learner, stock_learner
 
 
@@ -64,7 +64,7 @@ def test_the_loss_is_smoothed_as_the_recipe_says():
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "resnet18"])
 def test_other_families_train_in_place_too(name):
-    arch = find(name)
+    arch = find_architecture(name)
     model = create(arch, 3)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     of = recipe(arch=name)
@@ -79,7 +79,7 @@ def test_other_families_train_in_place_too(name):
     [("alexnet", 64), ("squeezenet1_1", 32), ("densenet121", 32), ("vit_tiny_patch16_224", 224), ("mlp", 32)],
 )
 def test_the_learner_trains_the_whole_network_wherever_its_pooling_is(name, size):
-    arch = find(name)
+    arch = find_architecture(name)
     model = create(arch, 3, size)
     of = recipe(arch=name)
     built = build_learner(loaders(of, 32, 8), model, arch, of)
