@@ -132,7 +132,7 @@ def test_evaluate_export_reload_and_predict_from_another_folder(signs, tmp_path)
     assert judged["split"] == "valid"
     assert (judged["n"], judged["accuracy"]) == (figures["n"], figures["accuracy"])
     assert judged["n_seen_in_training"] == 0
-    ran = run_command("export", model, "--out", "anew", cwd=tmp_path)
+    ran = run_command("export", model, "--learner", "--out", "anew", cwd=tmp_path)
     assert ran.code == 0, ran.err
     ran = run_command("verify", "anew", "--learner", "--json", cwd=tmp_path)
     assert ran.code == 0, ran.err
