@@ -221,7 +221,7 @@ def _subject(examined: Examined) -> ReportContext:
     return ReportContext(
         title=f"{classifier.folder.name}: {part} of {evaluation.source_name}",
         about=f"{config.architecture}, {count(len(classifier.labels), 'class', 'classes')}, images squashed to "
-        f"{width}×{height} pixels; evaluated by the exported model.onnx on {count(evaluation.report.n, 'image')}.",
+        f"{width}×{height} pixels; evaluated with the exported model.onnx on {count(evaluation.report.n, 'image')}.",
         cautions=list(_cautions(evaluation)),
         references=[Reference(label=name, value=value) for name, value in PUBLISHED] if config.is_gtsrb else [],
         references_note=note,
