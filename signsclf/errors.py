@@ -21,6 +21,7 @@ EXTRAS = {
     "parquet": ("pyarrow",),
     "audit": ("cleanlab",),
     "track": ("tensorboard", "mlflow"),
+    "serve": ("starlette", "uvicorn"),
 }
 """The extras of this package, and the modules that each of them brings."""
 

@@ -26,6 +26,7 @@ LAYERS = [
     ["export"],
     ["evaluation"],
     ["runs"],
+    ["serve"],
     ["cli"],
     ["__main__"],
 ]

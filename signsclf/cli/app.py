@@ -25,6 +25,7 @@ MODULES = {
     "evaluate": "evaluate",
     "diff": "diff",
     "predict": "predict",
+    "serve": "serve",
     "export": "export",
     "verify": "verify",
     "data": "data",

@@ -247,7 +247,7 @@ class StopSignals:
         """Say whether a training is under way, which heeds `event` after its batch."""
         self._waiting = training
         if training:
-            _on_signals(self._stop)
+            on_signals(self._stop)
 
     def _stop(self, number: int, _: object) -> None:
         if not self._waiting or self.signal is not None:
@@ -284,10 +284,12 @@ def stop_on_signals() -> None:
     def unwind(number: int, _: object) -> None:
         raise Stopped(number)
 
-    _on_signals(unwind)
+    on_signals(unwind)
 
 
-def _on_signals(handler: Callable[[int, object], None]) -> None:
+def on_signals(handler: Callable[[int, object], None]) -> None:
+    """Let ``handler(number, frame)`` have SIGINT, SIGTERM and SIGHUP, but not within a change of the terminal."""
+
     def heard(number: int, frame: object) -> None:
         if _held is None:
             handler(number, frame)

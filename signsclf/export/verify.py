@@ -49,13 +49,7 @@ def verify(folder: str | Path) -> Verified:
     """
     folder = user_path(folder, ModelError)
     classifier = Classifier(folder)
-    modelfolder.verify_sums(folder)
-    difference = check_golden(classifier, folder)
-    if not difference <= TOLERANCE:
-        raise ParityError(
-            f"{folder}: probabilities differ by {difference:.2g} from those at its export (allowed: {TOLERANCE:g}); "
-            "export it again with this machine's versions"
-        )
+    difference = verify_files(classifier)
     one = np.zeros((1, *classifier.size, 3), np.uint8)
     many = np.zeros((classifier.batch_size, *classifier.size, 3), np.uint8)
     single, batch = seconds_a_run(classifier, one), seconds_a_run(classifier, many)
@@ -67,6 +61,26 @@ def verify(folder: str | Path) -> Verified:
         milliseconds=1000 * single,
         images_per_second=len(many) / batch,
     )
+
+
+def verify_files(classifier: Classifier) -> float:
+    """Verify every checksum of an opened model's folder and its golden outputs.
+
+    Returns:
+        The largest difference of any probability from those stored at the export.
+
+    Raises:
+        ModelError: a file is changed, missing or unknown.
+        ParityError: the model no longer gives the probabilities that were stored at its export.
+    """
+    modelfolder.verify_sums(classifier.folder)
+    difference = check_golden(classifier, classifier.folder)
+    if not difference <= TOLERANCE:
+        raise ParityError(
+            f"{classifier.folder}: probabilities differ by {difference:.2g} from those at its export "
+            f"(allowed: {TOLERANCE:g}); export it again with this machine's versions"
+        )
+    return difference
 
 
 def verify_learner(folder: str | Path) -> float:

@@ -160,7 +160,7 @@ class Classifier:
         """
         _check_top_k(top_k)
         pixels = images.resize(open_image(image), self.size)
-        return self._predictions([_name(image)], self.probabilities(pixels[None]), top_k)[0]
+        return self.predictions([_name(image)], self.probabilities(pixels[None]), top_k)[0]
 
     def predict_batch(self, images: Iterable[ImageInput], top_k: int = 5) -> list[Prediction]:
         """Predict the classes of several images, in the order given; the Prediction of an unreadable one has its error.
@@ -183,10 +183,12 @@ class Classifier:
 
     def probabilities(self, batch: Array) -> Array:
         """Compute calibrated probabilities, float64 (N, classes), each row summing to 1; see `logits`."""
-        logits = self.logits(batch).astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        np.exp(logits, out=logits)
-        return cast(Array, logits / logits.sum(axis=1, keepdims=True))
+        return softmax(self.logits(batch))
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the network gives its last feature map."""
+        return self._has_features
 
     def features(self, batch: Array) -> Array | None:
         """Compute the last feature map, float32 (N, channels, h, w); None where the network has none."""
@@ -261,7 +263,8 @@ class Classifier:
             results.append(result)
         return results
 
-    def _predictions(self, paths: Sequence[str], probabilities: Array, top_k: int) -> list[Prediction]:
+    def predictions(self, paths: Sequence[str], probabilities: Array, top_k: int = 5) -> list[Prediction]:
+        """Make the predictions of several images from their `probabilities` (N, classes)."""
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
         values = np.take_along_axis(probabilities, order, axis=1).tolist()
         threshold = self.config.reject_threshold
@@ -276,6 +279,14 @@ class Classifier:
             )
             for path, indices, row in zip(paths, order.tolist(), values, strict=True)
         ]
+
+
+def softmax(logits: Array) -> Array:
+    """Compute probabilities, float64 (N, classes), each row summing to 1, from logits (N, classes)."""
+    values = logits.astype(np.float64)
+    values -= values.max(axis=1, keepdims=True)
+    np.exp(values, out=values)
+    return cast(Array, values / values.sum(axis=1, keepdims=True))
 
 
 def stream(
@@ -335,7 +346,7 @@ def _stream(
             paths = [n for n, pixels in zip(names, decoded, strict=True) if isinstance(pixels, np.ndarray)]
             answers: Iterator[Prediction] = iter(())
             if readable:
-                answers = iter(classifier._predictions(paths, classifier.probabilities(np.stack(readable)), top_k))
+                answers = iter(classifier.predictions(paths, classifier.probabilities(np.stack(readable)), top_k))
             for name, pixels in zip(names, decoded, strict=True):
                 yield Prediction(path=name, error=pixels) if isinstance(pixels, str) else next(answers)
             arrivals.done(len(names))

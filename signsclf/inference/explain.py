@@ -35,10 +35,20 @@ def activation_map(classifier: Classifier, image: Image.Image) -> np.ndarray:
     Raises:
         ModelError: the model's last layer does not read a feature map.
     """
-    weights = classifier.class_weights
+    check_explains(classifier)
     logits, features = classifier.logits_and_features(images.resize(image, classifier.size)[None])
-    index = int(logits[0].argmax())
-    heat = np.tensordot(weights[index] - weights.mean(axis=0), features[0].astype(np.float64), axes=1)
+    return activation_map_of(classifier, logits[0], features[0])
+
+
+def activation_map_of(classifier: Classifier, logits: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Compute the `activation_map` from one image's outputs: logits (classes,), features (channels, h, w).
+
+    Raises:
+        ModelError: the model's last layer does not read a feature map.
+    """
+    weights = classifier.class_weights
+    index = int(logits.argmax())
+    heat = np.tensordot(weights[index] - weights.mean(axis=0), features.astype(np.float64), axes=1)
     heat = np.maximum(heat, 0)
     return heat / heat.max() if heat.max() > 0 else heat
 

@@ -1,0 +1,72 @@
+"""The command ``signsclf serve``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from signsclf.cli.options import new_app
+from signsclf.cli.terminal import Stopped, eprint, on_signals
+from signsclf.errors import require_extra
+
+app = new_app()
+
+
+@app.command("serve")
+def serve_command(
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Model folders, or NAME=FOLDER; the first is the default. Unset: as in predict.", metavar="MODEL…"
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", help="Port to listen on; 0: a free one.", envvar="PORT", min=0, max=65535)
+    ] = 8000,
+    runners: Annotated[
+        int | None, typer.Option("--runners", help="Runs of a network at a time; unset: measured.", min=1)
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", help="CPU threads of each run; unset: measured.", min=1)
+    ] = None,
+    max_batch: Annotated[
+        int | None, typer.Option("--max-batch", help="Images in a run; unset: measured.", min=1, max=32)
+    ] = None,
+) -> None:
+    """Serve models over HTTP.
+
+    Example: signsclf serve models/pets --port 8080
+    """
+    require_extra("serve", "serve")
+    from signsclf.inference.classifier import find_model
+    from signsclf.serve.models import Models, load_model
+    from signsclf.serve.server import Server
+    from signsclf.serve.service import Service
+    from signsclf.serve.settings import ServeSettings
+
+    settings = ServeSettings(host=host, port=port, runners=runners, threads=threads, max_batch=max_batch)
+    loaded = []
+    for text in model or [""]:
+        name, equals, rest = text.partition("=")
+        folder, _ = find_model(rest if equals else text, os.environ, Path.cwd())
+        loaded.append(
+            load_model(
+                folder, name if equals else folder.absolute().name, threads=threads or 1, max_batch=max_batch or 8
+            )
+        )
+    server = Server(Service(Models(loaded), settings), eprint)
+    stopping = False
+
+    def stop(number: int, _: object) -> None:
+        nonlocal stopping
+        if stopping:
+            raise Stopped(number)
+        stopping = True
+        server.stop()
+
+    on_signals(stop)
+    server.run()
