@@ -134,16 +134,17 @@ class Service:
 
     async def run(
         self,
-        rows: np.ndarray,
+        images: np.ndarray | Sequence[bytes],
         *,
         model: str | None = None,
         outputs: Sequence[str] = ("logits",),
         deadline: float | None = None,
         request: Request | None = None,
     ) -> dict[str, np.ndarray]:
-        """Run a network on pixels, uint8 (N, height, width, 3) at the model's size, N from 1 to ``max_images``.
+        """Run a network on 1 to ``max_images`` images.
 
         Args:
+            images: encoded, or pixels at the model's size, uint8 (N, height, width, 3).
             outputs: of `OUTPUTS`: float32 logits (N, classes), float64 probabilities (N, classes), float32 features
                 (N, channels, h, w).
 
@@ -152,22 +153,30 @@ class Service:
             ClientGone: the client hung up.
         """
         served = self.models.get(model)
-        size = served.classifier.size
-        if rows.dtype != np.uint8 or rows.ndim != 4 or rows.shape[1:] != (*size, 3):
+        height, width = served.classifier.size
+        if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.shape[1:] != (height, width, 3)):
             raise Refused(
-                400, f"pixels should be uint8 (N, {size[0]}, {size[1]}, 3), and are {rows.dtype} {rows.shape}"
+                400, f"pixels should be uint8 (N, {height}, {width}, 3), and are {images.dtype} {images.shape}"
             )
-        if not 1 <= len(rows) <= self.settings.max_images:
-            raise Refused(400, f"{len(rows)} images, where a request has 1 to {self.settings.max_images}")
+        if not 1 <= len(images) <= self.settings.max_images:
+            raise Refused(400, f"{len(images)} images, where a request has 1 to {self.settings.max_images}")
         for name in outputs:
             if name not in OUTPUTS or (name == "features" and not served.classifier.has_features):
                 raise Refused(400, f"{served.name} has no output {name!r}")
         jobs = []
-        for row in rows:
+        for image in images:
             job = self._job(served, deadline, wants_features="features" in outputs)
-            job.row = row
+            if isinstance(image, bytes):
+                job.data = image
+            else:
+                job.row = image
             jobs.append(job)
-        await self._finished(jobs, request)
+        try:
+            await self._finished(jobs, request)
+        except BadImageError as error:
+            number = next(number for number, job in enumerate(jobs) if job.error is error)
+            refused = unreadable(error, images[number])
+            raise Refused(refused.status, f"image {number + 1} of {len(jobs)}: {refused.sentence}") from error
         logits = np.stack([job.logits for job in jobs])
         found = {"logits": logits}
         if "probabilities" in outputs:

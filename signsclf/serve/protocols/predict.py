@@ -19,27 +19,9 @@ def routes(service: Service) -> list[Route]:
     """Make the routes of this protocol."""
 
     async def predict(request: Request) -> Response:
-        query = request.query_params
         deadline = service.deadline(request)
-        top_k, roi = top_k_of(query.get("top_k")), roi_of(query.get("roi"))
-        explain = flag_of("explain", query.get("explain"))
         body = await read_body(request, service.settings.max_bytes)
-        answer = await service.classify(
-            body,
-            model=query.get("model"),
-            top_k=top_k,
-            roi=roi,
-            explain=explain,
-            deadline=deadline,
-            request=request,
-        )
-        value = {
-            "model": answer.model,
-            "digest": answer.digest,
-            "threshold": answer.threshold,
-            "predictions": [prediction_json("", answer)],
-        }
-        return json_response(value, headers=timing_headers(answer.timings))
+        return await respond(service, request, body, deadline)
 
     async def models(_: Request) -> Response:
         found = [
@@ -57,6 +39,28 @@ def routes(service: Service) -> list[Route]:
         return json_response({"models": found, "default": service.models.default})
 
     return [Route("/predict", predict, methods=["POST"]), Route("/models", models, methods=["GET"])]
+
+
+async def respond(service: Service, request: Request, body: bytes, deadline: float) -> Response:
+    """Answer a request to POST /predict, or to another path that is to do the same, whose body has been read."""
+    query = request.query_params
+    top_k, roi = top_k_of(query.get("top_k")), roi_of(query.get("roi"))
+    answer = await service.classify(
+        body,
+        model=query.get("model"),
+        top_k=top_k,
+        roi=roi,
+        explain=flag_of("explain", query.get("explain")),
+        deadline=deadline,
+        request=request,
+    )
+    value = {
+        "model": answer.model,
+        "digest": answer.digest,
+        "threshold": answer.threshold,
+        "predictions": [prediction_json("", answer)],
+    }
+    return json_response(value, headers=timing_headers(answer.timings))
 
 
 def prediction_json(name: str, answer: Answer) -> dict[str, Any]:
