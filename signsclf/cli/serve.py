@@ -36,6 +36,26 @@ def serve_command(
     max_batch: Annotated[
         int | None, typer.Option("--max-batch", help="Images in a run; unset: measured.", min=1, max=32)
     ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            help="File with the token that requests must carry (Authorization: Bearer). $SIGNSCLF_TOKEN does too.",
+        ),
+    ] = None,
+    is_open: Annotated[
+        bool, typer.Option("--open", help="Allow a --host that others can reach without a token.")
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Name that the server answers to besides its own; '*': any. Repeatable."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option("--allow-origin", help="Site whose pages may use the server (CORS). Repeatable."),
+    ] = None,
+    max_connections: Annotated[int, typer.Option("--max-connections", help="Open at a time.", min=1)] = 1000,
+    body_timeout: Annotated[float, typer.Option("--body-timeout", help="Seconds for a request's body.")] = 60.0,
 ) -> None:
     """Serve models over HTTP.
 
@@ -43,12 +63,25 @@ def serve_command(
     """
     require_extra("serve", "serve")
     from signsclf.inference.classifier import find_model
+    from signsclf.serve.guard import read_token
     from signsclf.serve.models import Models, load_model
     from signsclf.serve.server import Server
     from signsclf.serve.service import Service
     from signsclf.serve.settings import ServeSettings
 
-    settings = ServeSettings(host=host, port=port, runners=runners, threads=threads, max_batch=max_batch)
+    settings = ServeSettings(
+        host=host,
+        port=port,
+        runners=runners,
+        threads=threads,
+        max_batch=max_batch,
+        token=read_token(token_file, os.environ),
+        is_open=is_open,
+        allow_hosts=tuple(allow_host or ()),
+        allow_origins=tuple(allow_origin or ()),
+        max_connections=max_connections,
+        body_seconds=body_timeout,
+    )
     loaded = []
     for text in model or [""]:
         name, equals, rest = text.partition("=")

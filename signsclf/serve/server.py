@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ import uvicorn
 
 from signsclf.errors import SignsclfError
 from signsclf.serve.app import make_app
+from signsclf.serve.guard import Guard
+from signsclf.serve.receipt import receipt_protocol
 from signsclf.serve.service import Service
 
 _BACKLOG = 2048
@@ -65,8 +68,11 @@ class Server:
         address = listener.getsockname()
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         self.url = f"http://{host}:{address[1]}"
+        settings = self.service.settings
         config = uvicorn.Config(
-            make_app(self.service), log_config=None, log_level="error", access_log=False, lifespan="off",
+            Guard(make_app(self.service), settings), http=receipt_protocol(settings),
+            timeout_keep_alive=math.ceil(settings.idle_seconds),
+            log_config=None, log_level="error", access_log=False, lifespan="off",
             ws="none", backlog=_BACKLOG, server_header=False, proxy_headers=False,
         )  # fmt: skip
         self._uvicorn = _Uvicorn(config, self.service, self._announce)
