@@ -28,6 +28,7 @@ from signsclf.errors import BadImageError, SignsclfError
 from signsclf.imagefiles import tiff
 from signsclf.imagefiles.depth import to_8_bits
 from signsclf.imagefiles.kinds import HEAD, SUFFIXES, describe_kind, image_class, is_image_name, kind_of
+from signsclf.imagefiles.pixelcount import webp_size
 
 __all__ = ["SUFFIXES", "is_image_name"]
 
@@ -252,6 +253,23 @@ def image_wh(path: str | Path) -> tuple[int, int]:
         raise _unreadable(path, error) from error
 
 
+def header_wh(data: bytes, name: str = "image") -> tuple[int, int]:
+    """Read the width and height in pixels, as stored, from the header of encoded bytes; see `image_wh`.
+
+    Raises:
+        BadImageError: they are not an image, or their header is damaged.
+    """
+    try:
+        with _own_limit():
+            return _open_header(io.BytesIO(data))[1]
+    except BadImageError as error:
+        raise _named(name, error) from error
+    except SignsclfError:
+        raise
+    except Exception as error:  # As in `decode`.
+        raise _unreadable(name, error, "damaged or truncated") from error
+
+
 def median_side(paths: list[str]) -> float:
     """Estimate the median side in pixels (geometric mean of width and height) from an even sample of the paths."""
     step = max(1, len(paths) // _SIZES_SAMPLED)
@@ -333,23 +351,10 @@ def _open_header(file: IO[bytes]) -> tuple[Any, tuple[int, int]]:
     else:
         if kind == "WEBP":
             # Some releases of Pillow allocate the whole canvas when they open the file.
-            refuse_pixels(*_webp_canvas(head))
+            refuse_pixels(*webp_size(head))
         found = opened(file)
     refuse_pixels(*found.size)
     return found, found.size
-
-
-def _webp_canvas(head: bytes) -> tuple[int, int]:
-    """Read the width and height from a WebP file's header; (0, 0) where it is too short."""
-    chunk = head[12:16]
-    if chunk == b"VP8X" and len(head) >= 30:
-        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
-    if chunk == b"VP8L" and len(head) >= 25:
-        bits = int.from_bytes(head[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if chunk == b"VP8 " and len(head) >= 30:
-        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
-    return 0, 0
 
 
 def _png_significant_bits(data: bytes) -> int | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from signsclf.cli.options import new_app
-from signsclf.cli.terminal import Stopped, eprint, on_signals
+from signsclf.cli.terminal import Stopped, eprint, machine_output, no_garbage, on_signals
 from signsclf.errors import require_extra
 
 app = new_app()
@@ -20,13 +21,31 @@ def serve_command(
     model: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Model folders, or NAME=FOLDER; the first is the default. Unset: as in predict.", metavar="MODEL…"
+            help="Model folders, or NAME=FOLDER; the first is the default. Unset: as in predict.", metavar="[MODEL]…"
         ),
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option("--port", help="Port to listen on; 0: a free one.", envvar="PORT", min=0, max=65535)
     ] = 8000,
+    max_bytes: Annotated[
+        int, typer.Option("--max-bytes", help="Refuse requests with larger bodies.", metavar="N", min=1)
+    ] = 20_000_000,
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            "--max-pixels", help="Refuse images with more pixels.", envvar="SIGNSCLF_MAX_PIXELS", metavar="N", min=1
+        ),
+    ] = 40_000_000,
+    deadline: Annotated[
+        float, typer.Option("--deadline", help="Seconds until work must begin, else 504.", metavar="SECONDS")
+    ] = 10.0,
+    max_wait: Annotated[
+        float, typer.Option("--max-wait", help="Seconds of work that may wait, else 429.", metavar="SECONDS")
+    ] = 1.0,
+    drain: Annotated[
+        float, typer.Option("--drain", help="Seconds to accept work after SIGTERM.", metavar="SECONDS", min=0)
+    ] = 5.0,
     runners: Annotated[
         int | None, typer.Option("--runners", help="Runs of a network at a time; unset: measured.", min=1)
     ] = None,
@@ -36,6 +55,9 @@ def serve_command(
     max_batch: Annotated[
         int | None, typer.Option("--max-batch", help="Images in a run; unset: measured.", min=1, max=32)
     ] = None,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Write a JSON line for each request to standard output.")
+    ] = False,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -59,19 +81,31 @@ def serve_command(
 ) -> None:
     """Serve models over HTTP.
 
+    SIGTERM ends it when all that was accepted is answered, a second signal at once. SIGHUP, or another model in the
+    folder, replaces the model.
+
     Example: signsclf serve models/pets --port 8080
     """
     require_extra("serve", "serve")
-    from signsclf.inference.classifier import find_model
-    from signsclf.serve.guard import read_token
-    from signsclf.serve.models import Models, load_model
-    from signsclf.serve.server import Server
-    from signsclf.serve.service import Service
-    from signsclf.serve.settings import ServeSettings
+    with no_garbage():
+        from signsclf.images import limit_pixels
+        from signsclf.inference.classifier import find_model
+        from signsclf.serve.guard import read_token
+        from signsclf.serve.models import Models, load_model
+        from signsclf.serve.server import Server
+        from signsclf.serve.service import Service
+        from signsclf.serve.settings import ServeSettings
 
     settings = ServeSettings(
         host=host,
         port=port,
+        max_bytes=max_bytes,
+        max_pixels=max_pixels,
+        budget_bytes=max(ServeSettings.budget_bytes, 4 * max_bytes),
+        budget_pixels=max(ServeSettings.budget_pixels, 4 * max_pixels),
+        deadline=deadline,
+        max_wait=max_wait,
+        drain=drain,
         runners=runners,
         threads=threads,
         max_batch=max_batch,
@@ -82,24 +116,38 @@ def serve_command(
         max_connections=max_connections,
         body_seconds=body_timeout,
     )
+    limit_pixels(max_pixels)
     loaded = []
     for text in model or [""]:
         name, equals, rest = text.partition("=")
         folder, _ = find_model(rest if equals else text, os.environ, Path.cwd())
         loaded.append(
             load_model(
-                folder, name if equals else folder.absolute().name, threads=threads or 1, max_batch=max_batch or 8
+                folder,
+                name if equals else folder.absolute().name,
+                threads=settings.layouts[0][1],
+                max_batch=max_batch or 1,
             )
         )
-    server = Server(Service(Models(loaded), settings), eprint)
+    server = Server(Service(Models(loaded), settings), eprint, _log if access_log else None)
     stopping = False
 
-    def stop(number: int, _: object) -> None:
+    def heard(number: int, _: object) -> None:
         nonlocal stopping
-        if stopping:
+        if number == getattr(signal, "SIGHUP", None):
+            server.refresh()
+        elif stopping:
             raise Stopped(number)
-        stopping = True
-        server.stop()
+        else:
+            stopping = True
+            eprint("ending when all that was accepted is answered; once more ends at once")
+            server.stop(drain if number == signal.SIGTERM else 0)
 
-    on_signals(stop)
+    on_signals(heard)
     server.run()
+
+
+def _log(line: str) -> None:
+    output = machine_output()
+    output.write(line + "\n")
+    output.flush()

@@ -2,34 +2,87 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from signsclf.errors import SignsclfError
+from signsclf.serve.admission import Ticket
 from signsclf.serve.answers import ClientGone, Refused, error_response, refusal
+from signsclf.serve.engine import now
+from signsclf.serve.guard import Guard
 from signsclf.serve.protocols import predict
 from signsclf.serve.service import Service
+from signsclf.serve.telemetry import CONTENT_TYPE, log_line
 
 PROTOCOLS = (predict,)
 """Modules whose ``routes`` are served; of two routes for one path, the first counts."""
 
+_logger = logging.getLogger("signsclf")
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number, seen in logs alone
 
 
-def make_app(service: Service) -> Starlette:
-    """Make the application that answers for a service."""
+def make_app(service: Service, log: Callable[[str], None] | None = None) -> ASGIApp:
+    """Make the application that answers for a service; ``log`` is given a JSON line for each request."""
     routes = [route for protocol in PROTOCOLS for route in protocol.routes(service)]
     handlers = {
+        Exception: _refuse,
         Refused: _refuse,
         SignsclfError: _refuse,
         HTTPException: _refuse_http,
         ClientGone: _forget,
-        Exception: _refuse,
     }
-    return Starlette(routes=[*routes, *_health(service)], exception_handlers=handlers)
+    app = Starlette(routes=[*routes, *_health(service)], exception_handlers=handlers)
+    return Outermost(Guard(app, service.settings), service, log)
+
+
+class Outermost:
+    """Middleware around all others: the budget's ticket, ids passed through, counts, the log."""
+
+    def __init__(self, app: ASGIApp, service: Service, log: Callable[[str], None] | None) -> None:
+        self._app = app
+        self._service = service
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = now()
+        service = self._service
+        ticket = scope[Ticket.KEY] = Ticket(service.admission)
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = [(key, value) for key, value in scope["headers"] if key == b"x-request-id"]
+                if not service.ready:
+                    # Clients on kept connections go elsewhere, before this server ends.
+                    own.append((b"connection", b"close"))
+                if own:
+                    message["headers"] = [*message["headers"], *own]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except Exception as error:
+            _logger.exception("unexpected error")
+            if not status:
+                await error_response(refusal(error))(scope, receive, sending)
+        finally:
+            ticket.release()
+            route = scope.get("route")
+            service.telemetry.answered(getattr(route, "path", "other"), status, now() - began)
+            if self._log is not None:
+                self._log(log_line(scope, status, now() - began))
 
 
 def _health(service: Service) -> list[Route]:
@@ -39,7 +92,10 @@ def _health(service: Service) -> list[Route]:
     async def ready(_: Request) -> Response:
         return PlainTextResponse("ready\n") if service.ready else PlainTextResponse("not ready\n", 503)
 
-    return [Route("/health/live", live), Route("/health/ready", ready)]
+    async def metrics(_: Request) -> Response:
+        return Response(service.metrics(), media_type=CONTENT_TYPE)
+
+    return [Route("/health/live", live), Route("/health/ready", ready), Route("/metrics", metrics)]
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import base64
 import json
+import re
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from starlette.requests import Request
 
+from signsclf.serve.admission import Ticket
 from signsclf.serve.answers import ClientGone, Refused
 from signsclf.text import visible
 
 MAX_JSON_VALUES = 2_000_000
-"""In a JSON body. Each takes many times its bytes of memory, and the server answers nobody else while it parses them."""
+"""In a JSON body. Each takes many times its bytes of memory, and the server answers nobody else while it parses."""
+
+_BOUNDARY = re.compile(r'boundary=(?:"([^"]{1,70})"|([^;\s"]{1,70}))', re.IGNORECASE)
+_PARAMETER = re.compile(r';\s*([A-Za-z]+)=(?:"((?:[^"\\]|\\.)*)"|([^;\s]*))')
+_ESCAPED = re.compile(r"\\(.)")
+_MAX_PART_HEADERS = 8192
 
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Read a request's whole body.
 
     Raises:
-        Refused: 413, it is larger than ``limit`` bytes; where Content-Length says so, nothing is read.
+        Refused: 413, it is larger than ``limit`` bytes; where Content-Length says so, nothing is read. 429, the
+            bodies of all requests are too large together.
         ClientGone: the client hung up.
     """
     declared = request.headers.get("content-length", "")
@@ -27,6 +36,7 @@ async def read_body(request: Request, limit: int) -> bytes:
         raise _too_large(limit)
     parts: list[bytes] = []
     left = limit
+    ticket: Ticket | None = request.scope.get(Ticket.KEY)
     while True:
         message = await request.receive()
         if message["type"] != "http.request":
@@ -35,6 +45,8 @@ async def read_body(request: Request, limit: int) -> bytes:
             left -= len(part)
             if left < 0:
                 raise _too_large(limit)
+            if ticket is not None:
+                ticket.take(len(part))
             parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -42,6 +54,63 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 def _too_large(limit: int) -> Refused:
     return Refused(413, f"the body is larger than {limit:,} bytes; send a smaller image, or raise --max-bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part of a form.
+
+    Attributes:
+        name: of the form's field.
+        filename: of a file, "" where it is unnamed; None for a plain field.
+        data: its content.
+    """
+
+    name: str
+    filename: str | None
+    data: bytes
+
+
+def form_parts(body: bytes, content_type: str, most: int) -> list[Part]:
+    """Take apart a multipart/form-data body (RFC 7578), in time proportional to its length.
+
+    Args:
+        content_type: the request's header, with the boundary.
+        most: parts, at most.
+
+    Raises:
+        Refused: 400, it is damaged or has more parts.
+    """
+    found = _BOUNDARY.search(content_type)
+    if found is None:
+        raise Refused(400, "multipart/form-data without a boundary in Content-Type")
+    delimiter = b"--" + (found[1] or found[2]).encode("latin-1")
+    at = 0 if body.startswith(delimiter) else body.find(b"\r\n" + delimiter) + 2
+    if at == 1:
+        raise Refused(400, "the form does not begin with the boundary of Content-Type")
+    parts: list[Part] = []
+    while True:
+        at += len(delimiter)
+        if body.startswith(b"--", at):
+            return parts
+        ends = body.find(b"\r\n\r\n", at, at + _MAX_PART_HEADERS) if body.startswith(b"\r\n", at) else -1
+        after = body.find(b"\r\n" + delimiter, ends + 2) if ends >= 0 else -1
+        if after < 0:
+            raise Refused(400, "the form is damaged, or ends too early")
+        if len(parts) == most:
+            raise Refused(400, f"the form has more than {most} parts")
+        parts.append(_part(body[at:ends], body[ends + 4 : after]))
+        at = after + 2
+
+
+def _part(headers: bytes, data: bytes) -> Part:
+    lines = headers.decode("utf-8", "replace").split("\r\n")
+    (disposition,) = [line for line in lines if line.lower().startswith("content-disposition:")][:1] or [""]
+    values = {
+        key.lower(): _ESCAPED.sub(r"\1", quoted) if quoted else plain
+        for key, quoted, plain in _PARAMETER.findall(disposition)
+    }
+    return Part(name=values.get("name", ""), filename=values.get("filename"), data=data)
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -75,7 +144,7 @@ def base64_bytes(value: Any, name: str) -> bytes:
         # In base64 nothing else means anything: what is dropped could hide from one reader and not from another.
         return base64.b64decode(value, validate=True)
     except (TypeError, ValueError):
-        raise Refused(400, f"{name} should be base64 text: A-Z a-z 0-9 + /, padded with =, without line breaks") from None
+        raise Refused(400, f"{name} should be base64 text: A-Z a-z 0-9 + /, padded with =, no line breaks") from None
 
 
 def _refuse_constant(token: str) -> NoReturn:

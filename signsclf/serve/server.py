@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import socket
@@ -12,11 +13,12 @@ import uvicorn
 
 from signsclf.errors import SignsclfError
 from signsclf.serve.app import make_app
-from signsclf.serve.guard import Guard
 from signsclf.serve.receipt import receipt_protocol
 from signsclf.serve.service import Service
+from signsclf.serve.upkeep import Upkeep
 
 _BACKLOG = 2048
+_LAST_SECONDS = 5  # for answers under way, after the last deadline
 
 
 class _Uvicorn(uvicorn.Server):
@@ -50,13 +52,16 @@ class Server:
         started: set when it answers.
     """
 
-    def __init__(self, service: Service, tell: Callable[[str], None]) -> None:
-        """Make a server; ``tell`` is given the lines for people."""
+    def __init__(self, service: Service, tell: Callable[[str], None], log: Callable[[str], None] | None = None) -> None:
+        """Make a server; ``tell`` is given the lines for people, ``log`` a JSON line for each request."""
         self.service = service
         self.url = ""
         self.started = threading.Event()
         self._tell = tell
+        self._log = log
+        self._upkeep = Upkeep(service.models, service.settings, tell)
         self._uvicorn: _Uvicorn | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def run(self) -> None:
         """Serve until `stop`.
@@ -64,28 +69,47 @@ class Server:
         Raises:
             SignsclfError: the address cannot be listened on.
         """
-        listener = _listen(self.service.settings.host, self.service.settings.port)
+        settings = self.service.settings
+        listener = _listen(settings.host, settings.port)
         address = listener.getsockname()
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         self.url = f"http://{host}:{address[1]}"
-        settings = self.service.settings
         config = uvicorn.Config(
-            Guard(make_app(self.service), settings), http=receipt_protocol(settings),
+            make_app(self.service, self._log), http=receipt_protocol(settings),
             timeout_keep_alive=math.ceil(settings.idle_seconds),
-            log_config=None, log_level="error", access_log=False, lifespan="off",
+            log_config=None, log_level="critical", access_log=False, lifespan="off",
             ws="none", backlog=_BACKLOG, server_header=False, proxy_headers=False,
+            timeout_graceful_shutdown=math.ceil(settings.deadline) + _LAST_SECONDS,
         )  # fmt: skip
         self._uvicorn = _Uvicorn(config, self.service, self._announce)
         self._uvicorn.run(sockets=[listener])
+        self._upkeep.stop()
 
-    def stop(self) -> None:
-        """Stop listening, finish what was accepted, and let `run` return; from any thread or signal handler."""
-        if self._uvicorn is not None:
-            self._uvicorn.should_exit = True
+    def stop(self, drain: float = 0.0) -> None:
+        """Let `run` return when what was accepted is answered; from any thread or signal handler.
+
+        Args:
+            drain: seconds in which work is still accepted, though the server is not ready for more.
+        """
+        self.service.ready = False
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.call_later, drain, self._end)
+        elif self._uvicorn is not None:
+            self._end()
+
+    def refresh(self) -> None:
+        """Read all model folders again; from any thread or signal handler."""
+        self._upkeep.refresh()
 
     def _announce(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._tell(f"listening on {self.url}")
         self.started.set()
+        self._upkeep.start()
+
+    def _end(self) -> None:
+        assert self._uvicorn is not None
+        self._uvicorn.should_exit = True
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from signsclf.errors import SignsclfError
 from signsclf.serve.hosts import is_host_name, is_loopback, is_origin
@@ -21,8 +21,13 @@ class ServeSettings:
         max_bytes: of a request's body.
         max_pixels: of an image.
         max_images: in one request.
-        deadline: seconds that a request may take where it says nothing itself.
-        runners: threads that run networks; None: calibrated.
+        budget_bytes: of all bodies in memory; at least ``max_bytes``.
+        budget_pixels: of all images in work; at least ``max_pixels``. Each decoding thread takes 7 bytes a pixel.
+        max_wait: seconds of work before a request, above which it is refused.
+        deadline: seconds until a request's work must have begun, where it asks for no less.
+        drain: seconds of work taken after SIGTERM, until load balancers have noticed.
+        watch: seconds between looks at the model folders.
+        runners: runs of networks at a time; None: calibrated.
         threads: of each run; None: calibrated.
         max_batch: images in a run, 1 to `MAX_BATCH`; None: calibrated.
         token: that requests must carry; None wants none.
@@ -44,7 +49,12 @@ class ServeSettings:
     max_bytes: int = 20_000_000
     max_pixels: int = 40_000_000
     max_images: int = 64
+    budget_bytes: int = 256_000_000
+    budget_pixels: int = 400_000_000
+    max_wait: float = 1.0
     deadline: float = 10.0
+    drain: float = 5.0
+    watch: float = 2.0
     runners: int | None = None
     threads: int | None = None
     max_batch: int | None = None
@@ -63,13 +73,18 @@ class ServeSettings:
             raise SignsclfError(f"port is {self.port}, where it should be 0 to 65535")
         if self.max_batch is not None and self.max_batch > MAX_BATCH:
             raise SignsclfError(f"max_batch is {self.max_batch}, where it should be 1 to {MAX_BATCH}")
-        for name in ("max_bytes", "max_pixels", "max_images", "runners", "threads", "max_batch", "max_connections"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise SignsclfError(f"{name} is {value}, where it should be 1 or more")
-        for name in ("deadline", "header_seconds", "body_seconds", "idle_seconds", "send_seconds"):
-            if not getattr(self, name) > 0:
-                raise SignsclfError(f"{name} is {getattr(self, name)}, where it should be more than 0 seconds")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if type(value) is int and each.name != "port" and value < 1:
+                raise SignsclfError(f"{each.name} is {value}, where it should be 1 or more")
+            if type(value) is float and not (value > 0 or (each.name == "drain" and value == 0)):
+                raise SignsclfError(f"{each.name} is {value} seconds, where it should be more than 0")
+        for most, budget in (("max_bytes", "budget_bytes"), ("max_pixels", "budget_pixels")):
+            if getattr(self, most) > getattr(self, budget):
+                raise SignsclfError(
+                    f"{most} is {getattr(self, most):,}, where it should be at most {budget}, "
+                    f"{getattr(self, budget):,}; raise both"
+                )
         for name in self.allow_hosts:
             if name != "*" and not is_host_name(name):
                 raise SignsclfError(
@@ -90,3 +105,23 @@ class ServeSettings:
     def decoders(self) -> int:
         """Threads that may decode images while others run networks."""
         return usable_cores()
+
+    @property
+    def layouts(self) -> list[tuple[int, int]]:
+        """(runners, threads of each) that may be used: one where it is fixed, else those to calibrate."""
+        cores = usable_cores()
+        if self.runners is not None:
+            return [(self.runners, self.threads or max(1, cores // self.runners))]
+        if self.threads is not None:
+            return [(max(1, cores // self.threads), self.threads)]
+        return [(cores // threads, threads) for threads in sorted({1, max(1, cores // 2), cores})]
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether something is left to measure."""
+        return self.max_batch is None or len(self.layouts) > 1
+
+    @property
+    def capacity(self) -> int:
+        """Threads that runs may take together."""
+        return max(runners * threads for runners, threads in self.layouts)

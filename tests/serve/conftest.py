@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import Running, end, run_in_thread, write_model
+from serving import FIXED, Running, end, run_in_thread, write_model
 
 from signsclf.serve.models import Models, load_model
 from signsclf.serve.service import Service
@@ -28,7 +28,7 @@ def serve(tiny: Path) -> Iterator[Callable[..., Running]]:
 
     def start(*folders: Path, **settings: Any) -> Running:
         models = Models(load_model(folder, folder.name, max_batch=8) for folder in folders or (tiny,))
-        running, thread = run_in_thread(Service(models, ServeSettings(port=0, **settings)))
+        running, thread = run_in_thread(Service(models, ServeSettings(**{**FIXED, **settings})))
         started.append((running, thread))
         return running
 
@@ -40,6 +40,6 @@ def serve(tiny: Path) -> Iterator[Callable[..., Running]]:
 @pytest.fixture(scope="session")
 def server(tiny: Path) -> Iterator[Running]:
     """One server of `tiny` with the settings by default, for tests that change nothing in it."""
-    running, thread = run_in_thread(Service(Models([load_model(tiny, "tiny", max_batch=8)]), ServeSettings(port=0)))
+    running, thread = run_in_thread(Service(Models([load_model(tiny, "tiny", max_batch=8)]), ServeSettings(**FIXED)))
     yield running
     end(running, thread)

@@ -18,6 +18,9 @@ from signsclf.model.folder import write_sums
 from signsclf.serve.server import Server
 from signsclf.serve.service import Service
 
+FIXED: dict[str, Any] = {"port": 0, "runners": 1, "threads": 1, "max_batch": 8, "watch": 0.05}
+"""Settings of tests: nothing is measured."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
