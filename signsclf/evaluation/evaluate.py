@@ -22,6 +22,7 @@ from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.files import user_path
 from signsclf.inference.classifier import Classifier
 from signsclf.metrics.classification import Report
+from signsclf.metrics.intervals import group_numbers
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.recipe import Crop
@@ -161,7 +162,7 @@ def evaluate(
     twins = {name: trained_on[seen] for name, seen in zip(names, decoded.inputs, strict=True) if seen in trained_on}
     return Evaluation(
         classifier=classifier,
-        report=Report.from_probabilities(probabilities, targets, classifier.labels),
+        report=Report.from_probabilities(probabilities, targets, classifier.labels, group_numbers(chosen["group"])),
         source_name=file_text(Path(found.origin).name),
         split=chosen_split,
         seen_in_training=tuple(twins),

@@ -256,8 +256,8 @@ def _cautions(evaluation: Evaluation) -> Iterator[str]:
         yield f"The model was trained on {seen:,} of these {n:,} images: their figures flatter."
     if repeated := n - evaluation.n_distinct:
         yield (
-            f"{count(repeated, 'image')} of these {n:,} are, pixel for pixel, others of them: the figures and the "
-            "interval beside n count them again, the resampled intervals take them together."
+            f"{count(repeated, 'image')} of these {n:,} are, pixel for pixel, others of them: the figures "
+            "count them again, the intervals take them together."
         )
     if evaluation.n_calibrated:
         which = "These images" if evaluation.n_calibrated == n else f"{evaluation.n_calibrated:,} of these {n:,} images"

@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 
 from signsclf.errors import ModelError, SourceError
+from signsclf.text import count
 
 ECE_BINS = 15
 """Equal-width bins of confidence for the expected calibration error, as in Guo et al. 2017."""
 TOP_K = 5
+Z_95 = 1.959963984540054
+"""Quantile of the normal distribution for two-sided intervals of 95 %."""
 
 # Rounding in float16 leaves a row of probabilities within 5e-4 of one; logits and raw scores are far off.
 _SUM_TOLERANCE = 1e-3
@@ -22,8 +25,10 @@ _BLOCK = 2**22
 _SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 
 
-def wilson(k: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(k: float, n: float, z: float = Z_95) -> tuple[float, float]:
     """Compute the Wilson score interval of a share: ``k`` hits of ``n``; the default ``z`` gives 95 %.
+
+    Neither need be a whole number: see `grouped_interval`.
 
     Returns:
         (low, high) within [0, 1]; (0.0, 1.0) for n = 0, where nothing is known.
@@ -43,6 +48,36 @@ def wilson(k: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     low = 0.0 if k == 0 else max(0.0, (centre - half) / scale)
     high = 1.0 if k == n else min(1.0, (centre + half) / scale)
     return low, high
+
+
+def grouped_interval(right: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """Compute the 95 % interval of the mean of ``right`` where images of one group resemble each other.
+
+    It is the Wilson interval of as many independent images as tell equally much (Korn and Graubard 1998; Dean and
+    Pagano 2015): their number follows from how much the groups differ. That is estimated with one more group, of which
+    every image is wrong (right, where most are wrong). So an interval is never of width 0, and where every group is
+    right it is that of as many images as there are groups. A percentile bootstrap of the groups, in contrast, has no
+    width there, and is far too narrow where few groups are wrong.
+
+    Args:
+        right: whether each image is right, bool (N,), or a share, float (N,) in [0, 1]; N ≥ 1.
+        groups: the number of each image's group, int (N,) from 0; see `signsclf.metrics.intervals.group_numbers`.
+    """
+    n = len(right)
+    sums, counts = np.bincount(groups, np.asarray(right, np.float64)), np.bincount(groups).astype(np.float64)
+    n_right = float(sums.sum())
+    if len(counts) == n:
+        return wilson(n_right, n)
+    size = float((counts**2).sum()) / n
+    other = 0.0 if 2 * n_right >= n else size
+    share = (n_right + other) / (n + size)
+    squares = float(((sums - share * counts) ** 2).sum()) + (other - share * size) ** 2
+    effective = min(float(n), share * (1 - share) * (n + size) ** 2 / squares)
+    # Few groups tell little of how much groups differ: Student's quantile, expanded, in place of the normal one.
+    z, freedom = Z_95, max(1, len(counts) - 1)
+    student = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    effective *= (z / student) ** 2
+    return wilson(min(1.0, n_right / n) * effective, effective)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +288,8 @@ class Report:
     Attributes:
         n: images evaluated, at least 1.
         accuracy: share of images whose most probable class is the true one.
-        accuracy_low, accuracy_high: its 95 % Wilson interval.
+        n_groups: of how many groups (physical objects) the images are; None where each is taken as independent.
+        accuracy_low, accuracy_high: its 95 % interval: over groups, see `grouped_interval`, where there are any.
         top5: share of images whose true class is among the 5 most probable; 1 with at most 5 classes.
         macro_f1: mean F1 over the classes present in the targets, each class counting the same.
         n_classes_present: how many classes those are.
@@ -266,6 +302,7 @@ class Report:
     """
 
     n: int
+    n_groups: int | None = None
     accuracy: float
     accuracy_low: float
     accuracy_high: float
@@ -296,7 +333,13 @@ class Report:
             raise ValueError(f"n_classes_present ({self.n_classes_present}) does not agree with per_class")
 
     @classmethod
-    def from_probabilities(cls, probabilities: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> Report:
+    def from_probabilities(
+        cls,
+        probabilities: np.ndarray,
+        targets: np.ndarray,
+        classes: Sequence[str],
+        groups: np.ndarray | None = None,
+    ) -> Report:
         """Evaluate probabilities against the true classes.
 
         The prediction is the most probable class; of equally probable ones, the first in class order.
@@ -305,6 +348,7 @@ class Report:
             probabilities: (N, C) floats in [0, 1], each row adding up to 1; N ≥ 1.
             targets: true class indices (N,), integers in 0..C-1.
             classes: the C class names, in the order of the columns.
+            groups: the number of each image's group, int (N,) from 0; None where images are independent.
 
         Raises:
             SourceError: N = 0: there is nothing to evaluate.
@@ -313,24 +357,30 @@ class Report:
         """
         probabilities, targets, classes = check_predictions(probabilities, targets, classes)
         blocks = row_blocks(*probabilities.shape)
-        return cls.from_scores(score((np.clip(probabilities[b], 0, 1) for b in blocks), targets), targets, classes)
+        scores = score((np.clip(probabilities[b], 0, 1) for b in blocks), targets)
+        return cls.from_scores(scores, targets, classes, groups)
 
     @classmethod
-    def from_scores(cls, scores: Scores, targets: np.ndarray, classes: Sequence[str]) -> Report:
+    def from_scores(
+        cls, scores: Scores, targets: np.ndarray, classes: Sequence[str], groups: np.ndarray | None = None
+    ) -> Report:
         """Compute the figures from what `score` returned for valid probabilities.
 
         Args:
             targets: true class indices (N,), integers in 0..C-1; N ≥ 1.
             classes: the C class names.
+            groups: see `from_probabilities`.
         """
         n = len(targets)
         counts = confusion(targets, scores.predicted, len(classes))
         per_class = _per_class(counts, tuple(classes))
         present = [figures for figures in per_class if figures.n]
         n_correct = int(counts.n_right.sum())
-        low, high = wilson(n_correct, n)
+        n_groups = None if groups is None or (found := int(groups.max()) + 1) == n else found
+        low, high = wilson(n_correct, n) if n_groups is None else grouped_interval(scores.predicted == targets, groups)
         return cls(
             n=n,
+            n_groups=n_groups,
             accuracy=n_correct / n,
             accuracy_low=low,
             accuracy_high=high,
@@ -452,6 +502,7 @@ def headline(figures: dict[str, Any]) -> str:
 
 
 def format_n(figures: dict[str, Any]) -> str:
-    """Format the number of images: "n = 1,000", or "n = 1,000, 980 distinct" where some have equal pixels."""
+    """Format the number of images: "n = 1,000", "n = 1,000 in 40 groups", "n = 1,000, 980 distinct" (by pixels)."""
     n, distinct = figures["n"], figures.get("n_distinct", figures["n"])
-    return f"n = {n:,}" + (f", {distinct:,} distinct" if distinct != n else "")
+    groups = f" in {count(figures['n_groups'], 'group')}" if figures.get("n_groups") else ""
+    return f"n = {n:,}{groups}" + (f", {distinct:,} distinct" if distinct != n else "")

@@ -1,4 +1,4 @@
-"""Confidence intervals by a cluster bootstrap, and the comparison of two models on the same images."""
+"""Confidence intervals over groups of images, and the comparison of two models on the same images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from signsclf.metrics.classification import Report, confusion
+from signsclf.metrics.classification import Z_95, Report, confusion, grouped_interval
 
 RESAMPLES = 1000
+_RESAMPLED = 100_000_000
+"""Images that a bootstrap counts at most over all its resamples, of which there are 100 at least."""
 Interval = tuple[float, float]
-_Z = 1.959963984540054
 
 
 def group_numbers(groups: Sequence[str | None]) -> np.ndarray:
@@ -26,10 +27,11 @@ def group_numbers(groups: Sequence[str | None]) -> np.ndarray:
 def bootstrap_intervals(
     report: Report, targets: np.ndarray, predicted: np.ndarray, in_top5: np.ndarray, groups: np.ndarray, seed: int = 0
 ) -> dict[str, Interval | None]:
-    """Compute 95 % intervals of a report's figures by a cluster bootstrap (percentiles of `RESAMPLES` resamples).
+    """Compute 95 % intervals of a report's figures over groups: n frames of one track tell less than n other images.
 
-    Whole groups are resampled with replacement: frames of one track resemble each other, so that n frames tell less
-    than n independent images.
+    Those of accuracy and top-5 are of `grouped_interval`. Those of macro-F1 and balanced accuracy, which are no plain
+    shares, are the percentiles of a cluster bootstrap: whole groups are resampled with replacement, `RESAMPLES` times,
+    and less often where there are more than 100,000 images.
 
     Args:
         targets, predicted: class indices, int (N,).
@@ -37,29 +39,33 @@ def bootstrap_intervals(
         groups: the number of each image's group, int (N,); see `group_numbers`.
 
     Returns:
-        accuracy, top5, macro_f1 and balanced_accuracy to (low, high); None where the figure is 1 or there is only one
-        group: then all resamples are equal, and an interval of width 0 would claim a certainty that is not there.
+        accuracy, top5, macro_f1 and balanced_accuracy to (low, high); for the latter two None where the figure is 1 or
+        there is only one group: then all resamples are equal, and an interval of width 0 would claim a certainty that
+        is not there.
     """
     n_classes, n_groups = len(report.per_class), int(groups.max()) + 1
     random = np.random.default_rng([seed, 0xB007])
-    resamples = {name: np.empty(RESAMPLES) for name in ("accuracy", "top5", "macro_f1", "balanced_accuracy")}
+    n_resamples = min(RESAMPLES, max(100, _RESAMPLED // len(targets)))
+    resamples = {name: np.empty(n_resamples) for name in ("macro_f1", "balanced_accuracy")}
     right = predicted == targets
-    for i in range(RESAMPLES):
+    for i in range(n_resamples):
         weights = np.bincount(random.integers(0, n_groups, n_groups), minlength=n_groups)[groups].astype(np.float64)
         # Counts per class only: a confusion matrix of thousands of classes would not fit in memory.
         n_true = np.bincount(targets, weights, n_classes)
         n_predicted = np.bincount(predicted, weights, n_classes)
         hits = np.bincount(targets[right], weights[right], n_classes)
-        present, total = n_true > 0, weights.sum()
-        resamples["accuracy"][i] = hits.sum() / total
-        resamples["top5"][i] = weights[in_top5].sum() / total
+        present = n_true > 0
         resamples["macro_f1"][i] = (2 * hits / np.maximum(n_true + n_predicted, 1))[present].mean()
         resamples["balanced_accuracy"][i] = (hits[present] / n_true[present]).mean()
-    if n_groups < 2:
-        return dict.fromkeys(resamples)
     return {
-        name: None if getattr(report, name) == 1 else tuple(np.quantile(values, (0.025, 0.975)).tolist())
-        for name, values in resamples.items()
+        "accuracy": grouped_interval(right, groups),
+        "top5": grouped_interval(in_top5, groups),
+        **{
+            name: None
+            if n_groups < 2 or getattr(report, name) == 1
+            else tuple(np.quantile(values, (0.025, 0.975)).tolist())
+            for name, values in resamples.items()
+        },
     }
 
 
@@ -155,5 +161,5 @@ def paired_interval(only_a: int, only_b: int, n: int) -> Interval:
     """
     share_a, share_b = (only_a + 1) / (n + 2), (only_b + 1) / (n + 2)
     centre = share_b - share_a
-    half = _Z * math.sqrt((share_a + share_b - centre**2) / (n + 2))
+    half = Z_95 * math.sqrt((share_a + share_b - centre**2) / (n + 2))
     return max(-1.0, centre - half), min(1.0, centre + half)

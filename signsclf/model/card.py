@@ -188,7 +188,7 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
         "| --- | --- |",
         (
             f"| accuracy | {_percent(valid['accuracy'])} "
-            f"(95 % interval {_percent(valid['accuracy_low'])} to {_percent(valid['accuracy_high'])}) |"
+            f"(95 % interval {_percent(valid['accuracy_low'])} to {_percent(valid['accuracy_high'])}{_by_groups(valid)}) |"
         ),
         f"| top-5 | {_percent(valid['top5'])} |",
         f"| macro-F1 ({valid['n_classes_present']} classes evaluated) | {_percent(valid['macro_f1'])} |",
@@ -200,6 +200,11 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
     if per_class:
         lines += ["", *_per_class(per_class)]
     return lines
+
+
+def _by_groups(figures: dict[str, Any]) -> str:
+    """Say what an interval is over, where that is not single images."""
+    return f", over {figures['n_groups']:,} groups of images" if figures.get("n_groups") else ""
 
 
 def _per_class(rows: Sequence[Mapping[str, str]]) -> Iterator[str]:
@@ -228,7 +233,7 @@ def _holdouts(found: dict[str, Any]) -> list[str]:
     interval = ""
     if found.get("accuracy_low") is not None:
         low, high = _percent(found["accuracy_low"], 2), _percent(found["accuracy_high"], 2)
-        interval = f"; 95 % interval {low} to {high}, whole groups of images resampled"
+        interval = f"; 95 % interval {low} to {high}{_by_groups(found)}"
     models = "1 model" if found["models"] == 1 else f"{found['models']} models"
     return [
         (

@@ -32,7 +32,7 @@ class ModelResult:
         bytes: of model.onnx.
         seconds: of training, with the evaluation after each epoch, without the export.
         n: number of validation images.
-        accuracy, accuracy_low, accuracy_high: accuracy with its 95 % interval (Wilson), 0 to 1.
+        accuracy, accuracy_low, accuracy_high: accuracy with its 95 % interval, over groups where there are any, 0 to 1.
         top5, macro_f1: 0 to 1.
         error: why there is no model.
         kept: it existed already and was not trained again.

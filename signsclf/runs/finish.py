@@ -20,6 +20,7 @@ from signsclf.files import csv_bytes, write_atomic
 from signsclf.inference.classifier import Classifier
 from signsclf.metrics.calibrate import Calibration, cross_fit, fit_temperature, reject_threshold, softmax
 from signsclf.metrics.classification import Report
+from signsclf.metrics.intervals import group_numbers
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.report import plots
@@ -83,7 +84,8 @@ def finish(
     writer.write_golden(parity_pixels)
     report = None
     if probabilities is not None:
-        report = Report.from_probabilities(probabilities, targets[valid_rows], classes)
+        clusters = group_numbers(prepared.split.table["group"][valid_rows])
+        report = Report.from_probabilities(probabilities, targets[valid_rows], classes, clusters)
         _say_if_useless(report, targets[valid_rows], classes, observer)
         _write_figures(prepared, report, probabilities, run, observer, request.pictures)
     figures = {
@@ -102,6 +104,7 @@ def finish(
         if report is None
         else {
             "n": report.n,
+            "n_groups": report.n_groups,
             "n_distinct": len({prepared.decoded.digests[row] for row in valid_rows}),
             **{name: getattr(report, name) for name in FIGURES},
         },

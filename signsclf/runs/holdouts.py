@@ -17,8 +17,8 @@ from signsclf.evaluation.evaluate import evaluate
 from signsclf.export.onnx import PARITY_IMAGES
 from signsclf.files import user_path
 from signsclf.metrics.calibrate import Calibration, cross_fit, fit_temperature, reject_threshold, softmax
-from signsclf.metrics.classification import evenly_spaced
-from signsclf.metrics.intervals import bootstrap_mean, group_numbers
+from signsclf.metrics.classification import evenly_spaced, grouped_interval
+from signsclf.metrics.intervals import group_numbers
 from signsclf.model.config import Config
 from signsclf.model.folder import read_config
 from signsclf.observer import Observer
@@ -38,9 +38,10 @@ class Holdouts:
         temperature: fitted on all of them.
         reject_threshold: likewise.
         calibration: what both do, each evaluated on the other half of the groups.
-        figures: ``n`` distinct images, ``n_repeated`` of them held out by several of the ``models``; the mean, lowest
+        figures: ``n`` distinct images of ``n_groups`` groups (None where none are known), ``n_repeated`` of them held out by
+            several of the ``models``; the mean, lowest
             and highest accuracy and macro-F1 of a model; and ``accuracy_low`` and ``accuracy_high``, the 95 % interval
-            of the accuracy over the distinct images, whole groups resampled, or None.
+            of the accuracy over the groups of the distinct images.
     """
 
     temperature: float
@@ -96,8 +97,10 @@ def evaluate_holdouts(
     truth[row] = named
     right = np.bincount(row, answers.argmax(axis=1) == named) / times
     clusters = group_numbers(groups)
-    low, high = bootstrap_mean(right, clusters) or (None, None)
+    low, high = grouped_interval(right, clusters)
     figures: dict[str, Any] = {"n": len(times), "n_repeated": int((times > 1).sum()), "models": len(reports)}
+    n_groups = int(clusters.max()) + 1
+    figures["n_groups"] = n_groups if n_groups < len(times) else None
     for name in ("accuracy", "macro_f1"):
         values = [float(getattr(report, name)) for report in reports]
         figures |= {name: float(np.mean(values)), f"{name}_lowest": min(values), f"{name}_highest": max(values)}

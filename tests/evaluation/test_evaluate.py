@@ -308,7 +308,7 @@ def test_repeated_images_count_once_in_the_distinct_n_and_in_the_resampled_inter
     assert (twice.report.n, twice.n_distinct, len(set(twice.groups))) == (24, 12, 12)
     assert twice.to_dict()["n_distinct"] == 12
     ran = cli("evaluate", model, source, "--report", tmp_path / "r")
-    assert "n = 24, 12 distinct)" in ran.out
+    assert "n = 24 in 12 groups, 12 distinct)" in ran.out
     assert "12 images of these 24 are, pixel for pixel, others of them" in (tmp_path / "r/report.html").read_text(
         "utf-8"
     )

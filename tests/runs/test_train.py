@@ -28,6 +28,7 @@ from signsclf.export.onnx import ExportedNetwork
 from signsclf.export.verify import verify
 from signsclf.inference.classifier import Classifier
 from signsclf.locks import LockedError
+from signsclf.metrics.classification import wilson
 from signsclf.model.folder import read_config, verify_sums
 from signsclf.observer import Observer
 from signsclf.recipe import Recipe
@@ -93,6 +94,8 @@ def test_figures_agree_wherever_they_stand(model):
     for name, value in valid.items():
         assert metrics[name] == value, name
     assert metrics["n"] == 30
+    assert metrics["n_groups"] == valid["n_groups"] == 6
+    assert metrics["accuracy_low"] < wilson(round(30 * metrics["accuracy"]), 30)[0]
     assert metrics["accuracy"] >= 0.9
     assert config.figures["training"]["n"] == 90
     assert config.figures["calibration"]["n"] == 30

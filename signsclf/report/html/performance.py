@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from signsclf.metrics.breakdown import Proportion
+from signsclf.metrics.classification import wilson
 from signsclf.metrics.findings import Findings
 from signsclf.report.html import svg
 from signsclf.report.html.context import ReportContext
@@ -35,7 +36,7 @@ def headline(found: Findings, context: ReportContext) -> dict[str, Any]:
     for name, label in _FIGURES:
         ends = found.intervals[name]
         figures.append((label, percent(getattr(report, name)), "–" if ends is None else interval(*ends, 2)))
-    resampled = count(found.n_groups, "whole group" if found.grouped else "image")
+    over = count(found.n_groups, "whole group" if found.grouped else "image")
     own = [(named("This model"), report.accuracy, report.accuracy_low, report.accuracy_high)]
     if (kept := found.without_training_frames) is not None:
         own.append((named("… without known frames", kept.note), kept.value, *kept.interval))
@@ -46,9 +47,11 @@ def headline(found: Findings, context: ReportContext) -> dict[str, Any]:
     return {
         "report": report,
         "grouped": found.grouped,
+        "n_groups": found.n_groups,
         "n_wrong": f"{report.n - round(report.accuracy * report.n):,}",
         "figures": figures,
-        "caption": f"Intervals of 95 % by resampling {resampled}",
+        "caption": f"Intervals of 95 % over {over}",
+        "one_by_one": wilson(round(report.accuracy * report.n), report.n),
         "comparisons": [*comparisons, (majority, percent(report.majority_accuracy), "")],
         "scale": _scale(start),
         "references_note": context.references_note if context.references else "",
