@@ -251,7 +251,7 @@ def test_synthetic_signs_are_added_to_real_ones_of_gtsrb_only():
     assert settled(Recipe(arch="signnet"), replace(SIGNS, n_train=34))[0].add_synthetic == 3
     assert settled(preset("fast"), SIGNS)[0].add_synthetic == 200
     assert settled(Recipe(arch="resnet34", weights="imagenet"), SIGNS)[0].add_synthetic == 200
-    for known in (PHOTOS, replace(SIGNS, trainer=Solver.NUMPY), replace(SIGNS, is_synthetic=True)):
+    for known in (PHOTOS, replace(SIGNS, solver=Solver.NUMPY), replace(SIGNS, is_synthetic=True)):
         assert settled(Recipe(arch="resnet34"), known)[0].add_synthetic == 0
     assert settled(Recipe(arch="resnet34", weights="drawn"), SIGNS)[0].add_synthetic == 0
     with pytest.raises(SignsclfError, match="--add-synthetic: these classes are not GTSRB's"):
@@ -275,8 +275,8 @@ def test_importing_it_loads_nothing_heavy():
 
 # -- what suits an architecture --------------------------------------------------------------------------------------
 
-SOLVED = facts(native_size=None, largest_size=64, trainer=Solver.LEAST_SQUARES)
-BY_HAND = facts(native_size=None, largest_size=64, trainer=Solver.NUMPY)
+SOLVED = facts(native_size=None, largest_size=64, solver=Solver.LEAST_SQUARES)
+BY_HAND = facts(native_size=None, largest_size=64, solver=Solver.NUMPY)
 
 
 def test_enough_small_images_are_learnt_from_scratch_unless_weights_are_given():
