@@ -32,7 +32,20 @@ LAYERS = [
 ]
 """Modules of the package's top, and its folders: each imports from its own row and from those above it."""
 
-HEAVY = {"torch", "torchvision", "fastai", "fastcore", "timm", "pandas", "matplotlib", "onnx", "scipy", "sklearn"}
+_SERVING = {"starlette", "uvicorn"}
+HEAVY = {
+    *_SERVING,
+    "torch",
+    "torchvision",
+    "fastai",
+    "fastcore",
+    "timm",
+    "pandas",
+    "matplotlib",
+    "onnx",
+    "sklearn",
+    "scipy",
+}
 _CLI = {"numpy", "PIL", "onnxruntime", "rich"}
 _PURE = _CLI | {"typer"}
 _PIXELS = {"onnxruntime", "typer", "rich"}

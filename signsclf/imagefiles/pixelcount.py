@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MAX_SEGMENTS = 64
+_PIXMAP = re.compile(rb"P[1-6]\s(?:\s|#[^\n]{0,99}\n){0,9}([0-9]{1,9})\s{1,9}([0-9]{1,9})\s")
 
 
 def quick_size(data: bytes) -> tuple[int, int] | None:
-    """Read the width and height that a PNG, JPEG, WebP, GIF or BMP declares; None for others and for damaged ones.
+    """Read the width and height that a PNG, JPEG, WebP, GIF, BMP or PPM declares; None for others and damaged ones.
 
     It takes microseconds whatever the bytes. Whether the file is an image is for `signsclf.images` to find out.
     """
@@ -20,6 +23,8 @@ def quick_size(data: bytes) -> tuple[int, int] | None:
         return _positive(width, abs(height))
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _positive(*webp_size(data))
+    if found := _PIXMAP.match(data):
+        return _positive(int(found[1]), int(found[2]))
     return _jpeg_size(data) if data.startswith(b"\xff\xd8\xff") else None
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+from heapq import nlargest
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias, cast
@@ -265,20 +266,22 @@ class Classifier:
 
     def predictions(self, paths: Sequence[str], probabilities: Array, top_k: int = 5) -> list[Prediction]:
         """Make the predictions of several images from their `probabilities` (N, classes)."""
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-        values = np.take_along_axis(probabilities, order, axis=1).tolist()
         threshold = self.config.reject_threshold
-        return [
-            Prediction(
-                path=path,
-                label=self.labels[indices[0]],
-                index=indices[0],
-                probability=row[0],
-                top_k=tuple((self.labels[i], p) for i, p in zip(indices, row, strict=True)),
-                accepted=None if threshold is None else row[0] >= threshold,
+        found = []
+        for path, row in zip(paths, probabilities.tolist(), strict=True):
+            # Not NumPy's argsort: it hands over the interpreter's lock, for which a busy server waits long.
+            best = nlargest(top_k, range(len(row)), key=row.__getitem__)
+            found.append(
+                Prediction(
+                    path=path,
+                    label=self.labels[best[0]],
+                    index=best[0],
+                    probability=row[best[0]],
+                    top_k=tuple((self.labels[index], row[index]) for index in best),
+                    accepted=None if threshold is None else row[best[0]] >= threshold,
+                )
             )
-            for path, indices, row in zip(paths, order.tolist(), values, strict=True)
-        ]
+        return found
 
 
 def softmax(logits: Array) -> Array:

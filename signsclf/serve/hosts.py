@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::[0-9]{1,5})?")
 _NAME = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*")
@@ -21,6 +22,7 @@ def host_name(header: str) -> str | None:
     return name if _NAME.fullmatch(name) else None
 
 
+@lru_cache(maxsize=16)  # nearly every request comes to the same address
 def address_of(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     """Read an IP address; an IPv4 address written as IPv6 (``::ffff:127.0.0.1``) is the IPv4 one. None for a name."""
     try:
