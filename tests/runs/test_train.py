@@ -449,11 +449,13 @@ def unbroken(source, tmp_path_factory):
 def broken(source, tmp_path_factory):
     """Runs in processes of their own, each stopped by its signal in the third epoch or soon after."""
     runs = {}
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # children inherit it, and nohup has it ignored
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
         folder = tmp_path_factory.mktemp("broken")
         arguments = command("train", source, "--out", folder / "my model", *flags(**LONG))
         with (folder / "err").open("w") as err, (folder / "out").open("w") as out:
             runs[number] = folder, subprocess.Popen(arguments, stdout=out, stderr=err, env=environment())
+    signal.signal(signal.SIGHUP, ours)
     done = {}
     waiting = dict(runs)
     deadline = time.monotonic() + 240
