@@ -63,7 +63,7 @@ def export_command(
 ) -> None:
     """Export a run or a finished model to a new model folder.
 
-    Of a run, the best weights are taken. What is exported passes a parity check first.
+    Of a run, the last epoch is taken, with --patience the best. What is exported passes a parity check first.
 
     Example: signsclf export models/pets --out models/pets-int8 --int8
     """

@@ -53,7 +53,8 @@ class Evaluation:
         pixels: uint8 (N, H, W, 3), each as the network sees it.
         twins: training's path and label of each image in ``seen_in_training``, by the image's name.
         train_counts: images of each class that training had, in class order; empty where not known.
-        n_calibrated: how many of the images fitted temperature and reject threshold, and chose the epoch.
+        n_calibrated: how many of the images fitted temperature and reject threshold, and with early stopping chose the
+            epoch.
         unreadable: relative paths and reasons of images that were left out.
         n_distinct: images of which none is, pixel for pixel, another one of these.
     """

@@ -249,7 +249,7 @@ def _explains(evaluation: Evaluation) -> bool:
 
 
 def _cautions(evaluation: Evaluation) -> Iterator[str]:
-    n = evaluation.report.n
+    n, config = evaluation.report.n, evaluation.classifier.config
     if not evaluation.has_record:
         yield "The model folder has no run/split.csv: whether it was trained on some of these images is not known."
     elif seen := len(evaluation.seen_in_training):
@@ -261,11 +261,13 @@ def _cautions(evaluation: Evaluation) -> Iterator[str]:
         )
     if evaluation.n_calibrated:
         which = "These images" if evaluation.n_calibrated == n else f"{evaluation.n_calibrated:,} of these {n:,} images"
-        yield (
-            f"{which} were held out in training, and then chose the best "
-            "epoch and fitted temperature and threshold: the figures lean a little to the good side. A test set is "
-            "what to quote."
-        )
+        fitted = "They fitted temperature and threshold, which decide no label; nothing else was chosen on them."
+        if (config.figures.get("valid") or {}).get("chosen_on", "valid") is not None:
+            fitted = (
+                "They then chose the best epoch, and fitted temperature and threshold: the figures lean a little to the "
+                "good side. A test set is what to quote."
+            )
+        yield f"{which} were held out in training. {fitted}"
     if evaluation.unreadable:
         yield f"{count(len(evaluation.unreadable), 'image')} could not be read and are left out; see report.json."
 

@@ -156,7 +156,7 @@ def _recipe(config: modelfolder.Config, training: dict[str, Any]) -> list[str]:
     command = shlex.join(["signsclf", "train", "SOURCE", *(f"--{name}={value}" for name, value in given), "--out=NEW"])
     return [
         f"- {named}",
-        f"- {spent}" + (f"; epoch {best} was the best and is kept" if best else ""),
+        f"- {spent}" + (f"; epoch {best} was the best on the validation images and is kept" if best else ""),
         "",
         "The command that makes it again from the same images:",
         "",
@@ -178,11 +178,12 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
         ]
     if valid is None:
         return ["Trained on all images: none was held out, so no figure can be given.", *missing]
+    chosen = "Nothing was chosen on them: the last epoch is kept."
+    # In older folders the best epoch was always kept, and the key is not there.
+    if valid.get("chosen_on", "valid") is not None:
+        chosen = "The best epoch was chosen on them, so figures on other images may be a little lower."
     lines = [
-        (
-            "From `model.onnx`, on validation images that were held out of training. The best epoch was chosen on "
-            "them, so figures on other images may be a little lower."
-        ),
+        f"From `model.onnx`, on validation images that were held out of training. {chosen}",
         "",
         f"| | {format_n(valid)} |",
         "| --- | --- |",
@@ -239,7 +240,12 @@ def _holdouts(found: dict[str, Any]) -> list[str]:
         (
             f"Trained on all images, so these figures are the recipe's and not this file's: of {models} made in the "
             f"same way, each evaluated on images held out of its training ({_distinct(found)}; mean, lowest and "
-            "highest of the models). Their best epochs were chosen on these images; this model is its last epoch."
+            "highest of the models)."
+            + (
+                " Nothing was chosen on these images."
+                if found.get("chosen_on", "valid") is None
+                else " Their best epochs were chosen on these images; this model is its last epoch."
+            )
         ),
         "",
         "| | recipe |",

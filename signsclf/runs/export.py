@@ -39,7 +39,7 @@ def export_run(
     observer: Observer | None = None,
     **options: Any,
 ) -> Outcome:
-    """Export the best weights so far of a .partial folder, or a finished model folder again, to another folder.
+    """Export the last epoch (with patience the best so far) of a .partial folder, or a finished model folder again, to another folder.
 
     The run is left as it is.
 

@@ -88,12 +88,14 @@ def finish(
         report = Report.from_probabilities(probabilities, targets[valid_rows], classes, clusters)
         _say_if_useless(report, targets[valid_rows], classes, observer)
         _write_figures(prepared, report, probabilities, run, observer, request.pictures)
+    # Early stopping keeps the best epoch of these same images; without it nothing is chosen on them.
+    chosen_on = "valid" if recipe.patience and len(valid_rows) else None
     figures = {
         "training": {
             "n": len(train_rows),
             "classes": len(classes),
             "epochs": len(result.history),
-            "best_epoch": result.best_epoch if len(valid_rows) else None,
+            "best_epoch": result.best_epoch if chosen_on else None,
             "lr": result.lr,
             "seconds": round(result.seconds, 1),
             # The last part of the path alone: the rest is private.
@@ -105,6 +107,7 @@ def finish(
         else {
             "n": report.n,
             "n_groups": report.n_groups,
+            "chosen_on": chosen_on,
             "n_distinct": len({prepared.decoded.digests[row] for row in valid_rows}),
             **{name: getattr(report, name) for name in FIGURES},
         },

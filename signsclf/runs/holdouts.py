@@ -41,7 +41,8 @@ class Holdouts:
         figures: ``n`` distinct images of ``n_groups`` groups (None where none are known), ``n_repeated`` of them held out by
             several of the ``models``; the mean, lowest
             and highest accuracy and macro-F1 of a model; and ``accuracy_low`` and ``accuracy_high``, the 95 % interval
-            of the accuracy over the groups of the distinct images.
+            of the accuracy over the groups of the distinct images; and ``chosen_on``, "valid" where a model is the best
+            epoch on images that it held out, else None.
     """
 
     temperature: float
@@ -73,6 +74,7 @@ def evaluate_holdouts(
     places: dict[str, int] = {}
     groups: list[str | None] = []
     rows, logits, targets, reports = [], [], [], []
+    chosen_on = None
     folders = [user_path(model, ModelError) for model in models]
     for number, folder in enumerate(folders):
         if folder.resolve() in [other.resolve() for other in folders[:number]]:
@@ -84,6 +86,7 @@ def evaluate_holdouts(
         logits.append(own.temperature * np.log(np.maximum(found.probabilities, np.finfo(np.float64).tiny)))
         targets.append(found.targets)
         reports.append(found.report)
+        chosen_on = chosen_on or own.figures["valid"].get("chosen_on", "valid")
         for name, group in zip(found.names, found.groups, strict=True):
             if places.setdefault(name, len(places)) == len(groups):
                 groups.append(group)
@@ -109,7 +112,7 @@ def evaluate_holdouts(
         temperature=temperature,
         reject_threshold=reject_threshold(softmax(pooled / temperature), truth, max_accepted_error),
         calibration=cross_fit(pooled, truth, clusters, max_accepted_error),
-        figures={**figures, "accuracy_low": low, "accuracy_high": high},
+        figures={**figures, "chosen_on": chosen_on, "accuracy_low": low, "accuracy_high": high},
     )
 
 

@@ -144,7 +144,7 @@ def _check_disk(planned: Plan, model: nn.Module, out: Path, cache: Path | None, 
 def _checkpoint_copies(recipe: Recipe, arch: Architecture) -> int:
     """Count the copies of the weights in the last checkpoint and in the one being written.
 
-    They are the current weights, those of the best epoch, the moving average, and the state of the optimizer.
+    They are the current weights, those of the kept epoch, the moving average, and the state of the optimizer.
     """
     if arch.solver is not Solver.GRADIENT:
         return 0

@@ -92,7 +92,7 @@ class SeededBatches(Callback):
 
 
 class RunControl(Callback):
-    """Keeps the best weights of a run, writes its checkpoints, reports its progress, and ends it.
+    """Keeps the last weights of a run, or with patience the best, writes its checkpoints, reports its progress, and ends it.
 
     Everything that a later batch depends on is in the checkpoint, and all randomness derives from (seed, phase, epoch,
     batch), so that a resumed run on a CPU ends in the weights of the unbroken one, bit for bit.
@@ -104,7 +104,8 @@ class RunControl(Callback):
         history: of its epochs.
         ema: the averaged weights, or None.
         folder: where checkpoint.pt is written; None writes none.
-        patience: epochs without a better score after which the last phase ends; 0 never.
+        patience: epochs without a better score after which the last phase ends, and of which the best is kept; 0
+            keeps the last: what is chosen on validation images has figures on them that flatter.
         pace: what the steps are estimated to take; None learns it from the first ones.
 
     Attributes:
@@ -185,7 +186,7 @@ class RunControl(Callback):
     def after_validate(self) -> None:
         row = self.history.rows[-1]
         score = epoch_score(row)
-        if self.best is None or score is None or score > self.best["score"]:
+        if not self.patience or self.best is None or score is None or score > self.best["score"]:
             state = {name: tensor.detach().cpu().clone() for name, tensor in self.network.state_dict().items()}
             self.best = {"epoch": row["epoch"], "score": score, "state": state}
         self.pace.validation(time.monotonic() - self.valid_began)

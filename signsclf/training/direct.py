@@ -25,7 +25,7 @@ _TELL_SECONDS = 0.25
 
 
 class DirectFit(ABC):
-    """Base of the fits without torch's gradients: batches, evaluation, the best weights, stopping on request.
+    """Base of the fits without torch's gradients: batches, evaluation, the kept weights, stopping on request.
 
     There is no checkpoint: a resumed run starts from the beginning, and ends the same.
 
@@ -107,7 +107,7 @@ class DirectFit(ABC):
 
     @torch.inference_mode()
     def _evaluate(self, lr: float | None, train_loss: float, began: float, n_rows: int) -> None:
-        """Add one of ``n_rows`` rows to the history; keep the weights if they are the best by macro-F1 so far."""
+        """Add one of ``n_rows`` rows to the history; keep the weights, with patience if they are the best so far."""
         outputs = [(self.model(x), y) for x, y in self.loaders.valid]
         row = {
             "epoch": len(self.history) + 1,
@@ -118,7 +118,7 @@ class DirectFit(ABC):
             "seconds": round(time.monotonic() - began, 2),
         }
         score = epoch_score(row)
-        if self.best is None or score is None or score > self.best["score"]:
+        if not self.recipe.patience or self.best is None or score is None or score > self.best["score"]:
             state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
             self.best = {"epoch": row["epoch"], "score": score, "state": state}
         self.history.append(row)

@@ -114,8 +114,8 @@ def evaluated(outputs: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, flo
 
 
 def epoch_score(row: dict[str, Any]) -> list[float] | None:
-    """Score an epoch: by macro-F1, then by the lower loss, since small sets often end in ties.
+    """Score an epoch for early stopping: by macro-F1, then by the lower loss, since small sets often end in ties.
 
-    None without validation images: then the last epoch is kept.
+    None without validation images.
     """
     return None if row["macro_f1"] is None else [row["macro_f1"], -row["valid_loss"]]

@@ -52,8 +52,8 @@ class FitResult:
     """The result of a training.
 
     Attributes:
-        state: the kept weights under the architecture's own names: the best epoch by macro-F1 on validation images,
-            or the last where there are none.
+        state: the kept weights under the architecture's own names: of the last epoch, or with the recipe's
+            ``patience`` of the best by macro-F1 on validation images.
         best_epoch: which epoch they are of, counted from 1 over all phases; None where it is not known.
         history: a row an epoch.
         samples: images of each class trained on over all epochs, int64 (C,).

@@ -74,11 +74,19 @@ def test_figures_stand_with_n_and_interval():
         "91.7 % to 97.6 %",
         "7 epochs",
         "epoch 5 was the best",
+        "The best epoch was chosen on them",
     ):
         assert words in text, words
     assert "| green | 2 | 100.0 % | 50.0 % (10.0 % to 90.0 %) | 66.7 % |" in text
     assert text.index("| green |") < text.index("| red |"), "the lowest F1 first"
     assert "Not evaluated, for want of validation images: blue" in text
+
+
+def test_a_model_that_nothing_chose_is_said_to_be():
+    text = of({"training": {**TRAINING, "best_epoch": None}, "valid": {**VALID, "chosen_on": None, "n_groups": 20}})
+    assert "Nothing was chosen on them" in text and "best" not in text
+    assert "n = 200 in 20 groups" in text
+    assert "91.7 % to 97.6 %, over 20 groups of images" in text
 
 
 def test_calibration_and_the_threshold():

@@ -119,6 +119,7 @@ def test_models_of_folds_count_every_image_once(source, folds):
     assert (found["n"], found["n_repeated"], found["models"]) == (120, 0, 3)
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
     assert found["n_groups"] == 24
+    assert found["chosen_on"] is None
 
 
 def test_a_model_given_twice_is_refused(source, whole, model):
