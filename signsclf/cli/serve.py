@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from signsclf.cli.options import new_app
-from signsclf.cli.terminal import Stopped, eprint, machine_output, no_garbage, on_signals
+from signsclf.cli.terminal import eprint, machine_output, no_garbage, on_signals
 from signsclf.errors import require_extra
 
 app = new_app()
@@ -137,7 +137,9 @@ def serve_command(
         if number == getattr(signal, "SIGHUP", None):
             server.refresh()
         elif stopping:
-            raise Stopped(number)
+            # uvloop swallows exceptions of signal handlers; and nothing has to be put away, nothing is on disk.
+            eprint("stopped")
+            os._exit(128 + number)
         else:
             stopping = True
             eprint("ending when all that was accepted is answered; once more ends at once")

@@ -6,7 +6,7 @@ import pytest
 
 from signsclf.serve import bodies
 from signsclf.serve.answers import Refused
-from signsclf.serve.bodies import base64_bytes, json_object
+from signsclf.serve.bodies import base64_bytes, form_parts, json_object
 
 pytestmark = pytest.mark.serve
 
@@ -43,3 +43,42 @@ def test_only_plain_base64_is_decoded(value):
         base64_bytes(value, "data")
     assert caught.value.status == 400
     assert base64_bytes("AAEC", "data") == b"\0\1\2"
+
+
+FORM = "multipart/form-data; boundary=b"
+
+
+def form(*parts: bytes, end: bytes = b"--b--\r\n") -> bytes:
+    return b"".join(b"--b\r\n" + part + b"\r\n" for part in parts) + end
+
+
+def test_a_form_is_taken_apart_into_its_fields_and_files():
+    body = form(
+        b'Content-Disposition: form-data; name="a"; filename="x \\"y\\".png"\r\nContent-Type: image/png\r\n\r\n\0\r\n--x',
+        b'content-disposition: form-data; filename=""; name=b\r\n\r\n',
+        b'Content-Disposition: form-data; name="top_k"\r\n\r\n3',
+        b"X: y\r\n\r\nnameless",
+    )
+    found = [(part.name, part.filename, part.data) for part in form_parts(body, FORM, 4)]
+    assert found == [("a", 'x "y".png', b"\0\r\n--x"), ("b", "", b""), ("top_k", None, b"3"), ("", None, b"nameless")]
+    preamble = form_parts(b"words\r\n" + body, 'multipart/form-data; charset=utf-8; boundary="b"', 4)
+    assert len(preamble) == 4
+    assert form_parts(b"--b--", FORM, 4) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "sentence"),
+    [
+        (b"", "multipart/form-data", "without a boundary"),
+        (b"--c--", FORM, "does not begin with the boundary"),
+        (form(b"A: b\r\n\r\nx", end=b""), FORM, "damaged, or ends too early"),
+        (form(b"no headers' end"), FORM, "damaged, or ends too early"),
+        (b"--bx\r\nA: b\r\n\r\nx\r\n--b--", FORM, "damaged, or ends too early"),
+        (form(b"A: " + b"x" * 9000 + b"\r\n\r\nx"), FORM, "damaged, or ends too early"),
+        (form(*[b"A: b\r\n\r\nx"] * 5), FORM, "more than 4 parts"),
+    ],
+)
+def test_what_is_no_form_is_refused(body, content_type, sentence):
+    with pytest.raises(Refused, match=sentence) as caught:
+        form_parts(body, content_type, 4)
+    assert caught.value.status == 400
