@@ -76,6 +76,7 @@ def serve_command(
         list[str] | None,
         typer.Option("--allow-origin", help="Site whose pages may use the server (CORS). Repeatable."),
     ] = None,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="Serve a page for people at /.")] = True,
     max_connections: Annotated[int, typer.Option("--max-connections", help="Open at a time.", min=1)] = 1000,
     body_timeout: Annotated[float, typer.Option("--body-timeout", help="Seconds for a request's body.")] = 60.0,
 ) -> None:
@@ -113,6 +114,7 @@ def serve_command(
         is_open=is_open,
         allow_hosts=tuple(allow_host or ()),
         allow_origins=tuple(allow_origin or ()),
+        page=page,
         max_connections=max_connections,
         body_seconds=body_timeout,
     )

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from signsclf.errors import SignsclfError
+from signsclf.serve import page
 from signsclf.serve.admission import Ticket
 from signsclf.serve.answers import ClientGone, Refused, error_response, refusal
 from signsclf.serve.engine import now
@@ -21,7 +22,7 @@ from signsclf.serve.protocols import predict
 from signsclf.serve.service import Service
 from signsclf.serve.telemetry import CONTENT_TYPE, log_line
 
-PROTOCOLS = (predict,)
+PROTOCOLS = (predict, page)
 """Modules whose ``routes`` are served; of two routes for one path, the first counts."""
 
 _logger = logging.getLogger("signsclf")

@@ -24,7 +24,17 @@ from signsclf.serve.settings import ServeSettings
 from signsclf.text import visible
 
 PUBLIC = frozenset(
-    {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready"}
+    {
+        "/",
+        "/icon.svg",
+        "/docs",
+        "/openapi.json",
+        "/health/live",
+        "/health/ready",
+        "/ping",
+        "/v2/health/live",
+        "/v2/health/ready",
+    }
 )
 """Paths that GET and HEAD need no token for. Health: what restarts a container or balances load has no secrets, and
 learns one word. The pages: a browser sends no token when it opens an address; they hold nothing of the models, and the

@@ -34,6 +34,7 @@ class ServeSettings:
         is_open: allow a host beyond loopback without a token.
         allow_hosts: names that the server answers to besides its own; "*" is any.
         allow_origins: of pages on other sites that may use the server, as in "https://example.org".
+        page: whether there is a page for people at /.
         max_connections: open at a time.
         header_seconds: for a request's headers, from their first byte on.
         body_seconds: for a request's body.
@@ -62,6 +63,7 @@ class ServeSettings:
     is_open: bool = False
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
+    page: bool = True
     max_connections: int = 1000
     header_seconds: float = 10.0
     body_seconds: float = 60.0
