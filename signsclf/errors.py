@@ -72,6 +72,12 @@ class RunError(SignsclfError):
     exit_code = 1
 
 
+class LostContactError(SignsclfError):
+    """Another process of the same training has ended, or does not answer."""
+
+    exit_code = 1
+
+
 class DownloadError(SignsclfError):
     """A download failed, or the file received is not the expected one."""
 

@@ -141,6 +141,12 @@ class Recipe:
         "Epochs before --epochs, in which only the head is trained.", low=0, high=1_000
     )
     batch_size: int | None = _setting("Images in a batch.", low=2, high=8_192)
+    shards: int | None = _setting(
+        "Micro-batches that each batch is cut into, with batch-norm statistics of their own: the weights are the same, "
+        "bit for bit, with any number of processes that divides them; unset: one for each process.",
+        low=1,
+        high=1_024,
+    )
     lr: float | str | None = _setting(
         "Highest learning rate of the one-cycle schedule, or auto for a learning-rate search first; not for least "
         "squares.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,10 @@ class WavyLines:
             amplitude=rng.uniform(0, 0.4, n),
             frequency=rng.uniform(2, 9, n),
         )
+
+    def take(self, part: slice) -> WavyLines:
+        """Give those of some of the images."""
+        return WavyLines(**{name: values[part] for name, values in vars(self).items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +173,17 @@ class Exposures:
             downscale=downscale,
             jpeg_quality=jpeg_quality,
         )
+
+    def take(self, part: slice) -> Exposures:
+        """Give those of some of the images; the noise's seed stays that of all of them."""
+        fields: dict[str, Any] = dict(vars(self))
+        for name, value in fields.items():
+            if isinstance(value, np.ndarray):
+                fields[name] = value[part]
+            elif isinstance(value, WavyLines):
+                fields[name] = value.take(part)
+        fields["downscale"] = tuple((scale, chosen[part]) for scale, chosen in self.downscale)
+        return Exposures(**fields)
 
 
 def bernoulli_uniform(rng: np.random.Generator, n: int, chance: float, low: float, high: float) -> np.ndarray:

@@ -246,7 +246,8 @@ def read_record(partial: Path) -> Record:
             bare=bool(values.get("bare")),
             track=_tracked(values.get("track")),
         )
-        recipe = Recipe.from_dict(values["recipe"])
+        # Runs of the versions before know whole batches alone.
+        recipe = Recipe.from_dict({"shards": 1, **values["recipe"]})
         return Record(
             request=request,
             recipe=recipe,

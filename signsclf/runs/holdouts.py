@@ -23,7 +23,7 @@ from signsclf.model.config import Config
 from signsclf.model.folder import read_config
 from signsclf.observer import Observer
 
-_OF_THE_SPLIT = {"seed", "valid_fraction", "fold", "split_by", "patience", "ema_decay", "precision", "device"}
+_OF_THE_SPLIT = {"seed", "valid_fraction", "fold", "split_by", "patience", "ema_decay", "precision", "device", "shards"}
 """Fields of the recipe in which the models may differ: how they were split, what follows from the number of images, and
 where they ran."""
 

@@ -132,5 +132,5 @@ def finish(learner: Learner, folder: str | Path, /, *, observer: Observer | None
 
 def _by_hand(prepared: Prepared) -> Prepared:
     """Leave out of the recipe what the caller decided in its place."""
-    theirs = dict.fromkeys(("epochs", "samples", "freeze_epochs", "lr", "lr_ratio", "ema_decay", "precision"))
+    theirs = dict.fromkeys(("epochs", "samples", "freeze_epochs", "lr", "lr_ratio", "ema_decay", "precision", "shards"))
     return replace(prepared, plan=replace(prepared.plan, recipe=prepared.recipe.replace(**theirs, patience=0)))

@@ -100,8 +100,8 @@ class Prepared:
         return np.flatnonzero(np.array(self.decoded.digests, dtype=object) != "")
 
 
-def plan(source: Source, recipe: Recipe) -> Plan:
-    """Resolve the recipe for a source, before any image is decoded.
+def plan(source: Source, recipe: Recipe, processes: int = 1) -> Plan:
+    """Resolve the recipe for a source and so many processes, before any image is decoded.
 
     Raises:
         SourceError: the source cannot be trained on, or has no boxes where the recipe wants them.
@@ -148,6 +148,7 @@ def plan(source: Source, recipe: Recipe) -> Plan:
         largest_size=arch.largest_size,
         is_normalised=architectures.is_normalised(arch),
         solver=arch.solver,
+        processes=processes,
     )
     recipe, more = resolve(recipe, facts)
     _refuse_flip(recipe.flip, source.classes)
@@ -160,12 +161,16 @@ def plan(source: Source, recipe: Recipe) -> Plan:
 
 
 def read_plan(
-    source: str | Path | Source, reading: Layout | Reading | None, recipe: Recipe, observer: Observer
+    source: str | Path | Source,
+    reading: Layout | Reading | None,
+    recipe: Recipe,
+    observer: Observer,
+    processes: int = 1,
 ) -> Plan:
     """Read a source, unless it was read already, and make the plan for it; raises as `plan` and `read_source` do."""
     found = source if isinstance(source, Source) else read_source(source, reading)
     observer.source_read(partial(describe, found))
-    planned = plan(found, recipe)
+    planned = plan(found, recipe, processes)
     if planned.recipe.device is Device.MPS:
         observer.say("note: training on Apple's GPU is not tested; where it fails, --device cpu does the same")
     return planned

@@ -17,7 +17,10 @@ _OWN = "signnet"
 _OF_SGD = (_OWN, _FASTEST)
 _FEW_EPOCHS, _VERY_FEW_EPOCHS = 5, 4
 _SYNTHETIC_PER_CLASS, _SYNTHETIC_PER_CLASS_AT_MOST = 200, 500
-_PLAIN = (("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN))
+_PLAIN = (
+    *(("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN)),
+    ("shards", 1),
+)
 """The only values that networks without torch's gradients take."""
 
 
@@ -37,6 +40,7 @@ class Facts:
         smallest_size, largest_size: sides in pixels between which the architecture runs.
         is_normalised: whether it has layers such as batch-norm.
         solver: how it is trained.
+        processes: that train together.
     """
 
     n_train: int
@@ -51,6 +55,17 @@ class Facts:
     largest_size: int | None = None
     is_normalised: bool = True
     solver: Solver = Solver.GRADIENT
+    processes: int = 1
+
+
+def refuse_processes(shards: int, processes: int) -> None:
+    """Raise SignsclfError where so many processes cannot share the micro-batches of a batch evenly."""
+    if shards % processes:
+        numbers = [str(n) for n in range(1, shards + 1) if shards % n == 0]
+        raise SignsclfError(
+            f"{processes} processes: they cannot share the {shards} shards of a batch; start "
+            + (" or ".join([", ".join(numbers[:-1]), numbers[-1]]) if shards > 1 else "one")
+        )
 
 
 def choose_arch(recipe: Recipe, is_synthetic: bool, n_images: int, median_side: float) -> tuple[Recipe, dict[str, str]]:
@@ -92,6 +107,10 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         chosen.set("batch_size", max(2, facts.n_train), f"there are only {facts.n_train} training images")
     if 0 < (chosen.recipe.epoch_images or 0) < chosen.recipe.batch_size:
         chosen.set("batch_size", chosen.recipe.epoch_images, "as many as an epoch samples")
+    if facts.solver is Solver.GRADIENT:
+        _choose_shards(chosen, facts)
+    elif facts.processes > 1:
+        raise SignsclfError(f"--arch {recipe.arch}: not trained by torch's gradients, so in one process only")
     if facts.solver is Solver.LEAST_SQUARES:
         _choose_solved(chosen, facts)
     elif facts.solver is Solver.NUMPY:
@@ -170,6 +189,24 @@ class _Choices:
             raise SignsclfError(f"--{flag} {shown}: not for {self.recipe.arch}: {reason}; leave it out")
         if value is not None:
             self.choose(name, value, reason)
+
+
+def _choose_shards(chosen: _Choices, facts: Facts) -> None:
+    if facts.processes > 1:
+        chosen.choose("shards", facts.processes, "one for each process")
+    elif chosen.recipe.shards is None:
+        # Whole batches, as ever: nothing to tell.
+        chosen.recipe = chosen.recipe.replace(shards=1)
+    shards, images = chosen.recipe.shards, chosen.recipe.batch_size
+    refuse_processes(shards, facts.processes)
+    if images % shards and "batch_size" in chosen.reasons and images > shards:
+        images -= images % shards
+        chosen.set("batch_size", images, f"{chosen.reasons['batch_size']}; a multiple of {shards} shards")
+    if images % shards or (shards > 1 and images < 2 * shards):
+        raise SignsclfError(
+            f"--shards {shards}: a batch of {images} images is not cut evenly into so many micro-batches of at least "
+            f"two; change it, or give --batch-size a multiple of {shards}"
+        )
 
 
 def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
@@ -302,9 +339,11 @@ def _choose_length_from_scratch(chosen: _Choices, facts: Facts) -> None:
 def _choose_precision(chosen: _Choices, facts: Facts) -> None:
     if facts.has_bf16:
         chosen.choose("precision", Precision.BF16, f"this {facts.device.value} multiplies bf16 in hardware")
-    elif facts.device is Device.CUDA:
+    elif facts.device is Device.CUDA and chosen.recipe.shards == 1:
         chosen.choose("precision", Precision.FP16, "this GPU has no bf16")
     else:
         chosen.choose("precision", Precision.FP32, f"this {facts.device.value} has no bf16 units")
+    if chosen.recipe.precision is Precision.FP16 and chosen.recipe.shards > 1:
+        raise SignsclfError("--precision fp16: not for several processes or --shards; use bf16 or fp32")
     if chosen.recipe.precision is Precision.FP16 and facts.device is not Device.CUDA:
         raise SignsclfError(f"--precision fp16: it needs CUDA, and this runs on {facts.device.value}; use bf16 or fp32")

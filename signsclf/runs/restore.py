@@ -67,6 +67,16 @@ def restore(partial: Path, record: Record, cache: Path | None, observer: Observe
     return held
 
 
+def follow(partial: Path, record: Record, observer: Observer) -> Prepared:
+    """Prepare what another process has prepared and recorded, from the cache's entry that it decoded to, if there is one.
+
+    Raises:
+        SourceError, ModelError: see `restore`.
+    """
+    held = record.held and _held(partial, record, record.held, _read_rows(partial))
+    return held or restore(partial, record, None, observer)
+
+
 def _held(partial: Path, record: Record, held: Held, rows: list[dict[str, str]]) -> Prepared | None:
     """Prepare from split.csv and the cache's entry; None where that is gone, or is of other images."""
     recipe, request = record.recipe, record.request

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
@@ -43,16 +44,20 @@ from signsclf.runs.folder import (
 )
 from signsclf.runs.preflight import preflight
 from signsclf.runs.prepare import Plan, Prepared, prepare, read_plan, training_rows
+from signsclf.runs.resolve import refuse_processes
+from signsclf.runs.restore import follow as prepare_again
 from signsclf.runs.restore import restore
 from signsclf.runs.tracking import create_run, reporting, require_tracker
+from signsclf.threads import usable_cores
 from signsclf.training import architectures
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.checkpoint import read_checkpoint
 from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
+from signsclf.training.distributed import Share, World
 from signsclf.training.fit import Fit, FitResult, LrSearch, find_lr, phases
 from signsclf.training.learner import build_learner, describe_device
 from signsclf.training.loaders import LoaderConfig, SourceRows, dataloaders, mix_seed, planned_samples
-from signsclf.training.pace import estimate
+from signsclf.training.pace import Pace, estimate
 from signsclf.training.settings import own_settings
 
 if TYPE_CHECKING:
@@ -86,6 +91,7 @@ def train(
     track: Tracker | None = None,
     observer: Observer | None = None,
     stop: threading.Event | None = None,
+    world: World | None = None,
     **options: Any,
 ) -> Outcome:
     """Train a classifier and write a model folder.
@@ -98,6 +104,7 @@ def train(
         track: where curves, figures and pictures are reported to, see `signsclf.runs.tracking`; None is nowhere.
         observer: told of everything that happens.
         stop: once it is set, training ends after the current batch; `resume` continues from there.
+        world: the processes that share the training, of which this is the first; the others call `follow`.
         options: ``layout``, how the source is read (see `signsclf.choices.Reading`), and the fields of
             `signsclf.runs.folder.RunRequest` from ``skip_bad`` on.
 
@@ -106,22 +113,21 @@ def train(
         SourceError, BadImageError, ModelError, ParityError, RunError, SignsclfError: see their docstrings.
         TypeError: an option is not known.
     """
-    observer = observer or Observer()
+    observer, world = observer or Observer(), world or World()
     request = RunRequest.of(source.origin if isinstance(source, Source) else source, **options)
     out = user_path(out).absolute()
     if track is not None:
         require_tracker(track)
-    with claimed(out):
+    with claimed(out), _shared_cache(cache_folder(cache, observer), world) as folder:
         refuse_taken(out, request.overwrite)
-        planned = read_plan(source, request.reading, recipe or Recipe(), observer)
+        planned = read_plan(source, request.reading, recipe or Recipe(), observer, world.size)
         request = replace(request, source=planned.source.origin, reading=planned.source.reading)
         model = build_network(planned, observer)
-        folder = cache_folder(cache, observer)
         leave = preflight(planned, model, out, request.int8, folder, observer)
         prepared = prepare(planned, request.skip_bad, observer, folder, leave=leave)
         if track is not None:
             request = replace(request, track=create_run(track, out.name))
-        return begin(request, prepared, model, out, observer, stop)
+        return begin(request, prepared, model, out, observer, stop, world)
 
 
 def begin(
@@ -131,6 +137,7 @@ def begin(
     out: Path,
     observer: Observer,
     stop: threading.Event | None,
+    world: World | None = None,
 ) -> Outcome:
     """Do the second half of `train`: make the run's folder, train ``model``, see `build_network`, and finish.
 
@@ -141,7 +148,33 @@ def begin(
     with _logged(partial):
         write_inputs(partial / modelfolder.RUN, prepared)
         _record(partial, request, prepared)
-        return _run(request, prepared, model, partial, None, observer, stop)
+        return _run(request, prepared, model, partial, None, observer, stop, world or World())
+
+
+@own_settings()
+def follow(
+    out: str | Path, world: World, *, observer: Observer | None = None, stop: threading.Event | None = None
+) -> Outcome:
+    """Take part in the `train` or `resume` of another process, the first of ``world``; only that one writes.
+
+    Args:
+        out: the model folder that the first process writes.
+        observer, stop: see `train`; setting ``stop`` ends the training in all processes.
+
+    Raises:
+        LostContactError: another process has ended.
+        ModelError, SourceError, RunError: see `resume`.
+    """
+    observer = observer or Observer()
+    partial = partial_folder(final_folder(user_path(out).absolute()))
+    world.wait()
+    record = read_record(partial)
+    checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
+    with _logged(partial):
+        prepared = prepare_again(partial, record, observer)
+        # The first process hands out its weights.
+        model = build_network(prepared.plan, observer, fresh=False)
+        return _fit_and_finish(record.request, prepared, model, partial, checkpoint, observer, stop, world)
 
 
 @own_settings()
@@ -152,6 +185,7 @@ def resume(
     cache: str | Path = AUTO,
     observer: Observer | None = None,
     stop: threading.Event | None = None,
+    world: World | None = None,
     **changes: Any,
 ) -> Outcome:
     """Continue an interrupted run; on a CPU it ends in the weights of the unbroken run, bit for bit.
@@ -159,7 +193,7 @@ def resume(
     Args:
         out: the model folder that the run was to write, or its .partial folder.
         source: where the same images lie now.
-        cache, observer, stop: see `train`.
+        cache, observer, stop, world: see `train`; the run may have begun on another number of processes.
         changes: options of `train` that decide no weights, see `signsclf.runs.folder.CHANGEABLE`, in place of those of
             the run; None leaves one as it is.
 
@@ -170,13 +204,14 @@ def resume(
         RunError: something unexpected ended it.
         TypeError: an option is not known, or decides the weights.
     """
-    observer = observer or Observer()
+    observer, world = observer or Observer(), world or World()
     if unknown := changes.keys() - CHANGEABLE:
         raise TypeError(f"resume: {min(unknown)!r} belongs to the run; what may change is {sorted(CHANGEABLE)}")
     out = final_folder(user_path(out).absolute())
     partial = partial_folder(out)
-    with claimed(out):
+    with claimed(out), _shared_cache(cache_folder(cache, observer), world) as folder:
         record = read_record(partial)
+        refuse_processes(record.recipe.shards, world.size)
         if source is not None:
             changes["source"] = user_path(source).absolute().as_posix()
         record = replace(record, request=_changed(record.request, changes, observer))
@@ -185,11 +220,11 @@ def resume(
         checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
         observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
         with _logged(partial):
-            prepared = restore(partial, record, cache_folder(cache, observer), observer)
-            write_record(partial, record)
+            prepared = restore(partial, record, folder, observer)
+            write_record(partial, replace(record, held=_held(prepared) or record.held))
             model = build_network(prepared.plan, observer, fresh=checkpoint is None)
             preflight(prepared.plan, model, out, request.int8, None, observer)
-            return _run(request, prepared, model, partial, checkpoint, observer, stop)
+            return _run(request, prepared, model, partial, checkpoint, observer, stop, world)
 
 
 def _changed(request: RunRequest, changes: dict[str, Any], observer: Observer) -> RunRequest:
@@ -221,7 +256,18 @@ def search_lr(
     model = build_network(planned, observer)
     prepared = prepare(planned, skip_bad, observer, cache_folder(cache, observer))
     learner = build_learner(build_loaders(prepared), model, prepared.arch, prepared.recipe)
-    return find_lr(learner, prepared.recipe, observer=observer, stop=stop)
+    share = _share(learner.dls, prepared.recipe, World(), stop or threading.Event())
+    return find_lr(learner, prepared.recipe, observer=observer, stop=stop, share=share)
+
+
+@contextlib.contextmanager
+def _shared_cache(folder: Path | None, world: World) -> Iterator[Path | None]:
+    """Give the cache's folder, or a temporary one where there is none: several processes map the same images."""
+    if folder is not None or world.size == 1:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="signsclf-", ignore_cleanup_errors=True) as tmp:
+        yield Path(tmp)
 
 
 @contextlib.contextmanager
@@ -259,10 +305,11 @@ def _run(
     checkpoint: dict[str, Any] | None,
     observer: Observer,
     stop: threading.Event | None,
+    world: World,
 ) -> Outcome:
     with reporting(request.track, prepared.recipe, observer) as tracking:
         watching = observer if tracking is None else Observers(observer, tracking)
-        outcome = _fit_and_finish(request, prepared, model, partial, checkpoint, watching, stop)
+        outcome = _fit_and_finish(request, prepared, model, partial, checkpoint, watching, stop, world)
         if tracking is not None and not outcome.stopped:
             tracking.finish(outcome.folder, outcome.metrics)
         return outcome
@@ -276,24 +323,27 @@ def _fit_and_finish(
     checkpoint: dict[str, Any] | None,
     observer: Observer,
     stop: threading.Event | None,
+    world: World,
 ) -> Outcome:
-    recipe = prepared.recipe
-    loaders = build_loaders(prepared)
-    fit = _fitter(prepared, loaders, model, partial, checkpoint, observer, stop or threading.Event())
-    observer.planned(_summary(prepared, fit.seconds_left if isinstance(fit, Fit) else None))
-    classes = prepared.source.classes
-    shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
-    run = partial / modelfolder.RUN
-    (run / "plots").mkdir(parents=True, exist_ok=True)
-    if request.pictures:
-        plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
-    observer.training_began()
-    if isinstance(fit, Fit) and (search := fit.search()) is not None:
-        write_search(search, run)
-    result = fit.run()
+    recipe, loaders, run, is_first = prepared.recipe, build_loaders(prepared), partial / modelfolder.RUN, not world.rank
+    world.announce()
+    with world.connected(recipe.device.value):
+        world.hand_out(list(model.state_dict().values()))
+        fit = _fitter(prepared, loaders, model, partial, checkpoint, observer, stop or threading.Event(), world)
+        observer.planned(_summary(prepared, fit.seconds_left if isinstance(fit, Fit) else None, world))
+        if is_first:
+            (run / "plots").mkdir(parents=True, exist_ok=True)
+        if is_first and request.pictures:
+            shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
+            classes = prepared.source.classes
+            plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
+        observer.training_began()
+        if isinstance(fit, Fit) and (search := fit.search()) is not None and is_first:
+            write_search(search, run)
+        result = fit.run()
     observer.training_ended()
-    if result.stopped:
-        return Outcome(folder=partial, source=request.source, stopped=True, metrics=None)
+    if result.stopped or not is_first:
+        return Outcome(folder=partial, source=request.source, stopped=result.stopped, metrics=None)
     return finish_run(request, prepared, result, planned_samples(loaders), partial, observer)
 
 
@@ -305,6 +355,7 @@ def _fitter(
     checkpoint: dict[str, Any] | None,
     observer: Observer,
     stop: threading.Event,
+    world: World,
 ) -> Fit | DirectFit:
     """Make what will train the network."""
     recipe, solver = prepared.recipe, prepared.arch.solver
@@ -312,23 +363,62 @@ def _fitter(
         kind = LeastSquares if solver is Solver.LEAST_SQUARES else NumpyFit
         return kind(loaders, model, recipe, observer=observer, stop=stop)
     learner = build_learner(loaders, model, prepared.arch, recipe)
+    share = _share(loaders, recipe, world, stop)
     threads = torch.get_num_threads()
     if checkpoint is not None:
         # With another number of threads the last bits of the weights would be others.
         torch.set_num_threads(checkpoint.get("threads", threads))
-    choosing = checkpoint is None and "OMP_NUM_THREADS" not in os.environ
+    elif share is not None:
+        _choose_threads(prepared, world)
+    choosing = checkpoint is None and share is None and "OMP_NUM_THREADS" not in os.environ
     pace = estimate(learner, model, recipe, len(phases(recipe)), choosing_threads=choosing)
-    if torch.get_num_threads() != threads and checkpoint is None:
+    if choosing and torch.get_num_threads() != threads:
         observer.say(f"threads: 1 in place of {threads}, which is faster while other programs use the CPU")
-    return Fit(learner, model, recipe, partial, observer=observer, stop=stop, checkpoint=checkpoint, pace=pace)
+    if world.size > 1:
+        # They stop together: the first step in which one of them is asked to tells all.
+        stop = threading.Event()
+        pace = Pace([seconds / world.size for seconds in pace.steps], pace.valid / world.size)
+    folder = partial if not world.rank else None
+    fit = Fit(learner, model, recipe, folder, observer=observer, stop=stop, checkpoint=checkpoint, pace=pace)
+    fit.share = share
+    return fit
 
 
-def _summary(prepared: Prepared, seconds: float | None) -> PlanSummary:
+def _share(loaders: DataLoaders, recipe: Recipe, world: World, stop: threading.Event) -> Share | None:
+    """Give this process's share of each batch; None where batches are not cut.
+
+    Raises:
+        SignsclfError: there are too few images for so many micro-batches.
+    """
+    if recipe.shards == 1:
+        return None
+    images = min(loaders.train.n, recipe.batch_size)
+    if images < 2 * recipe.shards:
+        raise SignsclfError(
+            f"--shards {recipe.shards}: a batch of {images} images gives them fewer than two each; at most {images // 2}"
+        )
+    return Share(shards=recipe.shards, world=world, asked=stop)
+
+
+def _choose_threads(prepared: Prepared, world: World) -> None:
+    """Set torch's threads: one where the weights are not to depend on the processes, else each process's part of them."""
+    if "shards" not in prepared.plan.reasons:
+        torch.set_num_threads(1)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, usable_cores() // world.size))
+    threads = torch.tensor([torch.get_num_threads()])
+    # The other processes do not know which fields of the recipe were chosen.
+    world.hand_out([threads])
+    torch.set_num_threads(int(threads))
+
+
+def _summary(prepared: Prepared, seconds: float | None, world: World) -> PlanSummary:
     recipe = prepared.recipe
+    together = f", {world.size} processes" if world.size > 1 else ""
     return PlanSummary(
         arch=recipe.arch,
         size=recipe.size,
-        device=describe_device(recipe.device),
+        device=describe_device(recipe.device) + together,
         precision=recipe.precision.value,
         freeze_epochs=recipe.freeze_epochs,
         epochs=recipe.epochs,
@@ -443,13 +533,13 @@ def _record(partial: Path, request: RunRequest, prepared: Prepared) -> None:
     recipe = prepared.recipe
     if recipe.weights not in ("none", "imagenet"):
         recipe = recipe.replace(weights=str(Path(recipe.weights).expanduser().absolute()))
-    held, source = None, prepared.source
-    if prepared.decoded.entry is not None:
-        held = Held(
-            entry=str(prepared.decoded.entry),
-            layout=source.layout.value,
-            classes=source.classes,
-            is_gtsrb=source.is_gtsrb,
-        )
     # Last: with it the folder is a run.
-    write_record(partial, Record(request=request, recipe=recipe, fingerprint=prepared.fingerprint, held=held))
+    record = Record(request=request, recipe=recipe, fingerprint=prepared.fingerprint, held=_held(prepared))
+    write_record(partial, record)
+
+
+def _held(prepared: Prepared) -> Held | None:
+    entry, source = prepared.decoded.entry, prepared.source
+    if entry is None:
+        return None
+    return Held(entry=str(entry), layout=source.layout.value, classes=source.classes, is_gtsrb=source.is_gtsrb)

@@ -109,6 +109,29 @@ STRENGTHS[Augment.HARSH] = replace(
 )
 
 
+class _Sampler:
+    """Samples numbers for each of a batch's ``n`` images, and gives those of the images of ``part``."""
+
+    def __init__(self, rng: np.random.Generator, n: int, part: slice) -> None:
+        self.rng, self.n, self.part = rng, n, part
+
+    def uniform(self, low: float, high: float) -> np.ndarray:
+        """Sample a number for each image, float64 (N,)."""
+        return self.rng.uniform(low, high, self.n)[self.part]
+
+    def points(self) -> np.ndarray:
+        """Sample two numbers in 0 to 1 for each image, float64 (2, N, 1)."""
+        return self.rng.uniform(0, 1, (2, self.n, 1))[:, self.part]
+
+    def colours(self) -> np.ndarray:
+        """Sample three numbers in 0 to 1 for each image, float64 (N, 3)."""
+        return self.rng.random((self.n, 3))[self.part]
+
+    def half(self) -> np.ndarray:
+        """Choose half of the images, bool (N,)."""
+        return self.rng.random(self.n)[self.part] < 0.5
+
+
 class BatchAugment:
     """Change a float batch: mirror, one warp of rotation, scale, shift, shear and perspective, then light and blur.
 
@@ -126,32 +149,40 @@ class BatchAugment:
         self.flip = flip
         self.mirror_map = None if mirror_map is None else torch.from_numpy(np.asarray(mirror_map, np.int64))
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor, seed: int, part: slice = slice(None)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Augment a batch, and its labels where it is mirrored.
 
         Args:
-            x: float (N, 3, H, W) in 0 to 1.
-            y: int64 (N,), class indices.
+            x: float (N, 3, H, W) in 0 to 1; or, of these, the images of ``part``.
+            y: int64 (N,), class indices of the whole batch.
             seed: decides everything that is sampled, on the CPU, so that a GPU sees the same.
+            part: images of the batch to augment; each is given the numbers that it has in the whole batch.
+
+        Returns:
+            The images of ``part``, and the labels of the whole batch.
         """
-        s, n = self.strength, len(x)
+        s, n = self.strength, len(y)
         rng = np.random.default_rng(seed)
+        sampler = _Sampler(rng, n, part)
         mirrored, y = self._mirror(y, rng)
-        matrix = _homographies(s, n, mirrored, rng)
+        mirrored = mirrored[part]
+        matrix = _homographies(s, mirrored, sampler)
         if mirrored.any() or any((s.rotate, s.scale, s.shift, s.shear, s.perspective)):
             x = _warp(x, matrix)
-        x = _light(s, x, rng)
+        x = _light(s, x, sampler)
         if s.blur and rng.random() < s.blur:
             x = _blur(x, rng.uniform(0.4, 1.1))
         if s.noise:
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            x = x + s.noise * torch.randn(x.shape, generator=generator).to(x)
+            x = x + s.noise * torch.randn((n, *x.shape[1:]), generator=generator)[part].to(x)
         if s.optics is not None:
-            x = expose(x.clamp_min_(0), Exposures.sample(n, s.optics, rng))
+            x = expose(x.clamp_min_(0), Exposures.sample(n, s.optics, rng), part)
         if s.cutout:
-            x = _cut_out(x, s.cutout, rng)
+            x = _cut_out(x, s.cutout, sampler)
         if s.cover:
-            x = _covered(x, s.cover, rng)
+            x = _covered(x, s.cover, sampler)
         return x.clamp_(0, 1), y
 
     def _mirror(self, y: torch.Tensor, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:
@@ -166,16 +197,16 @@ class BatchAugment:
         return chosen.cpu().numpy(), torch.where(chosen, target, y)
 
 
-def _homographies(s: AugmentParams, n: int, mirrored: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _homographies(s: AugmentParams, mirrored: np.ndarray, sampler: _Sampler) -> np.ndarray:
     """Sample for each image the 3×3 matrix from output to input coordinates in -1 to 1; float32 (n, 3, 3)."""
 
     def sample(limit: float) -> np.ndarray:
-        return rng.uniform(-limit, limit, n)
+        return sampler.uniform(-limit, limit)
 
     angle, zoom = np.radians(sample(s.rotate)), np.exp(sample(math.log1p(s.scale)))
     shear_x, shear_y = np.tan(np.radians(sample(s.shear))), np.tan(np.radians(sample(s.shear)))
     cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
-    matrix = np.zeros((n, 3, 3))
+    matrix = np.zeros((len(mirrored), 3, 3))
     matrix[:, 0, 0], matrix[:, 0, 1] = cos, -sin + shear_x
     matrix[:, 1, 0], matrix[:, 1, 1] = sin + shear_y, cos
     matrix[:, 0, 2], matrix[:, 1, 2] = 2 * sample(s.shift), 2 * sample(s.shift)
@@ -195,17 +226,17 @@ def _warp(x: torch.Tensor, matrix: np.ndarray) -> torch.Tensor:
     return F.grid_sample(x, flat.reshape(n, h, w, 2), "bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _light(s: AugmentParams, x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+def _light(s: AugmentParams, x: torch.Tensor, sampler: _Sampler) -> torch.Tensor:
     if not (s.brightness or s.contrast or s.saturation):
         return x
     n = len(x)
 
     def factors(limit: float) -> torch.Tensor:
-        values = np.exp(rng.uniform(-math.log1p(limit), math.log1p(limit), n))
+        values = np.exp(sampler.uniform(-math.log1p(limit), math.log1p(limit)))
         return torch.from_numpy(values.astype(np.float32)).to(x.device).view(n, 1, 1, 1)
 
     contrast, saturation = factors(s.contrast), factors(s.saturation)
-    shift = torch.from_numpy(rng.uniform(-s.brightness, s.brightness, n).astype(np.float32)).to(x.device)
+    shift = torch.from_numpy(sampler.uniform(-s.brightness, s.brightness).astype(np.float32)).to(x.device)
     mean = x.mean((1, 2, 3), keepdim=True)
     grey = x.mean(1, keepdim=True)
     # Dark signs must not drown in the shift: it is relative to the image's own mean.
@@ -221,26 +252,26 @@ def _blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(F.pad(x, (0, 0, 2, 2), "reflect"), kernel[:, :, :, None], groups=3)
 
 
-def _cut_out(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
+def _cut_out(x: torch.Tensor, share: float, sampler: _Sampler) -> torch.Tensor:
     """Replace a square in half of the images by their mean (DeVries and Taylor 2017, arXiv:1708.04552)."""
-    hole = _squares(x, np.full(len(x), share), rng)
+    hole = _squares(x, np.full(len(x), share), sampler)
     return torch.where(hole, x.mean((1, 2, 3), keepdim=True), x)
 
 
-def _covered(x: torch.Tensor, share: float, rng: np.random.Generator) -> torch.Tensor:
+def _covered(x: torch.Tensor, share: float, sampler: _Sampler) -> torch.Tensor:
     """Cover images as `_cut_out` does, but with squares from half of that side up, half of them in any colour."""
-    hole = _squares(x, rng.uniform(share / 2, share, len(x)), rng)
-    coloured = torch.from_numpy(rng.random(len(x)) < 0.5).to(x.device).view(-1, 1, 1, 1)
-    colour = per_image(rng.random((len(x), 3)), x)
+    hole = _squares(x, sampler.uniform(share / 2, share), sampler)
+    coloured = torch.from_numpy(sampler.half()).to(x.device).view(-1, 1, 1, 1)
+    colour = per_image(sampler.colours(), x)
     return torch.where(hole, torch.where(coloured, colour, x.mean((1, 2, 3), keepdim=True)), x)
 
 
-def _squares(x: torch.Tensor, side: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+def _squares(x: torch.Tensor, side: np.ndarray, sampler: _Sampler) -> torch.Tensor:
     """Sample a square in half of the images, its middle anywhere, its side a share of theirs; bool (N, 1, H, W)."""
     n, _, h, w = x.shape
     half = per_image(side / 2, x)[..., 0, 0]
-    centre = torch.from_numpy(rng.uniform(0, 1, (2, n, 1)).astype(np.float32)).to(x.device)
-    used = torch.from_numpy(rng.random(n) < 0.5).to(x.device)
+    centre = torch.from_numpy(sampler.points().astype(np.float32)).to(x.device)
+    used = torch.from_numpy(sampler.half()).to(x.device)
     rows = ((torch.arange(h, device=x.device) + 0.5) / h - centre[0]).abs() < half
     columns = ((torch.arange(w, device=x.device) + 0.5) / w - centre[1]).abs() < half
     return rows[:, None, :, None] & columns[:, None, None, :] & used.view(n, 1, 1, 1)

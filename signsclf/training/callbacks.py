@@ -16,6 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from signsclf.errors import ModelError, SignsclfError
 from signsclf.observer import BatchDone, EpochDone, Observer
 from signsclf.training.checkpoint import plain_optimizer, write_checkpoint
+from signsclf.training.distributed import Share
 from signsclf.training.epochs import EpochHistory, diverged, divergence, epoch_score
 from signsclf.training.fastai_internals import skip_batches
 from signsclf.training.loaders import EpochBatches, mix_seed
@@ -73,18 +74,24 @@ class Position:
 
 
 class SeededBatches(Callback):
-    """Gives each epoch its own batches and each batch its own seed, from (seed, phase, epoch, batch) alone."""
+    """Gives each epoch its own batches and each batch its own seed, from (seed, phase, epoch, batch) alone.
+
+    Args:
+        share: see `signsclf.training.loaders.RowLoader.batches`.
+    """
 
     order = -5
     run_valid = False
 
-    def __init__(self, position: Position, seed: int) -> None:
-        self.position, self.seed = position, seed
+    def __init__(self, position: Position, seed: int, share: Share | None = None) -> None:
+        self.position, self.seed, self.share = position, seed, share
 
     def before_train(self) -> None:
         at = self.position
         self.first = at.batch if self.epoch == at.epoch else 0
-        self.learn.dl = EpochBatches(loader=self.dls.train, phase=at.phase, epoch=self.epoch, first=self.first)
+        self.learn.dl = EpochBatches(
+            loader=self.dls.train, phase=at.phase, epoch=self.epoch, first=self.first, share=self.share
+        )
         skip_batches(self.learn, self.first)
 
     def before_batch(self) -> None:

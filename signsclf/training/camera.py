@@ -18,16 +18,17 @@ def per_image(values: np.ndarray, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(values.reshape(*values.shape[:1], *values.shape[1:] or (1,), 1, 1)).to(like)
 
 
-def expose(x: torch.Tensor, exposures: Exposures) -> torch.Tensor:
+def expose(x: torch.Tensor, exposures: Exposures, part: slice = slice(None)) -> torch.Tensor:
     """Turn light into images.
 
     Args:
         x: float (N, 3, H, W), at least 0; from 1 on the sensor is saturated. It may be written to.
+        exposures: of the images, or of a batch of which they are the ``part``.
 
     Returns:
         float (N, 3, H, W) in 0 to 1, in steps of 1/255 as a sensor gives them.
     """
-    e, side = exposures, max(x.shape[2:])
+    e, side = exposures.take(part), max(x.shape[2:])
     x = x * per_image(e.gain, x)
     if e.shadow is not None:
         x = x * (1 - per_image(e.shadow, x) * one_side(e.shadow_edge, x.shape[2:], x))
@@ -45,7 +46,8 @@ def expose(x: torch.Tensor, exposures: Exposures) -> torch.Tensor:
     x = _limit_saturation(x)
     if e.noise is not None:
         generator = torch.Generator().manual_seed(e.noise_seed)
-        x = x + torch.randn(x.shape, generator=generator).to(x) * per_image(e.noise, x)
+        noise = torch.randn((len(exposures.gain), *x.shape[1:]), generator=generator)[part]
+        x = x + noise.to(x) * per_image(e.noise, x)
     for scale, chosen in e.downscale:
         if chosen.any():
             rows = _rows(chosen, x)

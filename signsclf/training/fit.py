@@ -21,9 +21,11 @@ from signsclf.observer import Observer
 from signsclf.recipe import AUTO_LR, Recipe
 from signsclf.training.callbacks import EMA, Position, RunControl, SeededBatches
 from signsclf.training.checkpoint import restore_optimizer
+from signsclf.training.distributed import Share
 from signsclf.training.loaders import EpochBatches, mix_seed
 from signsclf.training.pace import SEARCH_STEPS, Pace
-from signsclf.training.precision import flushed_denormals, precision_callbacks
+from signsclf.training.precision import flushed_denormals
+from signsclf.training.sharded import step_callbacks
 
 # Phases 0 and 1 train; the search samples its own batches.
 _SEARCH_PHASE = 1_000
@@ -77,24 +79,27 @@ def find_lr(
     n_rates: int = SEARCH_STEPS,
     observer: Observer | None = None,
     stop: threading.Event | None = None,
+    share: Share | None = None,
 ) -> LrSearch:
     """Train on rising rates from 1e-7 to 10, then put the weights back as they were.
 
     Args:
         observer: told of progress.
         stop: the search ends after the step in which it is set.
+        share: see `Fit`.
     """
     torch.manual_seed(mix_seed(recipe.seed, _SEARCH_PHASE))
-    guard = _SearchGuard(n_rates, observer or Observer(), stop or threading.Event())
+    stop = stop or threading.Event()
+    guard = _SearchGuard(n_rates, observer or Observer(), stop, share)
     path = learner.path
     with (
         tempfile.TemporaryDirectory() as folder,
         learner.no_bar(),
         learner.no_logging(),
-        precision_callbacks(recipe) as precision,
+        step_callbacks(recipe, share, stop) as step,
     ):
         learner.path = Path(folder)
-        callbacks = [*precision, guard, LRFinder(1e-7, 10, n_rates)]
+        callbacks = [*step, guard, LRFinder(1e-7, 10, n_rates)]
         try:
             learner.fit(n_rates // max(1, len(learner.dls.train)) + 1, cbs=callbacks)
         finally:
@@ -151,7 +156,12 @@ class Fit:
         stop: once it is set, the run writes a checkpoint after the current batch and returns.
         checkpoint: of the run to resume, see `signsclf.training.checkpoint.read_checkpoint`.
         pace: what the steps are estimated to take; None learns it from the first ones.
+
+    Attributes:
+        share: the micro-batches of each batch that are computed here; None, as it is at first, computes whole batches.
     """
+
+    share: Share | None = None
 
     def __init__(
         self,
@@ -209,7 +219,7 @@ class Fit:
         if self.recipe.lr != AUTO_LR:
             control.lr = float(self.recipe.lr)
             return None
-        search = find_lr(self.learner, self.recipe, observer=self.observer, stop=self.stop)
+        search = find_lr(self.learner, self.recipe, observer=self.observer, stop=self.stop, share=self.share)
         if self.stop.is_set():
             return None
         control.lr = search.suggestions["valley"] or search.suggestions["minimum"] or 1e-3
@@ -227,17 +237,17 @@ class Fit:
         control.stopped = control.lr is None
         recorders = [callback for callback in learner.cbs if isinstance(callback, Recorder)]
         with (
-            precision_callbacks(self.recipe) as precision,
+            step_callbacks(self.recipe, self.share, self.stop) as step,
             flushed_denormals(),
             learner.no_bar(),
             learner.no_logging(),
             # It waits for the device after every batch.
             learner.removed_cbs(recorders),
         ):
-            own = [SeededBatches(at, self.recipe.seed), control, *([self.ema] if self.ema else [])]
+            own = [SeededBatches(at, self.recipe.seed, self.share), control, *([self.ema] if self.ema else [])]
             while at.phase < len(self.n_epochs) and not control.stopped:
                 if self.n_epochs[at.phase]:
-                    self._run_phase([*precision, *own])
+                    self._run_phase([*step, *own])
                 if control.failure is not None:
                     raise control.failure
                 if not control.stopped:
@@ -284,11 +294,11 @@ class _SearchGuard(Callback):
 
     order = 61
 
-    def __init__(self, n_rates: int, observer: Observer, stop: threading.Event) -> None:
-        self.n_rates, self.observer, self.stop = n_rates, observer, stop
+    def __init__(self, n_rates: int, observer: Observer, stop: threading.Event, share: Share | None) -> None:
+        self.n_rates, self.observer, self.stop, self.share = n_rates, observer, stop, share
 
     def before_train(self) -> None:
-        self.learn.dl = EpochBatches(loader=self.dls.train, phase=_SEARCH_PHASE, epoch=0)
+        self.learn.dl = EpochBatches(loader=self.dls.train, phase=_SEARCH_PHASE, epoch=0, share=self.share)
 
     def after_batch(self) -> None:
         if not self.training:

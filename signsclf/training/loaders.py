@@ -26,6 +26,7 @@ from PIL import Image
 from signsclf import images
 from signsclf.recipe import Balance
 from signsclf.training.augment import BatchAugment
+from signsclf.training.distributed import Share, cut
 
 _SIGNS_AT_ONCE = 128
 _MAX_FREE_SHARE = 0.25
@@ -283,35 +284,66 @@ class RowLoader(TfmdDL):
         yield from self._read(order, (self.seed, _PLAIN_PHASE, self.rng.getrandbits(62)))
         self.after_iter()
 
-    def batches(self, phase: int, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield the batches of a training epoch from the ``first`` one on; they depend on nothing but the arguments."""
-        yield from self._read(self._sampled(phase, epoch), (self.seed, phase, epoch), first)
+    def batches(
+        self, phase: int, epoch: int, first: int = 0, share: Share | None = None
+    ) -> Iterator[tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]]:
+        """Yield the batches of a training epoch from the ``first`` one on; they depend on nothing but the arguments.
 
-    def _sampled(self, phase: int, epoch: int) -> np.ndarray:
-        """Rows of an epoch in the order of its batches; within a batch, rendered ones come last."""
+        Args:
+            share: give the images of its micro-batches alone, as a list of tensors, and all of the batch's targets.
+        """
+        order = self._sampled(phase, epoch, 1 if share is None else share.shards)
+        yield from self._read(order, (self.seed, phase, epoch), first, share)
+
+    def shared(self, share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield those of the batches of plain rows that ``share`` evaluates."""
+        taken = share.batches(len(self))
+        yield from self._read(self.rows[taken.start * self.bs : taken.stop * self.bs], (self.seed, _PLAIN_PHASE, 0))
+
+    def _sampled(self, phase: int, epoch: int, shards: int) -> np.ndarray:
+        """Rows of an epoch in the order of its batches; within a micro-batch, rendered ones come last."""
         order = self.rows[sample_epoch(self.weights[self.rows], mix_seed(self.seed, phase, epoch), self.n)]
-        # Sorted reads keep a mapped file's pages together; the order within a batch does not change its gradient.
-        return np.concatenate([self._sorted(order[i : i + self.bs]) for i in range(0, len(order), self.bs)])
+        batches = [order[i : i + self.bs] for i in range(0, len(order), self.bs)]
+        # Sorted reads keep a mapped file's pages together; the order within a batch does not change its gradient. But
+        # whole batches are not sorted before they are cut: their parts would be of a few classes each.
+        return np.concatenate([self._sorted(rows[part]) for rows in batches for part in cut(len(rows), shards)])
 
     def _sorted(self, rows: np.ndarray) -> np.ndarray:
         rendered = self.source.is_rendered(rows)
         return np.concatenate([np.sort(rows[~rendered]), rows[rendered]])
 
     def _read(
-        self, order: np.ndarray, key: tuple[int, ...], first: int = 0
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield finished batches of these rows; ``key`` seeds what is random in them."""
+        self, order: np.ndarray, key: tuple[int, ...], first: int = 0, share: Share | None = None
+    ) -> Iterator[tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]]:
+        """Yield finished batches of these rows, see `batches`; ``key`` seeds what is random in them."""
         pixels, signs = self.source.pixels, {}
         with ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead") as ahead:
             for batch in range(first, len(order) // self.bs if self.drop_last else -(-len(order) // self.bs)):
                 rows, following = (order[i * self.bs : (i + 1) * self.bs] for i in (batch, batch + 1))
                 if self.source.on_device.reads_a_file:
                     # The next batch's pages come from the disk meanwhile: this thread waits, and takes no core.
-                    ahead.submit(np.take, pixels, np.sort(following[~self.source.is_rendered(following)]), 0)
+                    wanted = following if share is None else following[share.rows(len(following))]
+                    ahead.submit(np.take, pixels, np.sort(wanted[~self.source.is_rendered(wanted)]), 0)
+                if share is not None:
+                    yield self._parts(rows, (*key, batch), share)
+                    continue
                 if self.source.rendered is not None and batch not in signs:
                     signs = self._render_ahead(order, batch, key)
                 x, y = self._load(rows, signs.get(batch), (*key, batch))
                 yield self._normalized(*self._augmented(x, y, (*key, batch)))
+
+    def _parts(
+        self, rows: np.ndarray, key: tuple[int, ...], share: Share
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Make the micro-batches of ``share`` out of a batch's rows, each as it would be in any other process."""
+        of_batch = torch.from_numpy(self.source.targets[rows]).to(self._workshop)
+        pieces, parts, y = cut(len(rows), share.shards), [], of_batch
+        for number in share.mine:
+            x, _ = self._load(rows[pieces[number]], None, (*key, number))
+            x, y = self._augmented(x, of_batch, key, pieces[number])
+            x, y = self._normalized(x, y)
+            parts.append(x)
+        return parts, y
 
     def _load(
         self, rows: np.ndarray, signs: torch.Tensor | None, key: tuple[int, ...]
@@ -335,8 +367,10 @@ class RowLoader(TfmdDL):
         """Where batches are made: Apple's GPUs lack float64, and operators that augmentation needs."""
         return self.device if self.device.type == "cuda" else torch.device("cpu")
 
-    def _augmented(self, x: torch.Tensor, y: torch.Tensor, key: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.augment(x, y, mix_seed(*key)) if self.augment is not None and self.is_training else (x, y)
+    def _augmented(
+        self, x: torch.Tensor, y: torch.Tensor, key: tuple[int, ...], part: slice = slice(None)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.augment(x, y, mix_seed(*key), part) if self.augment is not None and self.is_training else (x, y)
 
     def _normalized(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Apply the batch transforms, whose first has been applied: pixels are in 0 to 1 already."""
@@ -391,12 +425,32 @@ class EpochBatches:
     phase: int
     epoch: int
     first: int = 0
+    share: Share | None = None
 
     def __len__(self) -> int:
         return len(self.loader)
 
+    def __iter__(self) -> Iterator[tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]]:
+        return self.loader.batches(self.phase, self.epoch, self.first, self.share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedValidation:
+    """The validation batches that one of several processes evaluates, as fastai's loop reads them."""
+
+    loader: RowLoader
+    share: Share
+
+    @property
+    def first_row(self) -> int:
+        """The position of its first image among the validation images."""
+        return self.share.batches(len(self.loader)).start * self.loader.bs
+
+    def __len__(self) -> int:
+        return len(self.share.batches(len(self.loader)))
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return self.loader.batches(self.phase, self.epoch, self.first)
+        return self.loader.shared(self.share)
 
 
 def image_block(rows: SourceRows, weights: np.ndarray, config: LoaderConfig) -> TransformBlock:

@@ -1,0 +1,1 @@
+"""Work shared between processes: batch prediction, and training on several of them."""
