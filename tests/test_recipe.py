@@ -192,6 +192,7 @@ def test_what_the_user_set_stays():
         epoch_images=600,
         freeze_epochs=1,
         batch_size=16,
+        shards=4,
         lr=0.5,
         lr_ratio=3,
         optimizer="sgd",
@@ -385,3 +386,47 @@ def test_what_makes_no_sense_for_it_is_refused_in_one_line(known, field, value):
 def test_freezing_from_scratch_is_refused():
     with pytest.raises(SignsclfError, match="nothing worth freezing"):
         resolve(Recipe(arch="signnet", weights="none", freeze_epochs=1), facts())
+
+
+def test_a_batch_is_cut_into_one_shard_for_each_process_unless_asked_for():
+    assert settled(Recipe())[0].shards == 1
+    resolved, reasons = settled(Recipe(batch_size=16), facts(processes=2))
+    assert (resolved.shards, reasons["shards"]) == (2, "one for each process")
+    resolved, reasons = settled(Recipe(shards=8), facts(processes=2))
+    assert resolved.shards == 8 and "shards" not in reasons
+    assert settled(resolved, facts(processes=4)) == (resolved, {})
+
+
+def test_a_batch_that_is_chosen_is_a_multiple_of_the_shards():
+    resolved, reasons = settled(Recipe(shards=8), facts(n_train=90, native_size=None))
+    assert resolved.batch_size % 8 == 0 and resolved.batch_size <= 90
+    few, reasons = settled(Recipe(shards=8, arch="signnet"), facts(n_train=60, native_size=None))
+    assert few.batch_size == 56 and reasons["batch_size"].endswith("; a multiple of 8 shards")
+
+
+@pytest.mark.parametrize(
+    ("asked", "known", "said"),
+    [
+        (
+            {"shards": 8},
+            facts(processes=3),
+            "3 processes: they cannot share the 8 shards of a batch evenly; start 1, 2",
+        ),
+        ({"shards": 1}, facts(processes=2), "2 processes: the batches are whole ones (--shards 1), for one process"),
+        ({"shards": 3, "batch_size": 16}, facts(), "--shards 3: a batch of 16 images is not cut evenly"),
+        ({"shards": 16, "batch_size": 16}, facts(), "--shards 16: a batch of 16 images is not cut evenly"),
+        ({"shards": 2, "precision": "fp16"}, facts(device=Device.CUDA), "--precision fp16: not for several processes"),
+        ({"shards": 2}, SOLVED, "--shards 2: not for"),
+        ({}, replace(BY_HAND, processes=2), "not trained by torch's gradients, so in one process only"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused_in_one_line(asked, known, said):
+    with pytest.raises(SignsclfError) as caught:
+        settled(Recipe(arch="signnet", **asked), known)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_without_bf16_a_gpu_trains_shards_in_fp32():
+    known = facts(device=Device.CUDA, has_bf16=False)
+    assert settled(Recipe(), known)[0].precision is Precision.FP16
+    assert settled(Recipe(shards=2), known)[0].precision is Precision.FP32

@@ -16,7 +16,7 @@ import typer
 from signsclf import __version__
 from signsclf.cli.renamed import RenamingGroup
 from signsclf.cli.terminal import Bar, Stopped, echo, eprint, open_streams, quiet_pipe, stop_on_signals
-from signsclf.errors import SignsclfError, is_out_of_memory
+from signsclf.errors import LostContactError, SignsclfError, is_out_of_memory
 
 MODULES = {
     "train": "train",
@@ -133,6 +133,12 @@ def asks_for_tracebacks() -> bool:
 def _explain_failure(error: Exception) -> int:
     """Print one line on what went wrong, and return the exit code for it."""
     code = 1
+    if isinstance(error, LostContactError):
+        from signsclf.scale.processes import LOST_CONTACT, is_started_here
+
+        if is_started_here():
+            # The process that has started this one tells of the cause.
+            return LOST_CONTACT
     if isinstance(error, SignsclfError):
         line, code = str(error), error.exit_code
     elif type(error).__name__ == "NoArgsIsHelpError":

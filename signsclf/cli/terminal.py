@@ -167,8 +167,21 @@ class Bar:
             self._progress.start()
 
 
-class TerminalObserver(Observer):
-    """Reports work on standard error; during a training, the first signal sets ``stop.event``, see `StopSignals`."""
+class SilentObserver(Observer):
+    """Reports nothing; during a training, the first signal sets ``stop.event``, see `StopSignals`."""
+
+    def __init__(self) -> None:
+        self.stop = StopSignals(tells=False)
+
+    def training_began(self) -> None:
+        self.stop.wait_for_batch(True)
+
+    def training_ended(self) -> None:
+        self.stop.wait_for_batch(False)
+
+
+class TerminalObserver(SilentObserver):
+    """Reports work on standard error; heeds signals too."""
 
     def __init__(self) -> None:
         _tell_log()
@@ -203,11 +216,8 @@ class TerminalObserver(Observer):
             halved = f"--samples {plan.samples // 2}" if plan.epoch_images else f"--epochs {plan.epochs // 2 or 1}"
             self.say(f"  that is long: --recipe fast trains a small network in minutes, {halved} halves it")
 
-    def training_began(self) -> None:
-        self.stop.wait_for_batch(True)
-
     def training_ended(self) -> None:
-        self.stop.wait_for_batch(False)
+        super().training_ended()
         Bar.close_shown()
 
     def batch_done(self, event: BatchDone) -> None:
@@ -233,13 +243,16 @@ class StopSignals:
     """The first SIGINT, SIGTERM or SIGHUP of a training asks it to stop; a second one, or one before or after the
     training, ends the process at once.
 
+    Args:
+        tells: whether it tells of the first one.
+
     Attributes:
         event: set by that first signal.
         signal: its number, or None.
     """
 
-    def __init__(self) -> None:
-        self.event = threading.Event()
+    def __init__(self, tells: bool = True) -> None:
+        self.event, self.tells = threading.Event(), tells
         self.signal: int | None = None
         self._waiting = False
 
@@ -254,7 +267,8 @@ class StopSignals:
             raise Stopped(number)
         self.signal = number
         self.event.set()
-        eprint("stopping after this batch; once more stops at once")
+        if self.tells:
+            eprint("stopping after this batch; once more stops at once")
 
 
 def _tell_log() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,15 +30,18 @@ from signsclf.cli.options import (
 )
 from signsclf.cli.recipe_options import recipe_options
 from signsclf.cli.sources import read_source_or_gtsrb
-from signsclf.cli.terminal import TerminalObserver, echo, eprint, quoted, shown_path
-from signsclf.errors import SignsclfError, require_extra
+from signsclf.cli.terminal import SilentObserver, TerminalObserver, echo, eprint, on_signals, quoted, shown_path
+from signsclf.errors import RunError, SignsclfError, require_extra
 from signsclf.recipe import Recipe
+
+if TYPE_CHECKING:
+    from signsclf.training.distributed import World
 
 DEFAULT_OUT = Path("models/default")
 _APPLIED_TO_RUNS = frozenset(
     (
         *("resume", "moved", "overwrite", "max_accepted_error", "int8", "force_int8"),
-        *("learner", "pictures", "bare", "cache", "max_pixels"),
+        *("learner", "pictures", "bare", "cache", "max_pixels", "processes"),
     )
 )
 """Parameters of ``train`` that --resume takes: they do not influence the weights."""
@@ -80,6 +84,16 @@ def train_command(
             "else folder mlruns).",
         ),
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            "--processes",
+            help="Processes that share each batch, see --shards; with CUDA each takes a GPU of its own.",
+            metavar="N",
+            min=1,
+            max=1_024,
+        ),
+    ] = 1,
     max_pixels: MaxPixels = None,
     data_dir: DataDir = None,
     yes: Yes = False,
@@ -94,9 +108,14 @@ def train_command(
     if track is not None:
         require_extra("track", f"--track {track}", track.value)
     from signsclf.runs.folder import claimed, final_folder, partial_folder, read_record, refuse_taken
+    from signsclf.runs.resolve import refuse_processes
+    from signsclf.scale.processes import processes_here
 
-    observer = TerminalObserver()
-    given = given_options(context)
+    given, together = given_options(context), processes_here()
+    if together is not None and "processes" in given and processes != together:
+        raise SignsclfError(f"--processes {processes}: torchrun has started {together}; leave it out")
+    target = (out or DEFAULT_OUT).absolute() if resume is None else final_folder(resume.absolute())
+    shards = recipe.shards
     # All checks come before torch is imported, which takes seconds.
     if resume is not None:
         if kept := [option for name, option in given.items() if name not in _APPLIED_TO_RUNS]:
@@ -105,7 +124,27 @@ def train_command(
             if len(kept) > 1:
                 belong = "belong to the run and cannot be changed; leave them out"
             raise SignsclfError(f"--resume: {', '.join(kept)} {belong}{hint}")
-        reading = read_record(partial_folder(final_folder(resume.absolute()))).request.reading
+        record = read_record(partial_folder(target))
+        reading, shards = record.request.reading, record.recipe.shards
+    elif moved is not None:
+        raise SignsclfError("--source: only with --resume; give what to train on without an option: train SOURCE")
+    elif together is None:
+        with claimed(target):
+            refuse_taken(target, overwrite)
+    if together is None and processes > 1:
+        if shards is not None:
+            refuse_processes(shards, processes)
+        if resume is None and source is None:
+            # It may ask, and the processes cannot.
+            read_source_or_gtsrb(source, reading, data_dir, yes)
+        _run_processes(processes, target)
+        return
+    world = _world() if together is not None else None
+    if world is not None and world.rank:
+        _take_part(target, world)
+        return
+    observer = TerminalObserver()
+    if resume is not None:
         outcome = _trainer().resume(
             resume,
             overwrite=overwrite or None,
@@ -118,13 +157,9 @@ def train_command(
             cache=cache,
             observer=observer,
             stop=observer.stop.event,
+            world=world,
         )
     else:
-        if moved is not None:
-            raise SignsclfError("--source: only with --resume; give what to train on without an option: train SOURCE")
-        target = out or DEFAULT_OUT
-        with claimed(target.absolute()):
-            refuse_taken(target.absolute(), overwrite)
         found = read_source_or_gtsrb(source, reading, data_dir, yes)
         outcome = _trainer().train(
             found,
@@ -141,6 +176,7 @@ def train_command(
             track=track,
             observer=observer,
             stop=observer.stop.event,
+            world=world,
         )
     from signsclf.metrics.classification import headline
 
@@ -164,3 +200,44 @@ def _trainer() -> Any:
 
     keep_memory()
     return train
+
+
+def _run_processes(n: int, target: Path) -> None:
+    """Run this command line in ``n`` processes that train together.
+
+    Raises:
+        RunError: one of them has failed; the others were ended.
+        typer.Exit: the first has told how it ended.
+    """
+    from signsclf.model.folder import RECORD
+    from signsclf.runs.folder import partial_folder
+    from signsclf.scale.processes import Processes
+
+    with Processes(n, sys.argv[1:]) as running:
+        on_signals(lambda number, _: running.signal(number))
+        ended = running.wait()
+    if ended.trouble:
+        resumes = ""
+        if (partial_folder(target) / RECORD).is_file():
+            resumes = f"; signsclf train --resume {shown_path(target)} --processes {n} continues the run"
+        error = RunError(ended.trouble + resumes)
+        error.exit_code = ended.code
+        raise error
+    if ended.code:
+        raise typer.Exit(ended.code)
+
+
+def _world() -> World:
+    """Join the processes that were started together with this one."""
+    from signsclf.scale.processes import end_with_parent, is_started_here
+    from signsclf.training.distributed import World
+
+    if is_started_here():
+        end_with_parent()
+    return World.from_environment()
+
+
+def _take_part(target: Path, world: World) -> None:
+    """Be one of the processes other than the first: it writes and prints nothing."""
+    observer = SilentObserver()
+    _trainer().follow(target, world, observer=observer, stop=observer.stop.event)

@@ -60,11 +60,13 @@ class Facts:
 
 def refuse_processes(shards: int, processes: int) -> None:
     """Raise SignsclfError where so many processes cannot share the micro-batches of a batch evenly."""
+    if shards == 1 and processes > 1:
+        raise SignsclfError(f"{processes} processes: the batches are whole ones (--shards 1), for one process only")
     if shards % processes:
-        numbers = [str(n) for n in range(1, shards + 1) if shards % n == 0]
+        *numbers, largest = (str(n) for n in range(1, shards + 1) if shards % n == 0)
         raise SignsclfError(
-            f"{processes} processes: they cannot share the {shards} shards of a batch; start "
-            + (" or ".join([", ".join(numbers[:-1]), numbers[-1]]) if shards > 1 else "one")
+            f"{processes} processes: they cannot share the {shards} shards of a batch evenly; start "
+            f"{', '.join(numbers)} or {largest}"
         )
 
 
@@ -192,11 +194,8 @@ class _Choices:
 
 
 def _choose_shards(chosen: _Choices, facts: Facts) -> None:
-    if facts.processes > 1:
-        chosen.choose("shards", facts.processes, "one for each process")
-    elif chosen.recipe.shards is None:
-        # Whole batches, as ever: nothing to tell.
-        chosen.recipe = chosen.recipe.replace(shards=1)
+    together = facts.processes > 1
+    chosen.choose("shards", facts.processes, "one for each process" if together else "one process: whole batches")
     shards, images = chosen.recipe.shards, chosen.recipe.batch_size
     refuse_processes(shards, facts.processes)
     if images % shards and "batch_size" in chosen.reasons and images > shards:

@@ -68,7 +68,7 @@ def restore(partial: Path, record: Record, cache: Path | None, observer: Observe
 
 
 def follow(partial: Path, record: Record, observer: Observer) -> Prepared:
-    """Prepare what another process has prepared and recorded, from the cache's entry that it decoded to, if there is one.
+    """Prepare what another process has prepared and recorded, from the cache's entry that it decoded to, if any.
 
     Raises:
         SourceError, ModelError: see `restore`.

@@ -166,7 +166,7 @@ def follow(
         ModelError, SourceError, RunError: see `resume`.
     """
     observer = observer or Observer()
-    partial = partial_folder(final_folder(user_path(out).absolute()))
+    partial = partial_folder(user_path(out).absolute())
     world.wait()
     record = read_record(partial)
     checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
@@ -395,13 +395,13 @@ def _share(loaders: DataLoaders, recipe: Recipe, world: World, stop: threading.E
     images = min(loaders.train.n, recipe.batch_size)
     if images < 2 * recipe.shards:
         raise SignsclfError(
-            f"--shards {recipe.shards}: a batch of {images} images gives them fewer than two each; at most {images // 2}"
+            f"--shards {recipe.shards}: a batch of {images} images gives each fewer than two; at most {images // 2}"
         )
     return Share(shards=recipe.shards, world=world, asked=stop)
 
 
 def _choose_threads(prepared: Prepared, world: World) -> None:
-    """Set torch's threads: one where the weights are not to depend on the processes, else each process's part of them."""
+    """Set torch's threads: one where the weights are not to depend on the processes, else the cores by process."""
     if "shards" not in prepared.plan.reasons:
         torch.set_num_threads(1)
     elif "OMP_NUM_THREADS" not in os.environ:

@@ -332,9 +332,7 @@ class RowLoader(TfmdDL):
                 x, y = self._load(rows, signs.get(batch), (*key, batch))
                 yield self._normalized(*self._augmented(x, y, (*key, batch)))
 
-    def _parts(
-        self, rows: np.ndarray, key: tuple[int, ...], share: Share
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def _parts(self, rows: np.ndarray, key: tuple[int, ...], share: Share) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Make the micro-batches of ``share`` out of a batch's rows, each as it would be in any other process."""
         of_batch = torch.from_numpy(self.source.targets[rows]).to(self._workshop)
         pieces, parts, y = cut(len(rows), share.shards), [], of_batch

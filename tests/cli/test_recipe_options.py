@@ -21,6 +21,7 @@ CHANGED = {
     "epoch_images": ("700", 700),
     "freeze_epochs": ("3", 3),
     "batch_size": ("24", 24),
+    "shards": ("4", 4),
     "lr": ("0.003", 0.003),
     "lr_ratio": ("12.5", 12.5),
     "optimizer": ("sgd", "sgd"),
