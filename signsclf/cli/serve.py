@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -153,5 +154,7 @@ def serve_command(
 
 def _log(line: str) -> None:
     output = machine_output()
-    output.write(line + "\n")
-    output.flush()
+    # A full disk or a closed pipe costs the line, and no answer.
+    with contextlib.suppress(OSError):
+        output.write(line + "\n")
+        output.flush()
