@@ -72,6 +72,10 @@ class Ticket:
         self._admission = admission
         self._bytes = 0
 
+    def check_wait(self) -> None:
+        """Check that work could begin in time, before its body is read; raises as `Admission.check_wait`."""
+        self._admission.check_wait(math.inf)
+
     def take(self, n: int) -> None:
         """Take n more bytes; raises as `Admission.take_bytes`."""
         self._admission.take_bytes(n)

@@ -28,15 +28,17 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         Refused: 413, it is larger than ``limit`` bytes; where Content-Length says so, nothing is read. 429, the
-            bodies of all requests are too large together.
+            bodies of all requests are too large together, or too much work waits already.
         ClientGone: the client hung up.
     """
+    ticket: Ticket | None = request.scope.get(Ticket.KEY)
+    if ticket is not None:
+        ticket.check_wait()
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(limit)
     parts: list[bytes] = []
     left = limit
-    ticket: Ticket | None = request.scope.get(Ticket.KEY)
     while True:
         message = await request.receive()
         if message["type"] != "http.request":

@@ -54,7 +54,7 @@ def form(*parts: bytes, end: bytes = b"--b--\r\n") -> bytes:
 
 def test_a_form_is_taken_apart_into_its_fields_and_files():
     body = form(
-        b'Content-Disposition: form-data; name="a"; filename="x \\"y\\".png"\r\nContent-Type: image/png\r\n\r\n\0\r\n--x',
+        b'Content-Disposition: form-data; name="a"; filename="x \\"y\\".png"\r\nA: b\r\n\r\n\0\r\n--x',
         b'content-disposition: form-data; filename=""; name=b\r\n\r\n',
         b'Content-Disposition: form-data; name="top_k"\r\n\r\n3',
         b"X: y\r\n\r\nnameless",
