@@ -148,7 +148,9 @@ def make_model(folder: Path, name: str, size: int) -> Path:
     """A model folder of random weights with 43 classes."""
     import torch
 
+    from signsclf.export.golden import noise_images, store_golden
     from signsclf.export.onnx import write_network
+    from signsclf.inference.classifier import Classifier
     from signsclf.model import folder as modelfolder
     from signsclf.training import architectures
 
@@ -170,6 +172,8 @@ def make_model(folder: Path, name: str, size: int) -> Path:
         parity=parity.to_dict(),
         classifier=classifier,
     )
+    golden = noise_images(4, (size, size))
+    store_golden(folder, golden, Classifier(folder, config=config).probabilities(golden))
     modelfolder.write_config(folder, config)
     modelfolder.write_sums(folder)
     return folder
