@@ -300,6 +300,19 @@ def test_images_come_by_paste_drop_and_sample(page):
     expect(page.locator("#status")).to_have_text("There is no image in the clipboard.")
 
 
+def test_a_folder_that_is_dropped_gives_its_images(page, tmp_path):
+    for name in ("ten 10.png", "ten 9.png", "below/one.png", "notes.txt"):
+        (tmp_path / "all" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "all" / name).write_bytes(png("red", (40, 30)))
+    data = {"items": [], "files": [str(tmp_path / "all")], "dragOperationsMask": 1}
+    for step in ("dragEnter", "dragOver", "drop"):
+        session = page.context.new_cdp_session(page)
+        session.send("Input.dispatchDragEvent", {"type": step, "x": 300, "y": 300, "data": data})
+    expect(page.locator("#list-title")).to_have_text("3 images")
+    assert names(page) == ["all/below/one.png", "all/ten 9.png", "all/ten 10.png"]
+    expect(page.locator("#status")).to_have_text("Left out, as no images: 1 files")
+
+
 def test_the_paste_button_reads_the_clipboard(page, served):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served.url)
     page.evaluate(
