@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from signsclf.cli.options import new_app
-from signsclf.cli.terminal import eprint, machine_output, no_garbage, on_signals
+from signsclf.cli.terminal import eprint, machine_output, no_garbage, on_signals, tell_log
 from signsclf.errors import require_extra
 
 app = new_app()
@@ -120,6 +120,7 @@ def serve_command(
         body_seconds=body_timeout,
     )
     limit_pixels(max_pixels)
+    tell_log()
     loaded = []
     for text in model or [""]:
         name, equals, rest = text.partition("=")

@@ -184,7 +184,7 @@ class TerminalObserver(SilentObserver):
     """Reports work on standard error; heeds signals too."""
 
     def __init__(self) -> None:
-        _tell_log()
+        tell_log()
         self.bar = Bar()
         self.stop = StopSignals()
 
@@ -271,7 +271,7 @@ class StopSignals:
             eprint("stopping after this batch; once more stops at once")
 
 
-def _tell_log() -> None:
+def tell_log() -> None:
     """Print what the package logs like all other lines; takes effect once per process."""
     import logging
 

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from signsclf.errors import SignsclfError
+from signsclf.errors import SignsclfError, first_line
 from signsclf.serve import page
 from signsclf.serve.admission import Ticket
 from signsclf.serve.answers import ClientGone, Refused, error_response, refusal
@@ -21,6 +21,7 @@ from signsclf.serve.guard import Guard
 from signsclf.serve.protocols import predict
 from signsclf.serve.service import Service
 from signsclf.serve.telemetry import CONTENT_TYPE, log_line
+from signsclf.text import visible
 
 PROTOCOLS = (predict, page)
 """Modules whose ``routes`` are served; of two routes for one path, the first counts."""
@@ -75,7 +76,9 @@ class Outermost:
         try:
             await self._app(scope, receive, sending)
         except Exception as error:
-            _logger.exception("unexpected error")
+            _logger.error(
+                "%s: unexpected %s: %s", visible(scope["path"][:200]), type(error).__name__, first_line(error)
+            )
             if not status:
                 await error_response(refusal(error))(scope, receive, sending)
         finally:

@@ -71,7 +71,9 @@ def calibrate(model: ServedModel, settings: ServeSettings) -> Calibration:
         most = max(rates)
     else:
         most = next(size for size in sorted(rates) if rates[size] >= _USEFUL * max(rates.values()))
-    return Calibration(model=chosen.with_max_batch(most), runners=runners, rate=rates[most], milliseconds=1000 * alone)
+    # Opened anew: ONNX Runtime keeps the memory of the largest measured batch for as long as a network is open.
+    model = _opened_again(model, chosen.classifier.threads, most)
+    return Calibration(model=model, runners=runners, rate=rates[most], milliseconds=1000 * alone)
 
 
 def _sizes(model: ServedModel, settings: ServeSettings) -> list[int]:
@@ -80,8 +82,8 @@ def _sizes(model: ServedModel, settings: ServeSettings) -> list[int]:
     return sizes[-1:] if settings.max_batch is not None and len(sizes) > 1 else sizes[2::2]
 
 
-def _opened_again(model: ServedModel, threads: int) -> ServedModel:
-    opened = load_model(model.classifier.folder, model.name, threads=threads)
+def _opened_again(model: ServedModel, threads: int, max_batch: int = 1) -> ServedModel:
+    opened = load_model(model.classifier.folder, model.name, threads=threads, max_batch=max_batch)
     if opened.digest != model.digest:
         raise ModelError(f"{model.classifier.folder}: replaced while it was measured")
     return opened

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -49,10 +49,6 @@ class ServedModel:
     def threshold(self) -> float | None:
         """The smallest probability that is accepted; None accepts or rejects nothing."""
         return self.classifier.config.reject_threshold
-
-    def with_max_batch(self, most: int) -> ServedModel:
-        """Return the same model with another largest batch."""
-        return replace(self, max_batch=most)
 
 
 def load_model(folder: Path, name: str, *, threads: int = 1, max_batch: int = 1) -> ServedModel:
