@@ -28,9 +28,12 @@ async def read_body(request: Request, limit: int) -> bytes:
 
     Raises:
         Refused: 413, it is larger than ``limit`` bytes; where Content-Length says so, nothing is read. 429, the
-            bodies of all requests are too large together, or too much work waits already.
+            bodies of all requests are too large together, or too much work waits already. 415, it is compressed: images
+            are already, and a small body must not become a large one.
         ClientGone: the client hung up.
     """
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Refused(415, "the body is compressed (Content-Encoding); send it as it is")
     ticket: Ticket | None = request.scope.get(Ticket.KEY)
     if ticket is not None:
         ticket.check_wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -200,11 +200,11 @@ class Service:
         self,
         images: np.ndarray | Sequence[bytes],
         *,
-        model: str | None = None,
-        outputs: Sequence[str] = ("logits",),
+        model: ServedModel,
+        outputs: Collection[str] = ("logits",),
         deadline: float | None = None,
         request: Request | None = None,
-    ) -> dict[str, np.ndarray]:
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         """Run a network on 1 to ``max_images`` images.
 
         Args:
@@ -212,22 +212,24 @@ class Service:
             outputs: of `OUTPUTS`: float32 logits (N, classes), float64 probabilities (N, classes), float32 features
                 (N, channels, h, w).
 
+        Returns:
+            The outputs by name, and the seconds by stage of the image that took longest.
+
         Raises:
             Refused: with the status and the sentence to answer.
             ClientGone: the client hung up.
         """
-        served = self.models.get(model)
-        height, width = served.classifier.size
+        height, width = model.classifier.size
         if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.shape[1:] != (height, width, 3)):
             raise Refused(
                 400, f"pixels should be uint8 (N, {height}, {width}, 3), and are {images.dtype} {images.shape}"
             )
         for name in outputs:
-            if name not in OUTPUTS or (name == "features" and not served.classifier.has_features):
-                raise Refused(400, f"{served.name} has no output {name!r}")
+            if name not in OUTPUTS or (name == "features" and not model.classifier.has_features):
+                raise Refused(400, f"{model.name} has no output {name!r}")
         jobs = []
         for image in images:
-            job = self._job(served, deadline, wants_features="features" in outputs)
+            job = self._job(model, deadline, wants_features="features" in outputs)
             if isinstance(image, bytes):
                 job.data = image
             else:
@@ -246,7 +248,8 @@ class Service:
             found["probabilities"] = softmax(logits)
         if "features" in outputs:
             found["features"] = np.stack([job.features for job in jobs])
-        return {name: found[name] for name in outputs}
+        slowest = max(jobs, key=lambda job: job.finished - job.submitted)
+        return {name: found[name] for name in outputs}, slowest.seconds
 
     def _job(self, served: ServedModel, deadline: float | None, *, wants_features: bool) -> Job:
         limit = now() + self.settings.deadline if deadline is None else deadline

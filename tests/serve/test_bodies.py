@@ -82,3 +82,8 @@ def test_what_is_no_form_is_refused(body, content_type, sentence):
     with pytest.raises(Refused, match=sentence) as caught:
         form_parts(body, content_type, 4)
     assert caught.value.status == 400
+
+
+def test_a_compressed_body_is_refused(server):
+    answer = server.post("/predict", b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert answer.status_code == 415 and "Content-Encoding" in answer.json()["error"]
