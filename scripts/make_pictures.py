@@ -1,4 +1,5 @@
-"""Make docs/images: what report.html and `signsclf predict` look like, on rendered signs, in headless Chromium.
+"""Make docs/images: what report.html, `signsclf predict` and the page of `signsclf serve` look like, on rendered
+signs, in headless Chromium.
 
     python scripts/make_pictures.py
 
@@ -11,10 +12,13 @@ from __future__ import annotations
 import html
 import io
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -43,10 +47,10 @@ def run(*arguments: str, cwd: Path) -> str:
     return done.stderr + done.stdout
 
 
-def keep(png: bytes, name: str) -> None:
+def keep(png: bytes, name: str, colors: int = COLORS) -> None:
     """Write a screenshot with a palette to docs/images."""
     IMAGES.mkdir(exist_ok=True)
-    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLORS, dither=Image.Dither.NONE)
+    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(colors, dither=Image.Dither.NONE)
     picture.save(IMAGES / name, optimize=True)
     print(f"{IMAGES / name}: {picture.width}×{picture.height}, {(IMAGES / name).stat().st_size:,} bytes")
 
@@ -69,6 +73,39 @@ def report_picture(browser: Browser, scratch: Path) -> None:
     keep(page.screenshot(), "report.png")
 
 
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of `signsclf serve` with the ready-made model, while the block runs."""
+    command = [sys.executable, "-m", "signsclf", "serve", str(ROOT / "models" / "gtsrb-signnet"), "--port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        yield next(found[0] for line in server.stderr if (found := re.search(r"http://[\d.:]+", line)))
+    finally:
+        server.terminate()
+        server.communicate()
+
+
+def serve_picture(browser: Browser) -> None:
+    """The page of the server with its own samples, the first of them with its heat map."""
+    with served() as url:
+        page = browser.new_page(viewport={"width": 1180, "height": 900}, locale="en-GB")
+        page.goto(url)
+        samples = page.locator("#samples button")
+        samples.first.wait_for()
+        for number in range(samples.count()):
+            samples.nth(number).dispatch_event("click")
+        page.locator("#going").wait_for(state="hidden")
+        page.locator("#rows button").first.click()
+        page.locator("#heat-toggle").click()
+        page.locator("#heat").wait_for()
+        page.mouse.move(0, 0)
+        page.locator("#verdict").evaluate("(element) => element.blur()")
+        page.locator("#meta").evaluate("(element) => (element.hidden = true)")  # a time, of whatever machine this is
+        keep(page.screenshot(full_page=True), "serve.png", 256)
+        page.close()
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         scratch = Path(folder)
@@ -79,6 +116,7 @@ def main() -> None:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         predict_picture(browser, scratch)
         report_picture(browser, scratch)
+        serve_picture(browser)
         browser.close()
 
 

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from signsclf import images
 from signsclf.data.gtsrb import CLASS_NAMES
+from signsclf.errors import BadImageError
+from signsclf.export.golden import REPLAY, noise_images
 from signsclf.inference.classifier import Classifier
 from signsclf.model.folder import RUN
 from signsclf.serve.answers import Refused, json_response
@@ -77,17 +81,17 @@ def routes(service: Service) -> list[Route]:
         return Response(_ICON, headers={"Cache-Control": "max-age=86400"}, media_type="image/svg+xml")
 
     async def details(_: Request) -> Response:
-        found = samples(service.models.get().classifier)
+        found = await asyncio.to_thread(samples, service.models.get().classifier)
         listed = [{"name": sample.name, "path": f"samples/{number}"} for number, sample in enumerate(found)]
         return json_response({"max_bytes": service.settings.max_bytes, "samples": listed})
 
     async def sample(request: Request) -> Response:
-        found = samples(service.models.get().classifier)
+        # In threads: the server answers others while a disk is slow or a sign is rendered.
+        found = await asyncio.to_thread(samples, service.models.get().classifier)
         number = request.path_params["number"]
         if number >= len(found):
             raise Refused(404, "no such sample")
         try:
-            # In a thread: the server answers others while a disk is slow or a sign is rendered.
             data = await asyncio.to_thread(found[number].read)
         except OSError as error:
             raise Refused(404, "no such sample") from error
@@ -102,20 +106,36 @@ def routes(service: Service) -> list[Route]:
 
 
 def samples(classifier: Classifier) -> list[Sample]:
-    """List images to try a model with: those in its folder's run/samples, else rendered signs that it knows."""
-    return _in_folder(classifier.folder) or _signs(frozenset(classifier.labels))
+    """List images to try a model with: those in its folder's run/samples, else golden images that show something, else
+    rendered signs that it knows."""
+    run = classifier.folder / RUN
+    return _in_folder(run / SAMPLES) or _golden(run / REPLAY, classifier) or _signs(frozenset(classifier.labels))
 
 
-def _in_folder(folder: Path) -> list[Sample]:
-    below, found = folder / RUN / SAMPLES, []
+def _in_folder(below: Path) -> list[Sample]:
     if not below.is_dir():
         return []
+    inside = below.parent.parent.resolve()
+    found = []
     for path in sorted(below.iterdir()):
         media_type = _TYPES.get(path.suffix.lower())
-        # A link could lead out of the folder, to what nobody meant to publish.
-        if media_type and path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+        # A link could lead out of the model folder, to what nobody meant to publish.
+        if media_type and path.is_file() and path.resolve().is_relative_to(inside):
             found.append(Sample(name=path.stem, media_type=media_type, read=path.read_bytes))
     return found[:MAX_SAMPLES]
+
+
+def _golden(below: Path, classifier: Classifier) -> list[Sample]:
+    """List the golden images of a model that was trained with --pictures; others are of noise."""
+    found = _in_folder(below)
+    try:
+        is_noise = found and np.array_equal(
+            images.resize(images.decode(found[0].read(), found[0].name), classifier.size),
+            noise_images(1, classifier.size)[0],
+        )
+    except (OSError, BadImageError):
+        return []
+    return [] if is_noise else found
 
 
 @lru_cache(maxsize=4)

@@ -6,10 +6,14 @@ import gzip
 import re
 from io import BytesIO
 
+import numpy as np
 import pytest
 from PIL import Image
 from serving import png, write_model
 
+from signsclf.export.golden import store_golden
+from signsclf.inference.classifier import Classifier
+from signsclf.model.folder import write_sums
 from signsclf.serve.page import PAGE
 
 pytestmark = pytest.mark.serve
@@ -94,6 +98,17 @@ def test_a_link_out_of_the_models_folder_is_no_sample(serve, with_samples, tmp_p
     except OSError:
         pytest.skip("this system makes no links")
     assert len(serve(with_samples).get("/page.json").json()["samples"]) == 1
+
+
+def test_golden_images_are_samples_unless_they_are_noise(serve, tmp_path):
+    folder = write_model(tmp_path / "colours")
+    assert serve(folder).get("/page.json").json()["samples"] == []
+    classifier = Classifier(folder)
+    pixels = np.zeros((2, *classifier.size, 3), np.uint8)
+    store_golden(folder, pixels, classifier.probabilities(pixels))
+    write_sums(folder)
+    listed = serve(folder).get("/page.json").json()["samples"]
+    assert [sample["name"] for sample in listed] == ["000", "001"]
 
 
 def test_a_model_of_signs_has_rendered_ones(serve, tmp_path):
