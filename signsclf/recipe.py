@@ -205,7 +205,7 @@ class Recipe:
         high=100_000,
     )
     patience: int = _setting(
-        "Early stopping: epochs without a better macro-F1, or a lower loss at the same one; keeps the best epoch, which is "
+        "Early stopping: epochs without a better macro-F1, or a lower loss at the same one; keeps the best epoch, "
         "chosen on the validation images, so that figures on them flatter. 0: never, and the last epoch is kept.",
         default=0,
         low=0,

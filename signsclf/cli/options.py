@@ -133,6 +133,13 @@ LearnerOption = Annotated[
 Pictures = Annotated[
     bool, typer.Option("--pictures", help="Keep some of the images: a training batch, the mistakes, golden images.")
 ]
+Rehearsal = Annotated[
+    bool,
+    typer.Option(
+        "--rehearsal/--no-rehearsal",
+        help="Where nothing is held out: train again without a fifth of the images, for the calibration.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 SplitOption = Annotated[
     SplitName | None, typer.Option("--split", help="Split to evaluate; unset: test if SOURCE has one, else valid.")

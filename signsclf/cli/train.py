@@ -21,6 +21,7 @@ from signsclf.cli.options import (
     OptionalSource,
     Overwrite,
     Pictures,
+    Rehearsal,
     SkipBad,
     Yes,
     chosen_int8,
@@ -41,7 +42,7 @@ DEFAULT_OUT = Path("models/default")
 _APPLIED_TO_RUNS = frozenset(
     (
         *("resume", "moved", "overwrite", "max_accepted_error", "int8", "force_int8"),
-        *("learner", "pictures", "bare", "cache", "max_pixels", "processes"),
+        *("learner", "pictures", "bare", "rehearsal", "cache", "max_pixels", "processes"),
     )
 )
 """Parameters of ``train`` that --resume takes: they do not influence the weights."""
@@ -75,6 +76,7 @@ def train_command(
     learner: LearnerOption = False,
     pictures: Pictures = False,
     bare: Bare = False,
+    rehearsal: Rehearsal = True,
     cache: CacheOption = "auto",
     track: Annotated[
         Tracker | None,
@@ -154,6 +156,7 @@ def train_command(
             learner=learner or None,
             pictures=pictures or None,
             bare=bare or None,
+            rehearsal=rehearsal if "rehearsal" in given else None,
             cache=cache,
             observer=observer,
             stop=observer.stop.event,
@@ -172,6 +175,7 @@ def train_command(
             learner=learner,
             pictures=pictures,
             bare=bare,
+            rehearsal=rehearsal,
             cache=cache,
             track=track,
             observer=observer,

@@ -264,8 +264,8 @@ def _cautions(evaluation: Evaluation) -> Iterator[str]:
         fitted = "They fitted temperature and threshold, which decide no label; nothing else was chosen on them."
         if (config.figures.get("valid") or {}).get("chosen_on", "valid") is not None:
             fitted = (
-                "They then chose the best epoch, and fitted temperature and threshold: the figures lean a little to the "
-                "good side. A test set is what to quote."
+                "They then chose the best epoch, and fitted temperature and threshold: the figures lean a little to "
+                "the good side. A test set is what to quote."
             )
         yield f"{which} were held out in training. {fitted}"
     if evaluation.unreadable:

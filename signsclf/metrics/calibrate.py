@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -51,7 +52,9 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """Fit the temperature T, 0.05 to 20, that minimises the mean negative log-likelihood of softmax(logits / T).
 
-    Guo et al. 2017, arXiv:1706.04599. The likelihood has one optimum in 1/T; it is found by golden-section search.
+    Guo et al. 2017, arXiv:1706.04599. The likelihood has one optimum in 1/T; it is found by golden-section search. So
+    that images which are all right do not make for certainty, 1 / (N + 2) of each target is spread over all classes
+    (Platt 1999).
 
     Of more than `MAX_LOGITS` logits an evenly spaced sample of the images is used.
 
@@ -63,10 +66,11 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     logits, targets = logits[sample], targets[sample]
     rows = np.arange(len(targets))
     centred = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    spread = 1 / (len(targets) + 2)
+    aimed = float(np.mean((1 - spread) * centred[rows, targets] + spread * centred.mean(axis=1)))
 
     def loss(log_t: float) -> float:
-        scaled = centred / np.exp(log_t)
-        return float(np.mean(np.log(np.exp(scaled).sum(axis=1)) - scaled[rows, targets]))
+        return float(np.mean(np.log(np.exp(centred / np.exp(log_t)).sum(axis=1)))) - aimed / math.exp(log_t)
 
     low, high = np.log(_MIN_TEMPERATURE), np.log(_MAX_TEMPERATURE)
     ratio = (np.sqrt(5) - 1) / 2

@@ -188,8 +188,8 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
         f"| | {format_n(valid)} |",
         "| --- | --- |",
         (
-            f"| accuracy | {_percent(valid['accuracy'])} "
-            f"(95 % interval {_percent(valid['accuracy_low'])} to {_percent(valid['accuracy_high'])}{_by_groups(valid)}) |"
+            f"| accuracy | {_percent(valid['accuracy'])} (95 % interval "
+            f"{_percent(valid['accuracy_low'])} to {_percent(valid['accuracy_high'])}{_by_groups(valid)}) |"
         ),
         f"| top-5 | {_percent(valid['top5'])} |",
         f"| macro-F1 ({valid['n_classes_present']} classes evaluated) | {_percent(valid['macro_f1'])} |",
@@ -265,7 +265,7 @@ def _distinct(found: dict[str, Any]) -> str:
 def _calibration(config: modelfolder.Config) -> list[str]:
     found = config.figures.get("calibration")
     if found is None:
-        return ["Not known: that needs validation images of two groups or more. `accepted` is null."]
+        return ["Not known: that needs images of two groups or more that are held out. `accepted` is null."]
     counted = found.get("note") or "each by a fit on the other half of the groups"
     # Before format 1.2 the key was accept_error.
     aim = found.get("max_accepted_error", found.get("accept_error"))

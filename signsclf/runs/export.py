@@ -39,9 +39,9 @@ def export_run(
     observer: Observer | None = None,
     **options: Any,
 ) -> Outcome:
-    """Export the last epoch (with patience the best so far) of a .partial folder, or a finished model folder again, to another folder.
+    """Export the last epoch of a .partial folder, or a finished model folder again, to another folder.
 
-    The run is left as it is.
+    With patience it is the best epoch so far. The run is left as it is.
 
     Args:
         holdouts: models of the same recipe that each held out a part of ``source``: evaluated on it, they give a

@@ -28,6 +28,7 @@ from signsclf.report.files import write_report
 from signsclf.runs.folder import RunRequest
 from signsclf.runs.holdouts import Holdouts
 from signsclf.runs.prepare import Prepared, spread
+from signsclf.runs.rehearsal import Rehearsal
 from signsclf.runs.writer import ModelFolderWriter, new_config, versions
 from signsclf.text import file_text
 from signsclf.training import architectures
@@ -41,12 +42,19 @@ FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "top5", "macro_f1", "n_c
 
 
 def finish(
-    prepared: Prepared, request: RunRequest, result: FitResult, planned: np.ndarray, folder: Path, observer: Observer
+    prepared: Prepared,
+    request: RunRequest,
+    result: FitResult,
+    planned: np.ndarray,
+    folder: Path,
+    observer: Observer,
+    rehearsed: Rehearsal | None = None,
 ) -> dict[str, Any] | None:
     """Fill ``folder`` with all files of a model folder, from what was decoded: the source may be gone by now.
 
     Args:
         planned: samples of each class that an epoch was to have, float (C,).
+        rehearsed: calibrates a model that has no validation images.
 
     Returns:
         The `Report` of the validation images as a dictionary, from the exported file; None where there are none.
@@ -76,6 +84,10 @@ def finish(
             probabilities = softmax(logits / temperature)
             threshold = reject_threshold(probabilities, targets[valid_rows], request.max_accepted_error)
             calibration = _cross_fit(prepared, logits, request.max_accepted_error)
+        elif rehearsed is not None:
+            max_error, seed = request.max_accepted_error, prepared.recipe.seed
+            temperature, threshold, calibration = rehearsed.calibrate(max_error, seed)
+        if temperature != 1:
             network.fold(temperature)
         parity = network.write(learner=request.learner)
         config = new_config(prepared.plan, network.model, parity, network.classifier_weight, parity_pixels)
@@ -111,7 +123,9 @@ def finish(
             "n_distinct": len({prepared.decoded.digests[row] for row in valid_rows}),
             **{name: getattr(report, name) for name in FIGURES},
         },
-        "calibration": None if calibration is None else calibration.to_dict(),
+        "calibration": None
+        if calibration is None
+        else {**calibration.to_dict(), **({"note": rehearsed.note} if rehearsed else {})},
     }
     if request.int8 is not Int8Policy.NONE:
         observer.say("quantizing to 8 bits")

@@ -42,6 +42,7 @@ class RunRequest:
         learner: write learner.pkl as well, a pickle for fastai's users.
         pictures: keep pictures of training and validation images: golden images, a training batch, the mistakes.
         bare: leave out the tables that name the images.
+        rehearsal: train again with images held out where the recipe holds none out, see `signsclf.runs.rehearsal`.
         track: where the run is reported to; None is nowhere.
 
     Raises:
@@ -57,6 +58,7 @@ class RunRequest:
     learner: bool = False
     pictures: bool = False
     bare: bool = False
+    rehearsal: bool = True
     track: TrackedRun | None = None
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class RunRequest:
         return cls(source=str(source), reading=reading, **options)
 
 
-CHANGEABLE = frozenset({"max_accepted_error", "overwrite", "int8", "learner", "pictures", "bare"})
+CHANGEABLE = frozenset({"max_accepted_error", "overwrite", "int8", "learner", "pictures", "bare", "rehearsal"})
 """Fields of a request that decide no weights: a resumed run may have others."""
 
 

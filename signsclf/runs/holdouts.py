@@ -38,11 +38,10 @@ class Holdouts:
         temperature: fitted on all of them.
         reject_threshold: likewise.
         calibration: what both do, each evaluated on the other half of the groups.
-        figures: ``n`` distinct images of ``n_groups`` groups (None where none are known), ``n_repeated`` of them held out by
-            several of the ``models``; the mean, lowest
-            and highest accuracy and macro-F1 of a model; and ``accuracy_low`` and ``accuracy_high``, the 95 % interval
-            of the accuracy over the groups of the distinct images; and ``chosen_on``, "valid" where a model is the best
-            epoch on images that it held out, else None.
+        figures: ``n`` distinct images of ``n_groups`` groups (None where none are known), ``n_repeated`` of them held
+            out by several of the ``models``; the mean, lowest and highest accuracy and macro-F1 of a model;
+            ``accuracy_low`` and ``accuracy_high``, the 95 % interval of the accuracy over the groups of the distinct
+            images; and ``chosen_on``, "valid" where a model is the best epoch on images that it held out, else None.
     """
 
     temperature: float

@@ -15,6 +15,7 @@ from signsclf.data.cache import Decoded, decode_all, fingerprint
 from signsclf.data.copies import contradictions, group_named_copies, group_repeats, same_files
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.labels import refuse_labels
+from signsclf.data.rows import with_columns
 from signsclf.data.split import Split, hold_out
 from signsclf.data.table import Source, apply_crop, describe, read_source
 from signsclf.errors import BadImageError, SignsclfError, SourceError
@@ -262,6 +263,17 @@ def _split(planned: Plan, table: np.ndarray, decoded: Decoded, observer: Observe
             apart = "taken one by one, they flatter the validation figures; --split-by group keeps them together"
         observer.say(f"by their names, {n_images:,} images are versions of {n_photos:,} photos: {apart}")
     return split
+
+
+def hold_out_again(prepared: Prepared) -> Prepared:
+    """Hold images out, as the recipe says by now, of the training images of what was prepared without any."""
+    table = prepared.split.table
+    table = with_columns(table, split=np.full(len(table), None, object))
+    split = _hold_out(table, prepared.recipe)
+    decoded = prepared.decoded
+    if prepared.source.layout is Layout.SYNTHETIC:
+        decoded = _decode_synthetic(split, prepared.recipe.size, Observer())
+    return replace(prepared, split=split, decoded=decoded)
 
 
 def _decode_synthetic(split: Split, size: int, observer: Observer) -> Decoded:

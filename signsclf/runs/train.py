@@ -21,11 +21,13 @@ from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source
 from signsclf.errors import RunError, SignsclfError, is_out_of_memory
+from signsclf.export.onnx import torch_logits
 from signsclf.files import csv_bytes, json_bytes, user_path, write_atomic
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer, Observers, PlanSummary
 from signsclf.recipe import Flip, Recipe, Solver
 from signsclf.report import plots
+from signsclf.runs import rehearsal
 from signsclf.runs.finish import finish
 from signsclf.runs.folder import (
     CHANGEABLE,
@@ -326,11 +328,12 @@ def _fit_and_finish(
     world: World,
 ) -> Outcome:
     recipe, loaders, run, is_first = prepared.recipe, build_loaders(prepared), partial / modelfolder.RUN, not world.rank
+    stop, rehearses = stop or threading.Event(), request.rehearsal and rehearsal.rehearses(prepared)
     world.announce()
     with world.connected(recipe.device.value):
         world.hand_out(list(model.state_dict().values()))
-        fit = _fitter(prepared, loaders, model, partial, checkpoint, observer, stop or threading.Event(), world)
-        observer.planned(_summary(prepared, fit.seconds_left if isinstance(fit, Fit) else None, world))
+        fit = _fitter(prepared, loaders, model, partial, checkpoint, observer, stop, world)
+        observer.planned(_summary(prepared, fit.seconds_left if isinstance(fit, Fit) else None, world, rehearses))
         if is_first:
             (run / "plots").mkdir(parents=True, exist_ok=True)
         if is_first and request.pictures:
@@ -341,10 +344,49 @@ def _fit_and_finish(
         if isinstance(fit, Fit) and (search := fit.search()) is not None and is_first:
             write_search(search, run)
         result = fit.run()
+    rehearsed, stopped = None, result.stopped
+    if rehearses and is_first and not stopped:
+        rehearsed, stopped = _rehearse(prepared, result, observer, stop)
     observer.training_ended()
-    if result.stopped or not is_first:
-        return Outcome(folder=partial, source=request.source, stopped=result.stopped, metrics=None)
-    return finish_run(request, prepared, result, planned_samples(loaders), partial, observer)
+    if stopped or not is_first:
+        return Outcome(folder=partial, source=request.source, stopped=stopped, metrics=None)
+    return finish_run(request, prepared, result, planned_samples(loaders), partial, observer, rehearsed)
+
+
+def _rehearse(
+    prepared: Prepared, result: FitResult, observer: Observer, stop: threading.Event
+) -> tuple[rehearsal.Rehearsal | None, bool]:
+    """Train again with images held out, for the calibration; there is none where nothing can be held out.
+
+    It has no checkpoint: a run that is stopped meanwhile (then the second value is true) rehearses from the start when
+    it is resumed.
+    """
+    held = rehearsal.held_out(prepared, result.lr)
+    if held is None:
+        observer.say("not calibrated: no class has two groups of images, so nothing can be held out")
+        return None, False
+    model, loaders = build_network(held.plan, Observer()), build_loaders(held)
+    steps = rehearsal.Steps(observer)
+    if held.arch.solver is Solver.GRADIENT:
+        learner = build_learner(loaders, model, held.arch, held.recipe)
+        found = Fit(learner, model, held.recipe, observer=steps, stop=stop).run()
+    else:
+        found = _direct(held)(loaders, model, held.recipe, observer=steps, stop=stop).run()
+    if found.stopped:
+        return None, True
+    model.load_state_dict(found.state)
+    rows, pixels = held.split.rows("valid"), held.decoded.pixels
+    parts = [torch_logits(model.cpu(), held.arch, pixels[rows[i : i + 1024]]) for i in range(0, len(rows), 1024)]
+    answers = rehearsal.answers(held, np.concatenate(parts))
+    observer.say(
+        f"rehearsed for the calibration: {len(rows):,} images held out of a training like it, "
+        f"accuracy {100 * (answers.logits.argmax(1) == answers.targets).mean():.2f} % ({found.seconds:.1f} s)"
+    )
+    return answers, False
+
+
+def _direct(prepared: Prepared) -> type[DirectFit]:
+    return LeastSquares if prepared.arch.solver is Solver.LEAST_SQUARES else NumpyFit
 
 
 def _fitter(
@@ -360,8 +402,7 @@ def _fitter(
     """Make what will train the network."""
     recipe, solver = prepared.recipe, prepared.arch.solver
     if solver is not Solver.GRADIENT:
-        kind = LeastSquares if solver is Solver.LEAST_SQUARES else NumpyFit
-        return kind(loaders, model, recipe, observer=observer, stop=stop)
+        return _direct(prepared)(loaders, model, recipe, observer=observer, stop=stop)
     learner = build_learner(loaders, model, prepared.arch, recipe)
     share = _share(loaders, recipe, world, stop)
     threads = torch.get_num_threads()
@@ -412,7 +453,7 @@ def _choose_threads(prepared: Prepared, world: World) -> None:
     torch.set_num_threads(int(threads))
 
 
-def _summary(prepared: Prepared, seconds: float | None, world: World) -> PlanSummary:
+def _summary(prepared: Prepared, seconds: float | None, world: World, rehearses: bool) -> PlanSummary:
     recipe = prepared.recipe
     together = f", {world.size} processes" if world.size > 1 else ""
     return PlanSummary(
@@ -431,12 +472,19 @@ def _summary(prepared: Prepared, seconds: float | None, world: World) -> PlanSum
             for name, value in recipe.to_dict().items()
             if name in prepared.plan.reasons
         ),
-        seconds=seconds,
+        seconds=seconds if seconds is None or not rehearses else seconds + rehearsal.seconds(prepared, seconds),
+        rehearses=rehearses,
     )
 
 
 def finish_run(
-    request: RunRequest, prepared: Prepared, result: FitResult, planned: np.ndarray, partial: Path, observer: Observer
+    request: RunRequest,
+    prepared: Prepared,
+    result: FitResult,
+    planned: np.ndarray,
+    partial: Path,
+    observer: Observer,
+    rehearsed: rehearsal.Rehearsal | None = None,
 ) -> Outcome:
     """Fill the .partial folder of a trained network and put it in its place; see `signsclf.runs.finish.finish`.
 
@@ -444,7 +492,7 @@ def finish_run(
         ParityError, ModelError: see `signsclf.runs.finish.finish` and `signsclf.model.folder.publish`.
     """
     out = final_folder(partial)
-    metrics = finish(prepared, request, result, planned, partial, observer)
+    metrics = finish(prepared, request, result, planned, partial, observer, rehearsed)
     modelfolder.publish(partial, out, request.overwrite)
     return Outcome(folder=out, source=request.source, stopped=False, metrics=metrics)
 

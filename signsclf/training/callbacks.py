@@ -99,7 +99,7 @@ class SeededBatches(Callback):
 
 
 class RunControl(Callback):
-    """Keeps the last weights of a run, or with patience the best, writes its checkpoints, reports its progress, and ends it.
+    """Keeps the last weights of a run (the best with patience), writes checkpoints, reports progress, and ends it.
 
     Everything that a later batch depends on is in the checkpoint, and all randomness derives from (seed, phase, epoch,
     batch), so that a resumed run on a CPU ends in the weights of the unbroken one, bit for bit.

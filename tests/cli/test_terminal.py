@@ -246,6 +246,14 @@ PLAN = PlanSummary(
         ({}, ["plan: mlp at 32 px, 10 epochs of 9 images", "estimated time: 42 s"]),
         ({"seconds": None}, ["plan: mlp at 32 px, 10 epochs of 9 images"]),
         (
+            {"rehearses": True},
+            [
+                "plan: mlp at 32 px, 10 epochs of 9 images",
+                "  then the same with a fifth of the images held out, to calibrate; --no-rehearsal leaves it out",
+                "estimated time: 42 s",
+            ],
+        ),
+        (
             {"freeze_epochs": 1, "epochs": 9, "epoch_images": 4, "samples": 400, "n_synthetic": 6, "seconds": 7200.0},
             [
                 "plan: mlp at 32 px, 1 epochs of the head, then 9 epochs of 4 images out of 9 and 6 synthetic signs",
