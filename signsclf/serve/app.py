@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -32,7 +33,7 @@ _CLIENT_CLOSED_REQUEST = 499  # nginx's number, seen in logs alone
 
 def make_app(service: Service, log: Callable[[str], None] | None = None) -> ASGIApp:
     """Make the application that answers for a service; ``log`` is given a JSON line for each request."""
-    routes = [route for protocol in PROTOCOLS for route in protocol.routes(service)]
+    routes = [route for protocol in PROTOCOLS for route in protocol.routes(service)] + _health(service)
     handlers = {
         Exception: _refuse,
         Refused: _refuse,
@@ -40,16 +41,24 @@ def make_app(service: Service, log: Callable[[str], None] | None = None) -> ASGI
         HTTPException: _refuse_http,
         ClientGone: _forget,
     }
-    app = Starlette(routes=[*routes, *_health(service)], exception_handlers=handlers)
-    return Outermost(Guard(app, service.settings), service, log)
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    paths = {route.endpoint: route.path for route in routes}
+    return Outermost(Guard(app, service.settings), service, paths, log)
 
 
 class Outermost:
     """Middleware around all others: the budget's ticket, ids passed through, counts, the log."""
 
-    def __init__(self, app: ASGIApp, service: Service, log: Callable[[str], None] | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        service: Service,
+        paths: Mapping[Callable[..., Any], str],
+        log: Callable[[str], None] | None,
+    ) -> None:
         self._app = app
         self._service = service
+        self._paths = paths
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -83,8 +92,9 @@ class Outermost:
                 await error_response(refusal(error))(scope, receive, sending)
         finally:
             ticket.release()
-            route = scope.get("route")
-            service.telemetry.answered(getattr(route, "path", "other"), status, now() - began)
+            # Starlette tells the endpoint that it found; paths themselves would be a counter for each that is tried.
+            path = self._paths.get(scope.get("endpoint"), "other")
+            service.telemetry.answered(path, status, now() - began)
             if self._log is not None:
                 self._log(log_line(scope, status, now() - began))
 

@@ -224,20 +224,22 @@ class _Receipt:
     def _refuse(self, status: int, sentence: str, headers: bytes = b"") -> None:
         """Answer below the application, and close."""
         body = json.dumps({"error": sentence}).encode()
+        unread = self.transport.get_write_buffer_size() > 0
         self.transport.write(
             b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n%s\r\n%s"
             % (status, http.HTTPStatus(status).phrase.encode(), len(body), headers, body)
         )
-        self._close()
+        # Not of this answer: uvloop may send it a moment later.
+        self._close(unread)
 
-    def _close(self) -> None:
-        """Close the connection; what its client has not read by then is not waited for."""
+    def _close(self, unread: bool | None = None) -> None:
+        """Close the connection; what its client has not read by then (``unread``; None looks) is not waited for."""
         self.open.forget(self)
         self._due = self._write_due = float("inf")
         if self._busy:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if self.transport.get_write_buffer_size():
+        if self.transport.get_write_buffer_size() if unread is None else unread:
             self.transport.abort()
         else:
             self.transport.close()

@@ -240,14 +240,13 @@ class Service:
             if job.error is not None:
                 refused = self._unread(job.error, image)
                 raise Refused(refused.status, f"image {number} of {len(jobs)}: {refused.sentence}")
-        for job in jobs:
-            self.telemetry.predicted(served.name, None, job.seconds)
         logits = np.stack([job.logits for job in jobs])
-        found = {"logits": logits}
-        if "probabilities" in outputs:
-            found["probabilities"] = softmax(logits)
+        found = {"logits": logits, "probabilities": softmax(logits)}
         if "features" in outputs:
             found["features"] = np.stack([job.features for job in jobs])
+        for job, probability in zip(jobs, found["probabilities"].max(axis=1), strict=True):
+            accepted = None if model.threshold is None else bool(probability >= model.threshold)
+            self.telemetry.predicted(model.name, accepted, job.seconds)
         slowest = max(jobs, key=lambda job: job.finished - job.submitted)
         return {name: found[name] for name in outputs}, slowest.seconds
 
