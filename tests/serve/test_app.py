@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 from serving import png
@@ -19,6 +20,10 @@ def test_an_unexpected_error_is_500_and_one_line_in_the_log(serve, monkeypatch, 
     monkeypatch.setattr(running.service, "_answer", broken)
     with caplog.at_level(logging.ERROR, logger="signsclf"):
         answer = running.post("/predict", png())
+        # The line follows the answer.
+        until = time.monotonic() + 30
+        while not caplog.records and time.monotonic() < until:
+            time.sleep(0.005)
     assert answer.status_code == 500
     assert answer.json() == {"error": "unexpected ZeroDivisionError; the server's log has more"}
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
