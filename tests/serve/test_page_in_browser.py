@@ -326,8 +326,8 @@ def test_the_paste_button_reads_the_clipboard(page, served):
 
 def test_the_camera_has_a_shutter_and_its_frame_is_not_mirrored(page):
     page.get_by_role("button", name="Camera").click()
-    expect(page.locator("#video")).to_have_css("transform", "none")
     expect(page.locator("#video")).to_have_js_property("readyState", 4)
+    expect(page.locator("#video")).to_have_css("transform", "none")
     page.get_by_role("button", name="Take the picture").click()
     expect(page.locator("#caption")).to_contain_text("Camera 1.png")
     verdict(page, "%")
@@ -366,6 +366,7 @@ def test_images_go_to_this_server_only_and_stay_nowhere(chromium, folder, tmp_pa
         assert page.evaluate("Promise.all([indexedDB.databases(), caches.keys()])") == [[], []]
         assert page.evaluate("navigator.serviceWorker.getRegistrations()") == []
         assert page.context.storage_state() == {"cookies": [], "origins": []}
+        assert page.evaluate("sessionStorage.length") == 0
     end(running, thread)
     assert list((tmp_path / "tmp").iterdir()) == []
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -447,6 +448,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_only_and_a_large_file_is_not_se
         assert "Bearer $SIGNSCLF_TOKEN" in page.locator("#curl").text_content()
         assert TOKEN not in page.content()
         assert page.context.storage_state() == {"cookies": [], "origins": []}
+        assert page.evaluate("sessionStorage.length") == 0
         page.reload()
         expect(field).to_be_focused()
     end(running, thread)
