@@ -1,6 +1,6 @@
 """How fast one training is on one process and on several, in one run on one machine; and whether the weights are equal.
 
-    python scripts/bench_shared.py [--rounds 3] [--processes 2] [--shards 8] [--arch signnet] [--size 32] [--images 8000]
+    python scripts/bench_shared.py [--rounds 3] [--processes 2] [--shards 8] [--arch NAME] [--size 32] [--images 8000]
 
 Renders its own images; prints the median seconds of an epoch, images/s, and the ratio to one process with all threads.
 """
@@ -53,9 +53,8 @@ def main() -> None:
         result[name] = {"seconds": median, "images_per_second": asked.images / median, "speed": alone / median}
         print(f"{name:32} {median:8.2f} s an epoch {asked.images / median:8,.0f} images/s {alone / median:6.2f} times")
     one, several = list(weights.values())[2:]
-    print(
-        f"weights of {asked.shards} shards on one process and on {asked.processes}: {'equal' if one == several else 'DIFFER'}"
-    )
+    same = "the same" if one == several else "NOT THE SAME"
+    print(f"weights of {asked.shards} shards on one process and on {asked.processes}: {same}")
     print(json.dumps({**result, "equal": one == several}))
 
 
