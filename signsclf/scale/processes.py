@@ -121,8 +121,10 @@ class Processes:
         if codes[0] == 0:
             return Ended(code=0)
         causes = [rank for rank, code in enumerate(codes) if code and code != LOST_CONTACT]
-        rank = min(causes, key=lambda rank: (rank not in first, rank), default=first[0])
         self._end()
+        if not causes and None in codes:
+            return Ended(code=1, trouble=f"process {codes.index(None) + 1} of {self.n} does not answer")
+        rank = min(causes, key=lambda rank: (rank not in first, rank), default=first[0])
         return self._explained(rank, codes[rank] or 1)
 
     def _codes(self) -> list[int | None]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from tinysource import Ran, command, environment, flags, run_command, weights
 
+from signsclf.recipe import Recipe
+from signsclf.runs.folder import Record, RunRequest, read_record, write_record
 from signsclf.scale import processes
 from signsclf.scale.processes import LOST_CONTACT, Ended, Processes
 
@@ -144,6 +147,11 @@ ENDS = [
         Ended(code=1, trouble="process 2 of 2 was killed by signal 9 (SIGKILL)"),
     ),
     (2, f"sys.exit({LOST_CONTACT})", Ended(code=1, trouble="the 2 processes have lost contact with each other")),
+    (
+        2,
+        f"sys.exit({LOST_CONTACT}) if rank == 0 else time.sleep(60)",
+        Ended(code=1, trouble="process 2 of 2 does not answer"),
+    ),
     # One that heeds no request to end.
     (2, "sys.exit(3) if rank else (signal.signal(signal.SIGTERM, signal.SIG_IGN), time.sleep(60))", None),
 ]
@@ -219,3 +227,16 @@ def test_a_number_other_than_torchruns_is_refused(cli, source, monkeypatch):
     for name, value in processes._environment(0, 2, 1234).items():
         monkeypatch.setenv(name, value)
     assert cli("train", source, "--processes", 3).complaint.endswith("torchrun has started 2; leave it out")
+
+
+def test_a_run_of_an_earlier_version_is_of_whole_batches_and_stays_in_one_process(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "Processes", None)
+    partial = tmp_path / "m.partial"
+    partial.mkdir()
+    write_record(partial, Record(request=RunRequest.of("gone"), recipe=Recipe(), fingerprint="f"))
+    values = json.loads((partial / "run.json").read_text())
+    del values["recipe"]["shards"]
+    (partial / "run.json").write_text(json.dumps(values))
+    assert read_record(partial).recipe.shards == 1
+    said = cli("train", "--resume", tmp_path / "m", "--processes", 2).complaint
+    assert said.endswith("2 processes: the batches are whole ones (--shards 1), for one process only")

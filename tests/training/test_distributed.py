@@ -8,7 +8,8 @@ import torch
 from drawnshapes import CLASSES, SIZE, draw, learner, loaders, network, recipe
 from test_fit import assert_same, untimed
 
-from signsclf.errors import SignsclfError
+from signsclf.errors import LostContactError, SignsclfError
+from signsclf.training import distributed
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.checkpoint import read_checkpoint
 from signsclf.training.distributed import FixedSum, Share, World, cut
@@ -244,3 +245,26 @@ def test_a_device_that_cannot_be_shared_is_refused():
     if torch.cuda.device_count() < 2:
         with pytest.raises(SignsclfError, match="each process needs its own"), World(0, 2).connected("cuda"):
             pass
+
+
+def test_a_lost_process_is_told_of_in_our_words_whatever_the_callbacks_make_of_it():
+    class Alone(OneOfSeveral):
+        def sum(self, parts: FixedSum) -> torch.Tensor:
+            with distributed._in_contact():
+                raise RuntimeError("Connection closed by peer [127.0.0.1]:1234\nmore")
+
+    of = recipe(epochs=1)
+    with pytest.raises(LostContactError) as caught:
+        start(of, Share(shards=4, world=Alone(0, 2))).run()
+    assert str(caught.value) == (
+        "another process of this training has ended, or does not answer (Connection closed by peer [127.0.0.1]:1234); "
+        "--resume continues the run"
+    )
+    model = network()
+    with pytest.raises(LostContactError, match=r"^another process"):
+        find_lr(learner(of, model), of, 40, share=Share(shards=4, world=Alone(0, 2)))
+
+
+def test_a_full_memory_is_no_lost_process():
+    with pytest.raises(RuntimeError, match="out of memory"), distributed._in_contact():
+        raise RuntimeError("CUDA out of memory")
