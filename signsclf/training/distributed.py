@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -72,8 +72,10 @@ class World:
         self._store, self._device = store, torch.device("cpu")
 
     @classmethod
-    def from_environment(cls, variables: Mapping[str, str] = os.environ) -> World:
+    def from_environment(cls, variables: MutableMapping[str, str] = os.environ) -> World:
         """Join the processes that torchrun or ``--processes`` has started, by the variables that torchrun sets.
+
+        They are removed from it: fastai reads them too, and would wait for the others where it saves and loads.
 
         Raises:
             SignsclfError: they are on several machines.
@@ -82,11 +84,12 @@ class World:
         rank, size, local_rank = (int(variables[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         if int(variables.get("LOCAL_WORLD_SIZE", size)) != size:
             raise SignsclfError("processes on several machines: training shares one machine's; use --nnodes 1")
-        if size == 1:
-            return cls()
-        with _in_contact():
-            store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
-        return cls(rank, size, local_rank, store)
+        if size > 1:
+            with _in_contact():
+                store, _, _ = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        for name in ("RANK", "WORLD_SIZE"):
+            del variables[name]
+        return cls() if size == 1 else cls(rank, size, local_rank, store)
 
     def announce(self) -> None:
         """Tell the others that the run's folder has all that they need."""

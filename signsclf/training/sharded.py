@@ -109,6 +109,8 @@ class ShardedStep(Autocast):
             # Not zeros: a gradient that is added to 0 may lose its sign.
             for parameter in trained:
                 parameter.grad = None
+        # The next batch's seeds come of it where nothing seeds that batch, as in a search.
+        torch.manual_seed(seed)
         self._take_over(self.share.world.sum(sums), trained, statistics)
         for parameter in trained:
             parameter.grad = None

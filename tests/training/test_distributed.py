@@ -236,7 +236,10 @@ def test_processes_on_several_machines_are_refused():
     variables = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}
     with pytest.raises(SignsclfError, match="several machines"):
         World.from_environment(variables)
-    assert World.from_environment({**variables, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}).size == 1
+    variables |= {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    assert World.from_environment(variables).size == 1
+    # fastai would take them for its own.
+    assert not {"RANK", "WORLD_SIZE"} & variables.keys()
 
 
 def test_a_device_that_cannot_be_shared_is_refused():
@@ -268,3 +271,14 @@ def test_a_lost_process_is_told_of_in_our_words_whatever_the_callbacks_make_of_i
 def test_a_full_memory_is_no_lost_process():
     with pytest.raises(RuntimeError, match="out of memory"), distributed._in_contact():
         raise RuntimeError("CUDA out of memory")
+
+
+def test_a_search_is_seeded_alike_in_every_process():
+    of, seeds = recipe(batch_size=16), []
+    for rank, size in ((0, 1), (0, 2), (1, 2)):
+        torch.manual_seed(5)
+        fit = start(of.replace(epochs=1), Share(shards=4, world=OneOfSeveral(rank, size)), n_valid=0)
+        fit.share.asked.set()
+        fit.run()
+        seeds.append(torch.initial_seed())
+    assert len(set(seeds)) == 1
