@@ -63,8 +63,7 @@ def test_torchrun_starts_four_processes_that_end_in_the_weights_of_one(source, a
         "torch.distributed.run",
         "--nproc-per-node",
         "4",
-        "--master-port",
-        "0",
+        "--standalone",
         "-m",
         "signsclf",
     ]
