@@ -25,9 +25,12 @@ def serve_command(
             help="Model folders, or NAME=FOLDER; the first is the default. Unset: as in predict.", metavar="[MODEL]…"
         ),
     ] = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.", envvar="SIGNSCLF_HOST")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", help="Port to listen on; 0: a free one.", envvar="PORT", min=0, max=65535)
+        int,
+        typer.Option(
+            "--port", help="Port to listen on; 0: a free one.", envvar=["AIP_HTTP_PORT", "PORT"], min=0, max=65535
+        ),
     ] = 8000,
     max_bytes: Annotated[
         int, typer.Option("--max-bytes", help="Refuse requests with larger bodies.", metavar="N", min=1)
@@ -67,17 +70,32 @@ def serve_command(
         ),
     ] = None,
     is_open: Annotated[
-        bool, typer.Option("--open", help="Allow a --host that others can reach without a token.")
+        bool,
+        typer.Option("--open", help="Allow a --host that others can reach without a token.", envvar="SIGNSCLF_OPEN"),
     ] = False,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", help="Name that the server answers to besides its own; '*': any. Repeatable."),
+        typer.Option(
+            "--allow-host",
+            help="Name that the server answers to besides its own; '*': any. Repeatable.",
+            envvar="SIGNSCLF_ALLOW_HOST",
+        ),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
         typer.Option("--allow-origin", help="Site whose pages may use the server (CORS). Repeatable."),
     ] = None,
     page: Annotated[bool, typer.Option("--page/--no-page", help="Serve a page for people at /.")] = True,
+    health_route: Annotated[
+        str | None,
+        typer.Option("--health-route", help="A further path for health.", envvar="AIP_HEALTH_ROUTE", metavar="PATH"),
+    ] = None,
+    predict_route: Annotated[
+        str | None,
+        typer.Option(
+            "--predict-route", help="A further path for predictions.", envvar="AIP_PREDICT_ROUTE", metavar="PATH"
+        ),
+    ] = None,
     max_connections: Annotated[int, typer.Option("--max-connections", help="Open at a time.", min=1)] = 1000,
     body_timeout: Annotated[float, typer.Option("--body-timeout", help="Seconds for a request's body.")] = 60.0,
 ) -> None:
@@ -116,6 +134,8 @@ def serve_command(
         allow_hosts=tuple(allow_host or ()),
         allow_origins=tuple(allow_origin or ()),
         page=page,
+        health_route=health_route,
+        predict_route=predict_route,
         max_connections=max_connections,
         body_seconds=body_timeout,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -137,6 +138,18 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Refused(400, "the body should be a JSON object")
     return value
+
+
+def parameters_of(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the "parameters" of an object in a JSON body; {} without any.
+
+    Raises:
+        Refused: 400, they are no object.
+    """
+    found = value.get("parameters")
+    if not isinstance(found, dict | None):
+        raise Refused(400, "parameters should be an object")
+    return found or {}
 
 
 def base64_bytes(value: Any, name: str) -> bytes:

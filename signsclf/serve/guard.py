@@ -111,6 +111,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: ServeSettings) -> None:
         self._app = app
         self._names = {"localhost", settings.host.lower(), *(name.lower() for name in settings.allow_hosts)}
+        self._public = PUBLIC | {settings.health_route}
         self._any_name = "*" in settings.allow_hosts
         self._any_address = not is_loopback(settings.host)
         self._origins = {origin.encode() for origin in settings.allow_origins}
@@ -150,7 +151,7 @@ class Guard:
             return
         if refused is None and method not in _SAFE and not shared and _is_foreign(asked):
             refused = _foreign(asked)
-        if refused is None and not (method in ("GET", "HEAD") and scope["path"] in PUBLIC):
+        if refused is None and not (method in ("GET", "HEAD") and scope["path"] in self._public):
             refused = self._wrong_token(asked)
         if refused is None:
             await self._app(scope, receive, send_guarded)

@@ -239,7 +239,8 @@ class Service:
         for number, (job, image) in enumerate(zip(jobs, images, strict=True), 1):
             if job.error is not None:
                 refused = self._unread(job.error, image)
-                raise Refused(refused.status, f"image {number} of {len(jobs)}: {refused.sentence}")
+                place = f"image {number} of {len(jobs)}: " if len(jobs) > 1 else ""
+                raise Refused(refused.status, place + refused.sentence)
         logits = np.stack([job.logits for job in jobs])
         found = {"logits": logits, "probabilities": softmax(logits)}
         if "features" in outputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 
 from signsclf.errors import SignsclfError
@@ -9,6 +10,7 @@ from signsclf.serve.hosts import is_host_name, is_loopback, is_origin
 from signsclf.threads import usable_cores
 
 MAX_BATCH = 32
+_ROUTE = re.compile(r"/[A-Za-z0-9._~:@/-]{0,200}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,8 @@ class ServeSettings:
         allow_hosts: names that the server answers to besides its own; "*" is any.
         allow_origins: of pages on other sites that may use the server, as in "https://example.org".
         page: whether there is a page for people at /.
+        health_route: a further path that tells whether the server is ready, as in "/health"; None is none.
+        predict_route: a further path that does what /invocations does; None is none.
         max_connections: open at a time.
         header_seconds: for a request's headers, from their first byte on.
         body_seconds: for a request's body.
@@ -64,6 +68,8 @@ class ServeSettings:
     allow_hosts: tuple[str, ...] = ()
     allow_origins: tuple[str, ...] = ()
     page: bool = True
+    health_route: str | None = None
+    predict_route: str | None = None
     max_connections: int = 1000
     header_seconds: float = 10.0
     body_seconds: float = 60.0
@@ -97,6 +103,10 @@ class ServeSettings:
                 raise SignsclfError(
                     f"allow_origins has {origin!r}, where it should be a scheme and a host as in https://example.org"
                 )
+        for name in ("health_route", "predict_route"):
+            route = getattr(self, name)
+            if route is not None and not _ROUTE.fullmatch(route):
+                raise SignsclfError(f"{name} is {route!r}, where it should be a path as in /models/signs")
         if not (is_loopback(self.host) or self.token or self.is_open):
             raise SignsclfError(
                 f"others can reach the host {self.host}; give a token (--token-file or $SIGNSCLF_TOKEN), "

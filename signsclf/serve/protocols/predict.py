@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +67,7 @@ async def respond(service: Service, request: Request, body: bytes, deadline: flo
         "threshold": done[0].threshold if done else served.threshold,
         "predictions": [prediction_json(image.name, a) for image, a in zip(asked.images, answers, strict=True)],
     }
-    slowest = {stage: max(answer.timings[stage] for answer in done) for stage in STAGES} if done else {}
-    return json_response(value, headers=timing_headers(slowest))
+    return json_response(value, headers=timing_headers(slowest_of(answers)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +140,12 @@ def _option(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def slowest_of(answers: Sequence[Answer | Refused]) -> dict[str, float]:
+    """Return the longest seconds of each stage; none where no image could be read."""
+    done = [answer.timings for answer in answers if isinstance(answer, Answer)]
+    return {stage: max(timings[stage] for timings in done) for stage in STAGES} if done else {}
 
 
 def prediction_json(name: str, answer: Answer | Refused) -> dict[str, Any]:
