@@ -19,12 +19,12 @@ from signsclf.serve.admission import Ticket
 from signsclf.serve.answers import ClientGone, Refused, error_response, refusal
 from signsclf.serve.engine import now
 from signsclf.serve.guard import Guard
-from signsclf.serve.protocols import clouds, huggingface, inference, predict
+from signsclf.serve.protocols import clouds, docs, huggingface, inference, predict
 from signsclf.serve.service import Service
 from signsclf.serve.telemetry import CONTENT_TYPE, log_line
 from signsclf.text import visible
 
-PROTOCOLS = (clouds, predict, inference, huggingface, page)
+PROTOCOLS = (clouds, predict, inference, huggingface, docs, page)
 """Modules whose ``routes`` are served; of two routes for one path, the first counts."""
 
 _logger = logging.getLogger("signsclf")
