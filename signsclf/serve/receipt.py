@@ -236,9 +236,6 @@ class _Receipt:
         """Close the connection; what its client has not read by then (``unread``; None looks) is not waited for."""
         self.open.forget(self)
         self._due = self._write_due = float("inf")
-        if self._busy:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
         if self.transport.get_write_buffer_size() if unread is None else unread:
             self.transport.abort()
         else:

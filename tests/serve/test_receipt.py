@@ -113,6 +113,9 @@ def test_what_comes_in_time_is_answered(toy):
             head("POST", "/", "Transfer-Encoding: chunked") + b"3;a=b\r\nabc\r\n2\r\nde\r\n0\r\nx: y\r\n\r\n"
         )
         assert answer(client) == (200, b"5 2")
+        # Sizes and line ends alone are more than a head may have.
+        client.sendall(head("POST", "/", "Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        assert answer(client) == (200, b"100000 2")
         # Several at once, and the rest of the last one a little later.
         client.sendall(head("GET", "/") * 3 + head("GET", "/")[:20])
         found = b""
@@ -173,6 +176,9 @@ def test_a_body_that_comes_slowly_has_less_time_than_one_that_comes_well(toy):
         time.sleep(0.3)
         client.sendall(b"x")
         assert answer(client) == (200, b"100002 2")
+        # What was earned is spent with that request.
+        client.sendall(head("POST", "/", "Content-Length: 100000"))
+        assert b"within 0 seconds" in drip(client, b"x" * 10_000)
 
 
 def test_work_has_no_deadline_of_receipt(toy):
@@ -205,7 +211,7 @@ def test_idle_connections_are_closed_with_and_without_a_request_before(toy):
 
 
 def test_an_answer_that_is_not_read_is_not_kept(toy):
-    server = toy(send_seconds=0.3, idle_seconds=0.3)
+    server = toy(send_seconds=0.3)
     with connect(server.url, receive_buffer=4096) as client:
         client.sendall(head("GET", "/large"))
         assert client.recv(10)
@@ -214,7 +220,7 @@ def test_an_answer_that_is_not_read_is_not_kept(toy):
 
 
 def test_a_closing_connection_whose_answer_is_not_read_is_not_kept_either(toy):
-    server = toy(send_seconds=0.3, idle_seconds=0.3)
+    server = toy(send_seconds=0.3)
     with connect(server.url, receive_buffer=4096) as client:
         client.sendall(head("GET", "/large", "Connection: close"))
         assert client.recv(10)
