@@ -116,7 +116,9 @@ def evaluate_command(
 
 
 def _tell_evaluation(evaluation: Evaluation) -> None:
+    from signsclf.metrics.breakdown import by_track, worst_groups
     from signsclf.metrics.classification import headline
+    from signsclf.metrics.intervals import group_numbers
 
     echo(f"{evaluation.split}: {headline(evaluation.to_dict())}")
     if not evaluation.has_record:
@@ -128,6 +130,13 @@ def _tell_evaluation(evaluation: Evaluation) -> None:
     weakest = sorted((c for c in evaluation.report.per_class if c.n and c.f1 < 1), key=lambda c: c.f1)[:5]
     for figures in weakest:
         echo(f"  weak: {figures.label}, F1 {100 * figures.f1:.1f} %, n = {figures.n}")
+    if evaluation.report.n_groups is not None:
+        right = evaluation.probabilities.argmax(axis=1) == evaluation.targets
+        worst = worst_groups(right, evaluation.groups)
+        lost = by_track(right, group_numbers(evaluation.groups)).all_wrong
+        named = ", ".join(f"{group.label} ({group.right} of {group.n} right)" for group in worst[:5])
+        tail = f"; worst: {named}" if named else ""
+        echo(f"groups: {evaluation.report.n_groups:,}, {lost:,} of them wholly wrong{tail}")
     if evaluation.unreadable:
         echo(f"left out: {len(evaluation.unreadable):,} unreadable images")
 

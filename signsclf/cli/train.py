@@ -193,6 +193,9 @@ def train_command(
     echo(f"model: {folder}")
     origin = source or shown_path(Path(outcome.source))
     how = "".join(f" {quoted(flag)}" for flag in reading.flags())
+    if outcome.source == "synthetic":
+        eprint("validated on rendered signs, which says nothing of photographs; a folder of some labelled ones does:")
+        origin = "FOLDER"
     eprint(f"evaluate it: signsclf evaluate {folder} {quoted(origin)}{how}")
     eprint(f"predict with it: signsclf predict --model {folder} image.png")
 

@@ -19,7 +19,7 @@ from signsclf.inference.explain import heat_map
 from signsclf.inference.listing import expand
 from signsclf.metrics import robustness
 from signsclf.metrics.audit import Audit, Duplicate, label_issues
-from signsclf.metrics.breakdown import Proportion
+from signsclf.metrics.breakdown import Proportion, worst_groups
 from signsclf.metrics.findings import Findings, FoldedCalibration, analyze
 from signsclf.metrics.intervals import group_numbers
 from signsclf.metrics.unknown import evaluate_unknown
@@ -96,7 +96,13 @@ def examine(
         train_counts=evaluation.train_counts,
         class_groups=_sign_groups(classifier) if config.is_gtsrb else None,
     )
-    found = replace(found, without_training_frames=_without_training_images(evaluation), audit=suspects)
+    right = evaluation.probabilities.argmax(axis=1) == evaluation.targets
+    found = replace(
+        found,
+        worst_groups=worst_groups(right, evaluation.groups) if found.grouped else (),
+        without_training_frames=_without_training_images(evaluation),
+        audit=suspects,
+    )
     others: tuple[Prediction, ...] = ()
     if unknown is not None:
         others = tuple(_predict_unknown(classifier, unknown, observer))
@@ -250,6 +256,11 @@ def _explains(evaluation: Evaluation) -> bool:
 
 def _cautions(evaluation: Evaluation) -> Iterator[str]:
     n, config = evaluation.report.n, evaluation.classifier.config
+    if evaluation.source_name == "synthetic":
+        yield (
+            "These are rendered signs: their figures say nothing of photographs. Some labelled photographs do: "
+            "signsclf evaluate MODEL FOLDER."
+        )
     if not evaluation.has_record:
         yield "The model folder has no run/split.csv: whether it was trained on some of these images is not known."
     elif seen := len(evaluation.seen_in_training):
@@ -280,6 +291,7 @@ def _tables(examined: Examined) -> Iterator[tuple[str, bytes]]:
         ("rarity", found.rarity),
         ("group", found.class_groups),
         ("shorter side", found.sizes),
+        ("worst groups", found.worst_groups),
     ]
     rows = [
         (by, share.label, share.n, share.right, cell(share.value), *map(cell, share.interval))

@@ -12,6 +12,7 @@ from signsclf.metrics.classification import Confusion, Report, wilson
 from signsclf.text import count
 
 SIZE_BINS = 5
+GROUPS_NAMED = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,3 +147,19 @@ def by_track(right: np.ndarray, tracks: np.ndarray) -> Tracks:
         all_right=int((hits == frames).sum()),
         all_wrong=int((hits == 0).sum()),
     )
+
+
+def worst_groups(right: np.ndarray, groups: Sequence[str | None]) -> tuple[Proportion, ...]:
+    """Name the groups with a wrong image, those with the smallest share right first, at most `GROUPS_NAMED`.
+
+    Args:
+        right: whether each image is right, bool (N,), or how often, float (N,) in [0, 1].
+        groups: name of each image's group; None for one without, which is not named.
+    """
+    counts: dict[str, list[float]] = {}
+    for group, share in zip(groups, np.asarray(right, np.float64).tolist(), strict=True):
+        if group is not None:
+            counts.setdefault(group, []).append(share)
+    wrong = [(sum(shares), len(shares), name) for name, shares in counts.items() if sum(shares) < len(shares)]
+    wrong.sort(key=lambda row: (row[0] / row[1], -row[1], row[2]))
+    return tuple(Proportion(label=name, n=n, right=round(hits)) for hits, n, name in wrong[:GROUPS_NAMED])

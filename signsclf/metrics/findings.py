@@ -93,6 +93,7 @@ class Findings:
         train_counts: training images of each class; empty where unknown.
         rarity, class_groups, sizes, tracks: see `signsclf.metrics.breakdown`.
         confidence: see `Confidence`.
+        worst_groups: see `signsclf.metrics.breakdown.worst_groups`.
         without_training_frames: on the official test set, the images that are not frames of a training track.
     """
 
@@ -108,6 +109,7 @@ class Findings:
     sizes: tuple[Proportion, ...]
     tracks: Tracks | None
     confidence: Confidence
+    worst_groups: tuple[Proportion, ...] = ()
     without_training_frames: Proportion | None = None
     robustness: Robustness | None = None
     unknown: Unknown | None = None
@@ -128,6 +130,7 @@ class Findings:
             "groups": rows(self.class_groups),
             "sizes": rows(self.sizes),
             "tracks": None if self.tracks is None else asdict(self.tracks),
+            "worst_groups": rows(self.worst_groups),
             "calibration": self.confidence.to_dict(),
             "robustness": None if self.robustness is None else self.robustness.to_dict(),
             "unknown": None if self.unknown is None else self.unknown.to_dict(),

@@ -19,6 +19,10 @@ from signsclf.text import visible
 
 _FRONT_MATTER = re.compile(r"\A---\r?\n.*?\n---\r?\n\s*", re.DOTALL)
 _NAMES_SHOWN = 60
+_RENDERED = (
+    "They are rendered signs, made as those of the training were: **the figures say nothing of photographs.** Some "
+    "labelled photographs do: `signsclf evaluate MODEL FOLDER`."
+)
 _ARTIFACTS = (modelfolder.ONNX, modelfolder.ONNX_INT8, modelfolder.WEIGHTS, modelfolder.LEARNER)
 
 
@@ -184,6 +188,7 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
         chosen = "The best epoch was chosen on them, so figures on other images may be a little lower."
     lines = [
         f"From `model.onnx`, on validation images that were held out of training. {chosen}",
+        *([_RENDERED] if (figures.get("training") or {}).get("source") == "synthetic" else []),
         "",
         f"| | {format_n(valid)} |",
         "| --- | --- |",
@@ -194,6 +199,7 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
         f"| top-5 | {_percent(valid['top5'])} |",
         f"| macro-F1 ({valid['n_classes_present']} classes evaluated) | {_percent(valid['macro_f1'])} |",
         f"| balanced accuracy | {_percent(valid['balanced_accuracy'])} |",
+        *_lost(valid),
     ]
     if int8 is not None and not missing:
         lines.append(f"| accuracy of model.int8.onnx (n = {int8['n']:,}) | {_percent(int8['accuracy'])} |")
@@ -201,6 +207,15 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
     if per_class:
         lines += ["", *_per_class(per_class)]
     return lines
+
+
+def _lost(figures: dict[str, Any]) -> Iterator[str]:
+    """Render the rows on groups that are wholly wrong, and on the worst ones by name."""
+    if figures.get("n_groups_lost") is not None:
+        yield f"| groups of images wholly wrong | {figures['n_groups_lost']:,} of {figures['n_groups']:,} |"
+    if worst := figures.get("worst_groups"):
+        named = ", ".join(f"{_escape(row['group'])} ({row['right']} of {row['n']} right)" for row in worst)
+        yield f"| worst groups | {named} |"
 
 
 def _by_groups(figures: dict[str, Any]) -> str:
@@ -252,6 +267,7 @@ def _holdouts(found: dict[str, Any]) -> list[str]:
         "| --- | --- |",
         f"| accuracy | {spread('accuracy')}{interval} |",
         f"| macro-F1 | {spread('macro_f1')} |",
+        *_lost(found),
     ]
 
 

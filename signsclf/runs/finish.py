@@ -18,6 +18,7 @@ from signsclf.export.int8 import CALIBRATION_IMAGES, write_int8
 from signsclf.export.onnx import PARITY_IMAGES, PARITY_TOLERANCE, ExportedNetwork, fold_temperature, write_network
 from signsclf.files import csv_bytes, write_atomic
 from signsclf.inference.classifier import Classifier
+from signsclf.metrics.breakdown import by_track
 from signsclf.metrics.calibrate import Calibration, cross_fit, fit_temperature, reject_threshold, softmax
 from signsclf.metrics.classification import Report
 from signsclf.metrics.intervals import group_numbers
@@ -98,6 +99,7 @@ def finish(
     if probabilities is not None:
         clusters = group_numbers(prepared.split.table["group"][valid_rows])
         report = Report.from_probabilities(probabilities, targets[valid_rows], classes, clusters)
+        hits = probabilities.argmax(axis=1) == targets[valid_rows]
         _say_if_useless(report, targets[valid_rows], classes, observer)
         _write_figures(prepared, report, probabilities, run, observer, request.pictures)
     # Early stopping keeps the best epoch of these same images; without it nothing is chosen on them.
@@ -119,6 +121,7 @@ def finish(
         else {
             "n": report.n,
             "n_groups": report.n_groups,
+            "n_groups_lost": None if report.n_groups is None else by_track(hits, clusters).all_wrong,
             "chosen_on": chosen_on,
             "n_distinct": len({prepared.decoded.digests[row] for row in valid_rows}),
             **{name: getattr(report, name) for name in FIGURES},
@@ -171,7 +174,10 @@ def reexport(
             raise SignsclfError(f"--holdout: {run} has validation images of its own; give one of --valid-fraction 0")
         config = replace(config, temperature=evaluated.temperature, reject_threshold=evaluated.reject_threshold)
         calibration = evaluated.calibration and evaluated.calibration.to_dict()
-        figures = {**figures, "holdouts": evaluated.figures, "calibration": calibration}
+        holdouts = {**evaluated.figures}
+        if request.bare:
+            del holdouts["worst_groups"]
+        figures = {**figures, "holdouts": holdouts, "calibration": calibration}
     observer.say("exporting")
     if pixels is None:
         stored = sorted((run / modelfolder.RUN / REPLAY).glob("*.png"))

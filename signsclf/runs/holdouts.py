@@ -16,6 +16,7 @@ from signsclf.errors import ModelError
 from signsclf.evaluation.evaluate import evaluate
 from signsclf.export.onnx import PARITY_IMAGES
 from signsclf.files import user_path
+from signsclf.metrics.breakdown import by_track, worst_groups
 from signsclf.metrics.calibrate import Calibration, cross_fit, fit_temperature, reject_threshold, softmax
 from signsclf.metrics.classification import evenly_spaced, grouped_interval
 from signsclf.metrics.intervals import group_numbers
@@ -41,7 +42,8 @@ class Holdouts:
         figures: ``n`` distinct images of ``n_groups`` groups (None where none are known), ``n_repeated`` of them held
             out by several of the ``models``; the mean, lowest and highest accuracy and macro-F1 of a model;
             ``accuracy_low`` and ``accuracy_high``, the 95 % interval of the accuracy over the groups of the distinct
-            images; and ``chosen_on``, "valid" where a model is the best epoch on images that it held out, else None.
+            images; ``n_groups_lost``, how many groups have no image right, and ``worst_groups`` by name; and
+            ``chosen_on``, "valid" where a model is the best epoch on images that it held out, else None.
     """
 
     temperature: float
@@ -102,7 +104,14 @@ def evaluate_holdouts(
     low, high = grouped_interval(right, clusters)
     figures: dict[str, Any] = {"n": len(times), "n_repeated": int((times > 1).sum()), "models": len(reports)}
     n_groups = int(clusters.max()) + 1
-    figures["n_groups"] = n_groups if n_groups < len(times) else None
+    grouped = n_groups < len(times)
+    figures["n_groups"] = n_groups if grouped else None
+    figures["n_groups_lost"] = by_track(right, clusters).all_wrong if grouped else None
+    figures["worst_groups"] = (
+        [{"group": group.label, "n": group.n, "right": group.right} for group in worst_groups(right, groups)]
+        if grouped
+        else []
+    )
     for name in ("accuracy", "macro_f1"):
         values = [float(getattr(report, name)) for report in reports]
         figures |= {name: float(np.mean(values)), f"{name}_lowest": min(values), f"{name}_highest": max(values)}

@@ -84,6 +84,9 @@ def test_the_figures_on_the_page_are_those_of_the_json(model, hard, tmp_path):
         assert f"{100 * told[name]:.2f} %" in page
     assert f"{100 * told['calibration']['after']['ece']:.2f} %" in page
     assert told["tracks"]["n"] == 9
+    worst = [group["right"] for group in told["worst_groups"]]
+    assert worst
+    assert worst == sorted(worst)
     assert sum(row["n"] for row in told["sizes"]) == 36
     wrong = [row for row in rows(tmp_path / "predictions.csv") if row["label"] != row["predicted"]]
     assert sum(int(row["n"]) for row in rows(tmp_path / "confusions.csv")) == len(wrong) > 0

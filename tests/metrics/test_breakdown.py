@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from signsclf.metrics.breakdown import Proportion, by_class, by_group, by_rarity, by_size, by_track
+from signsclf.metrics.breakdown import Proportion, by_class, by_group, by_rarity, by_size, by_track, worst_groups
 from signsclf.metrics.classification import Confusion, Report, confusion, wilson
 
 
@@ -70,3 +70,11 @@ def test_a_share_says_nothing_of_nothing_and_refuses_the_impossible():
     assert Proportion(label="", n=0, right=0).value is None
     with pytest.raises(ValueError, match="4 right of 3"):
         Proportion(label="x", n=3, right=4)
+
+
+def test_the_worst_groups_are_named_and_those_without_a_mistake_are_not():
+    right = np.array([True, False, False, False, True, True, False, True])
+    groups = ["a", "a", "b", "b", "c", "c", None, None]
+    found = worst_groups(right, groups)
+    assert [(group.label, group.right, group.n) for group in found] == [("b", 0, 2), ("a", 1, 2)]
+    assert len(worst_groups(np.zeros(40, bool), [str(i // 2) for i in range(40)])) == 12

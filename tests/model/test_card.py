@@ -89,6 +89,21 @@ def test_a_model_that_nothing_chose_is_said_to_be():
     assert "91.7 % to 97.6 %, over 20 groups of images" in text
 
 
+def test_rendered_signs_say_nothing_of_photographs():
+    words = "say nothing of photographs"
+    assert words in of({"training": {**TRAINING, "source": "synthetic"}, "valid": VALID})
+    assert words not in of({"training": TRAINING, "valid": VALID})
+
+
+def test_groups_that_are_lost_are_counted_and_named():
+    worst = [{"group": "stop_1|", "n": 30, "right": 0}]
+    holdouts = {"n": 90, "n_repeated": 0, "models": 2, "n_groups": 3, "n_groups_lost": 1, "worst_groups": worst}
+    spread = {f"{name}{end}": 0.9 for name in ("accuracy", "macro_f1") for end in ("", "_lowest", "_highest")}
+    text = of({"training": TRAINING, "valid": None, "holdouts": {**holdouts, **spread, "accuracy_low": None}})
+    assert "| groups of images wholly wrong | 1 of 3 |" in text
+    assert r"stop\_1\| (0 of 30 right)" in text
+
+
 def test_calibration_and_the_threshold():
     text = of({"training": TRAINING, "valid": VALID, "calibration": CALIBRATION}, report(), temperature=1.5)
     for words in ("Temperature 1.500", "6.40 % before, 3.10 % after", "0.9000", "93.0 %", "0.40 % wrong", "0.50 %"):

@@ -27,7 +27,8 @@ from signsclf.runs.train import train
 def whole(source, tmp_path_factory):
     """A model that all images of the tiny source trained."""
     with one_thread():
-        return train(source, tmp_path_factory.mktemp("whole") / "all", Recipe(**TINY, valid_fraction=0)).folder
+        recipe = Recipe(**TINY, valid_fraction=0)
+        return train(source, tmp_path_factory.mktemp("whole") / "all", recipe, rehearsal=False).folder
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,7 @@ def test_models_of_folds_count_every_image_once(source, folds):
     assert (found["n"], found["n_repeated"], found["models"]) == (120, 0, 3)
     assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
     assert found["n_groups"] == 24
+    assert found["n_groups_lost"] == sum(group["right"] == 0 for group in found["worst_groups"])
     assert found["chosen_on"] is None
 
 

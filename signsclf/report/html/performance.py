@@ -94,6 +94,7 @@ def classes(found: Findings, context: ReportContext) -> dict[str, Any]:
         majority = Proportion(label="groups right by majority of their images", n=tracks.n, right=tracks.majority)
         wholly = Proportion(label="groups with every image right", n=tracks.n, right=tracks.all_right)
         tables.append(_breakdown(f"By group{never}", (majority, wholly)))
+        tables.append(_breakdown("Groups with wrong images, the worst first", found.worst_groups))
     return {
         "breakdowns": [table for table in tables if table["rows"]],
         "heads": heads,
