@@ -18,7 +18,7 @@ pytestmark = pytest.mark.serve
         (b"[1]", "should be a JSON object"),
         (b'{"a": NaN}', "NaN is no JSON number"),
         (b'{"a": "\xff"}', "JSON in UTF-8"),
-        (b'{"a":' * 100_000, "nested too deeply"),
+        (b'{"a":' * 40_000, "nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", "should be JSON: "),
     ],
 )
@@ -35,6 +35,17 @@ def test_more_values_than_allowed_are_refused_unparsed(monkeypatch):
     with pytest.raises(Refused, match="more than 3 values") as caught:
         json_object(b'{"a": [1, 2, 3, 4')
     assert caught.value.status == 413
+
+
+@pytest.mark.parametrize("inside", [b"[]," * 9 + b"1", b"{}," * 9 + b"1", b'{"a":{"b":{"c":{"d":1}}}}'])
+def test_more_objects_than_allowed_are_refused_unparsed(monkeypatch, inside):
+    body = b'{"a": [' + inside + b"]}"
+    assert list(json_object(body)) == ["a"]
+    monkeypatch.setattr(bodies, "MAX_JSON_OBJECTS", 8)
+    with pytest.raises(Refused, match="more than 8 lists, objects and keys") as caught:
+        json_object(body)
+    assert caught.value.status == 413
+    assert json_object(b'{"a": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}')
 
 
 @pytest.mark.parametrize("value", ["AA", "AAA=\n", "ä", "data:image/png;base64,AAAA", 5, None, ["AAAA"]])

@@ -32,6 +32,7 @@ _VERDICTS = ("label", "accepted")
 _RANKED = ("logits", "probabilities")
 _DATATYPES = {"float32": "FP32", "float64": "FP64", "bool": "BOOL", "object": "BYTES"}
 _VERSION_LENGTH = 12
+_MAX_ID = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,7 @@ def routes(service: Service) -> list[Route]:
     async def infer(request: Request) -> Response:
         model, deadline = served(request), service.deadline(request)
         body = await read_body(request, service.settings.max_bytes)
-        asked = parse(body, request.headers.get(HEADER_LENGTH))
+        asked = parse(body, request.headers.get(HEADER_LENGTH), service.settings.max_images)
         if asked.seconds is not None:
             deadline = min(deadline, now() + asked.seconds)
         wanted = outputs_of(model, asked)
@@ -179,11 +180,12 @@ def outputs_of(model: ServedModel, asked: InferRequest) -> list[Requested]:
     return list(asked.outputs) or default
 
 
-def parse(body: bytes, header_length: str | None) -> InferRequest:
+def parse(body: bytes, header_length: str | None, most: int) -> InferRequest:
     """Parse the body of a request.
 
     Args:
         header_length: the header `HEADER_LENGTH`; None where all of the body is JSON.
+        most: encoded images that there may be.
 
     Raises:
         Refused: 400, it does not follow the protocol; 413, it has too many values in JSON.
@@ -198,8 +200,8 @@ def parse(body: bytes, header_length: str | None) -> InferRequest:
         text, binary = body[:length], memoryview(body)[length:]
     value = json_object(text)
     request_id, parameters = value.get("id"), parameters_of(value)
-    if not isinstance(request_id, str | None):
-        raise Refused(400, "id should be text")
+    if request_id is not None and not (isinstance(request_id, str) and len(request_id) <= _MAX_ID):
+        raise Refused(400, f"id should be text of at most {_MAX_ID} characters")
     inputs = _objects(value, "inputs")
     if len(inputs) != 1:
         raise Refused(400, f"{len(inputs)} inputs, where there should be one: image (UINT8) or file (BYTES)")
@@ -211,7 +213,7 @@ def parse(body: bytes, header_length: str | None) -> InferRequest:
     if timeout is not None and (type(timeout) is not int or timeout < 1):
         raise Refused(400, "the parameter timeout should be a number of microseconds from 1 on")
     return InferRequest(
-        images=_images(inputs[0], binary),
+        images=_images(inputs[0], binary, most),
         outputs=outputs,
         is_binary=is_binary,
         id=request_id,
@@ -259,7 +261,7 @@ def encode(head: Mapping[str, Any], tensors: Sequence[tuple[Requested, np.ndarra
     return b"".join([bytes(text), *blobs]), len(text) if blobs else None
 
 
-def _images(tensor: Mapping[str, Any], binary: memoryview) -> np.ndarray | list[bytes]:
+def _images(tensor: Mapping[str, Any], binary: memoryview, most: int) -> np.ndarray | list[bytes]:
     name, datatype, shape = (tensor.get(key) for key in ("name", "datatype", "shape"))
     if (name, datatype) not in (("image", "UINT8"), ("file", "BYTES")):
         raise Refused(400, "the input should be image, UINT8 pixels, or file, BYTES of encoded images")
@@ -283,7 +285,9 @@ def _images(tensor: Mapping[str, Any], binary: memoryview) -> np.ndarray | list[
         if values.size != n_values:
             raise Refused(400, f"image has {values.size} values, and its shape {n_values}")
         return values.reshape(shape)
-    files = _texts(tensor["data"]) if size is None else _elements(binary)
+    if n_values > most:
+        raise Refused(400, f"{n_values} images, where a request has 1 to {most}")
+    files = _texts(tensor["data"]) if size is None else _elements(binary, n_values)
     if len(files) != n_values:
         raise Refused(400, f"file has {len(files)} elements, and its shape {n_values}")
     return files
@@ -310,10 +314,10 @@ def _texts(data: Any) -> list[bytes]:
     return [base64_bytes(text, "data of a file") for text in flat]
 
 
-def _elements(binary: memoryview) -> list[bytes]:
-    """Read a binary tensor of BYTES: before each element its length, in four bytes, little-endian."""
+def _elements(binary: memoryview, n: int) -> list[bytes]:
+    """Read a binary tensor of n BYTES, or one more: before each its length, in four bytes, little-endian."""
     found, at = [], 0
-    while at < len(binary):
+    while at < len(binary) and len(found) <= n:
         end = at + 4
         if end <= len(binary):
             end += struct.unpack_from("<I", binary, at)[0]

@@ -153,6 +153,7 @@ def without(value, key):
         ({"inputs": [5]}, "a list of objects"),
         ({"inputs": {"name": "image"}}, "a list of objects"),
         ({"inputs": [IMAGE], "id": 5}, "id should be text"),
+        ({"inputs": [IMAGE], "id": "x" * 1001}, "at most 1000 characters"),
         ({"inputs": [IMAGE], "parameters": []}, "parameters should be an object"),
         ({"inputs": [IMAGE], "parameters": {"timeout": 0}}, "microseconds"),
         ({"inputs": [IMAGE], "parameters": {"timeout": True}}, "microseconds"),
@@ -177,6 +178,7 @@ def without(value, key):
         ({"inputs": [{**FILE, "data": ["%"]}]}, "should be base64"),
         ({"inputs": [{**FILE, "data": [["AAAA"], [7]]}]}, "should be base64"),
         ({"inputs": [{**FILE, "shape": [2]}]}, "file has 1 elements, and its shape 2"),
+        ({"inputs": [{**FILE, "shape": [65]}]}, "65 images, where a request has 1 to 64"),
         ({"inputs": [{**FILE, "shape": []}]}, r"file should have the shape \[N\]"),
         ({"inputs": [IMAGE], "outputs": [{}]}, "should have a name"),
         ({"inputs": [IMAGE], "outputs": [{"name": "label"}] * 2}, "asked for twice"),
@@ -187,7 +189,7 @@ def without(value, key):
 )
 def test_what_does_not_follow_the_protocol_is_refused(value, sentence):
     with pytest.raises(Refused, match=sentence) as caught:
-        parse(json.dumps(value).encode(), None)
+        parse(json.dumps(value).encode(), None, 64)
     assert caught.value.status == 400 and "\n" not in caught.value.sentence
 
 
@@ -215,11 +217,12 @@ def claim(value, size):
         (*with_binary(claim(FILE, 5), b"\2\0\0\0a"), "longer than the bytes"),
         (*with_binary(claim(FILE, 4), b"\xff\xff\xff\xff"), "longer than the bytes"),
         (*with_binary(claim(FILE, 8), b"\0" * 8), "file has 2 elements"),
+        (*with_binary(claim(FILE, 4000), b"\0" * 4000), "file has 2 elements"),
     ],
 )
 def test_binary_tensors_fit_their_sizes(body, length, sentence):
     with pytest.raises(Refused, match=sentence) as caught:
-        parse(body, length)
+        parse(body, length, 64)
     assert caught.value.status == 400
 
 
