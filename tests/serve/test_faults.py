@@ -336,6 +336,44 @@ def test_mutated_requests_get_an_answer_or_one_line(server):
     nothing_is_left(server)
 
 
+JUNK = (
+    b"null", b"-1", b"1e999", b'""', b"[]", b"{}", b"true", b"[[[]]]", b"9" * 30, b'"\\ud800"', b"\0", b"\xff", b'"a":1,',
+)  # fmt: skip
+
+
+def test_mutated_requests_of_every_protocol_get_an_answer_or_one_line(server):
+    chance, text = random.Random(3), base64.b64encode(IMAGE).decode()
+    described = server.get("/v2/models/tiny").json()["inputs"]
+    inputs = [
+        {"name": each["name"], "datatype": each["datatype"], "shape": shape, "data": data}
+        for each in described
+        for shape, data in (([1], [text]), ([1, 8, 8, 3], [1] * 192))
+    ]
+    values = [
+        {"images": [{"data": text}]},
+        {"inputs": text, "parameters": {"top_k": 3}},
+        {"instances": [{"b64": text}]},
+        *({"inputs": [each], "outputs": [{"name": "logits", "parameters": {"classification": 2}}]} for each in inputs),
+    ]
+    right = [IMAGE, *(json.dumps(value).encode() for value in values)]
+    paths = server.get("/openapi.json").json()["paths"]
+    asked = [path.format(model="tiny", version="1") for path, how in paths.items() if "post" in how]
+    assert len(asked) > 4
+    for path in asked:
+        for _ in range(120):
+            sent = bytearray(chance.choice(right))
+            for _ in range(chance.choice((0, 1, 1, 2, 4))):
+                at = chance.randrange(len(sent))
+                sent[at : at + chance.randrange(6)] = chance.choice(JUNK)
+            headers = {"Content-Type": chance.choice(("application/json", "application/octet-stream", "image/png", ""))}
+            if chance.random() < 0.3:
+                headers["Inference-Header-Content-Length"] = chance.choice(("0", "-1", "10", "99999", "x"))
+            found = server.post(path, bytes(sent), headers=headers)
+            if found.status_code != 200:
+                refused_in_one_line(found)
+    nothing_is_left(server)
+
+
 # ---------------------------------------------------------------- a process of its own
 
 
