@@ -337,7 +337,8 @@ def test_mutated_requests_get_an_answer_or_one_line(server):
 
 
 JUNK = (
-    b"null", b"-1", b"1e999", b'""', b"[]", b"{}", b"true", b"[[[]]]", b"9" * 30, b'"\\ud800"', b"\0", b"\xff", b'"a":1,',
+    b"null", b"-1", b"1e999", b'""', b"[]", b"{}", b"true", b"[[[]]]", b"9" * 30,
+    b'"\\ud800"', b"\0", b"\xff", b'"a":1,',
 )  # fmt: skip
 
 
