@@ -180,7 +180,7 @@ class _Runner:
         split = self.split
         how = ""
         if split is not None:
-            how = "by whole groups" if recipe.split_by is SplitBy.GROUP else "by single images"
+            how = "by single images" if recipe.split_by is SplitBy.RANDOM else "by whole groups"
             how = f"{how}, seed {recipe.seed}" if split.held_out_here else "by the source"
         return Comparison(
             source=file_text(Path(source.origin).name),

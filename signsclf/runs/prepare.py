@@ -15,7 +15,8 @@ from signsclf.data.cache import Decoded, decode_all, fingerprint
 from signsclf.data.copies import contradictions, group_named_copies, group_repeats, same_files
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.labels import refuse_labels
-from signsclf.data.rows import with_columns
+from signsclf.data.nearduplicates import describe_all, group_near_duplicates, names_of_groups
+from signsclf.data.rows import is_missing, with_columns
 from signsclf.data.split import Split, hold_out
 from signsclf.data.table import Source, apply_crop, describe, read_source
 from signsclf.errors import BadImageError, SignsclfError, SourceError
@@ -256,7 +257,10 @@ def _split(planned: Plan, table: np.ndarray, decoded: Decoded, observer: Observe
     _say_copies(table, decoded, planned.test_paths, observer)
     names = [planned.source.relative(path) for path in table["path"]]
     grouped, n_images, n_photos = group_named_copies(table, names)
-    split = _hold_out(group_repeats(grouped, decoded.inputs), planned.recipe)
+    grouped = group_repeats(grouped, decoded.inputs)
+    if planned.recipe.split_by is SplitBy.GROUP:
+        grouped = _group_found(table, grouped, decoded, observer)
+    split = _hold_out(grouped, planned.recipe)
     if n_images:
         apart = "a photo's stay together; --split-by random takes them one by one"
         if planned.recipe.split_by is SplitBy.RANDOM:
@@ -274,6 +278,27 @@ def hold_out_again(prepared: Prepared) -> Prepared:
     if prepared.source.layout is Layout.SYNTHETIC:
         decoded = _decode_synthetic(split, prepared.recipe.size, Observer())
     return replace(prepared, split=split, decoded=decoded)
+
+
+def _group_found(table: np.ndarray, grouped: np.ndarray, decoded: Decoded, observer: Observer) -> np.ndarray:
+    """Group the near-duplicates among the images of which the source does not tell the object; say how many."""
+    rows = np.flatnonzero(is_missing(table["group"]))
+    described = describe_all(decoded.pixels, rows)
+    first = group_near_duplicates(
+        described, table["label"][rows], progress=lambda done, n: observer.progress("comparing", done, n)
+    )
+    keys = [""] * len(table)
+    for row, key in zip(rows.tolist(), names_of_groups(first), strict=True):
+        keys[row] = key
+    n_images = sum(map(bool, keys))
+    # Copies with the same pixels or a photo's name in theirs are told of elsewhere.
+    found = group_repeats(grouped, keys)
+    if n_images and (found["group"] != grouped["group"]).any():
+        observer.say(
+            f"by their pixels, {n_images:,} images are near-duplicates of others of their class, in "
+            f"{len(set(keys) - {''}):,} groups: a group stays together; --split-by known looks for none"
+        )
+    return found
 
 
 def _decode_synthetic(split: Split, size: int, observer: Observer) -> Decoded:
@@ -334,7 +359,7 @@ def _say_split(split: Split, recipe: Recipe, observer: Observer) -> None:
         return
     how = "the source's own"
     if split.held_out_here:
-        how = "by whole groups" if recipe.split_by is SplitBy.GROUP else "by single images"
+        how = "by single images" if recipe.split_by is SplitBy.RANDOM else "by whole groups"
         how += f", fold {recipe.fold}" if recipe.fold else ""
         how += f", seed {recipe.seed}"
     observer.say(f"split: {train:,} train, {valid:,} valid ({how})")
