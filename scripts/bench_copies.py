@@ -6,8 +6,8 @@
     python scripts/bench_copies.py gtsrb-32px --without gtsrb-original --fit appearance.npz --curve
 
 `--fit` fits the projection on every second track and measures on the others, so that thresholds are chosen on tracks
-that neither the projection nor the test source has. The tracks are read from GTSRB's file names and are used for fitting
-and for counting alone.
+that neither the projection nor the test source has. The tracks are read from GTSRB's file names, and are used for
+fitting and for counting alone.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ SIDE = 32
 MIN_LAYOUT = 0.99
 """Least correlation of two layouts that are near-duplicates."""
 MIN_APPEARANCE = 0.976
-"""Least cosine of two appearances that are near-duplicates; chosen on tracks of GTSRB that the projection was not fitted
-on, where with it 98.6 % of the pairs that groups connect are true."""
+"""Least cosine of two appearances that are near-duplicates; chosen on tracks of GTSRB that the projection was not
+fitted on, where with it 98.6 % of the pairs that groups connect are true."""
 
 LARGEST = 50
 """Of one class, a larger group that also has more than a quarter of the images is taken for a sign that they all look
@@ -133,16 +133,16 @@ def group_near_duplicates(
 
 
 def _group(described: np.ndarray, distances: tuple[float, float]) -> np.ndarray:
-    """Connect images of one class that are within the distances of layout and appearance: the first of each one's group."""
+    """Connect images within these distances of layout and appearance; return the first of each one's group."""
     vectors = np.ascontiguousarray(described, dtype=np.float32)
     layouts, appearances = vectors[:, :_LAYOUT], vectors[:, _LAYOUT:]
     groups = np.arange(len(vectors))
     for start in range(0, len(vectors), _BLOCK):
-        here = slice(start, start + _BLOCK)
+        these = slice(start, start + _BLOCK)
         for other in range(start, len(vectors), _BLOCK):
-            there = slice(other, other + _BLOCK)
-            correlation = layouts[here] @ layouts[there].T
-            close = appearances[here] @ appearances[there].T >= 1 - distances[1]
+            those = slice(other, other + _BLOCK)
+            correlation = layouts[these] @ layouts[those].T
+            close = appearances[these] @ appearances[those].T >= 1 - distances[1]
             close &= correlation >= _LEAST_OF_BOTH
             close |= correlation >= 1 - distances[0]
             a, b = np.nonzero(close)

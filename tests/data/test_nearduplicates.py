@@ -22,9 +22,8 @@ TINY = {"arch": "signnet", "size": 32, "epochs": 1, "batch_size": 16, "lr": 0.02
 def photo(seed: int, side: int = 160) -> Image.Image:
     """Smooth patches of colour and fine texture: every seed another picture."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(40, 200, (6, 6, 3), dtype=np.uint8)).resize(
-        (side, side), Image.Resampling.BICUBIC
-    )
+    patches = Image.fromarray(rng.integers(40, 200, (6, 6, 3), dtype=np.uint8))
+    coarse = patches.resize((side, side), Image.Resampling.BICUBIC)
     texture = rng.normal(0, 6, (side, side, 3))
     return Image.fromarray(np.clip(np.asarray(coarse) + texture, 0, 255).astype(np.uint8))
 
@@ -88,10 +87,8 @@ def test_images_without_contrast_are_close_to_nothing():
 def test_a_class_whose_images_all_look_alike_does_not_become_one_group(monkeypatch):
     monkeypatch.setattr(nearduplicates, "LARGEST", 4)
     base = np.asarray(photo(3), dtype=float)
-    alike = [
-        Image.fromarray(np.clip(0.87 * base + 0.13 * np.asarray(photo(100 + i), dtype=float), 0, 255).astype(np.uint8))
-        for i in range(20)
-    ]
+    others = [np.asarray(photo(100 + i), dtype=float) for i in range(20)]
+    alike = [Image.fromarray((0.87 * base + 0.13 * other).astype(np.uint8)) for other in others]
     described = describe(np.stack([thumbnail(image) for image in alike]))
     groups = group_near_duplicates(described, ["x"] * 20)
     assert len(set(groups.tolist())) > 4
