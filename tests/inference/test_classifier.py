@@ -674,12 +674,13 @@ class TestReadyMade:
         config = signsclf.load(ready_made()).config
         assert config.figures["training"]["n"] == 39_209
         found = config.figures["holdouts"]
-        assert (found["n"], found["n_repeated"], found["models"]) == (13_920, 1_740, 2)
+        assert (found["n"], found["n_repeated"], found["models"]) == (39_209, 0, 3)
         assert config.figures["valid"] is None
         assert config.figures["calibration"]["n"] == found["n"]
         card = signsclf.load(ready_made()).card
-        assert "n = 13,920 distinct images, 1,740 of them held out more than once" in card
-        assert "15,660 predictions: 1,740 images, held out by both models, count twice" in card
+        assert "of 3 models made in the same way" in card
+        assert "n = 39,209 distinct images" in card
+        assert "over 1,307 groups of images" in card
         assert 0 < config.reject_threshold < 1
 
     def test_it_recognises_synthetic_signs_of_any_size(self):
