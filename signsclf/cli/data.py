@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,16 @@ import typer
 from signsclf.choices import Reading
 from signsclf.cli.options import AsJson, MaxPixels, OverwriteFiles, SourceArg, new_app, reading_options, writable_folder
 from signsclf.cli.terminal import Bar, TerminalObserver, block, echo, echo_json, eprint
-from signsclf.errors import SignsclfError, has_extra, install_command
+from signsclf.errors import SignsclfError, has_extra, install_command, require_extra
 from signsclf.files import write_atomic
 from signsclf.outputs import COUNT_FILES, mark_png, refuse_replacing
 
 _MOST_NAMED = 20
 """Of images that are the same, so many are named in a line."""
+_NEAR_NAMED = 10
+"""Of near-duplicates, so many groups are listed, those in two splits and the largest first."""
+_NEAR_SHOWN = 5
+"""Of such a group, so many images are named."""
 
 app = new_app()
 data_app = new_app(
@@ -34,17 +39,23 @@ def check_command(
     reading: Reading,
     source: SourceArg,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for class_counts.csv and .png.")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", help="PNG file for a sheet of the near-duplicates, to look at.")
+    ] = None,
     overwrite: OverwriteFiles = False,
     as_json: AsJson = False,
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Decode all images; list broken, tiny and duplicate ones.
+    """Decode all images; list broken, tiny, duplicate and nearly duplicate ones.
 
-    Also counts the classes. The exit code is 1 if images cannot be read, or if identical ones are in two classes or
-    in two splits.
+    Also counts the classes. Near-duplicates, such as frames of a burst and re-encoded copies, are looked for within
+    each class, among images without a group; some may only look alike.
+
+    The exit code is 1 if images cannot be read, or if identical ones are in two classes or in two splits.
 
     Example: signsclf data check photos --out counts
     """
+    from signsclf import images
     from signsclf.data import check
     from signsclf.data.table import describe, read_source
 
@@ -52,6 +63,9 @@ def check_command(
         writable_folder(out)
         for name in COUNT_FILES:
             refuse_replacing(out / name, overwrite, [source])
+    if sheet is not None:
+        _refuse_sheet(sheet, overwrite, [source])
+        require_extra("plots", "--sheet")
     observer = TerminalObserver()
     found = read_source(source, reading)
     observer.source_read(lambda: describe(found))
@@ -61,6 +75,13 @@ def check_command(
             eprint(f"written: {path}")
         if not has_extra("plots"):
             eprint(f"left out: class_counts.png; for it, {install_command('plots')}")
+    if sheet is not None:
+        from signsclf.report.sheets import near_duplicates
+
+        shown = [found_set.paths for found_set in _worst(result)]
+        full = {found.relative(path): path for path in found.table["path"]}
+        near_duplicates(shown, lambda name: images.thumbnail(full[name]), sheet)
+        eprint(f"written: {sheet}")
     if as_json:
         echo_json(result.to_dict())
     else:
@@ -115,9 +136,7 @@ def render_command(
     if folder is None and sheet is None:
         raise SignsclfError("data render: nowhere to write to; give a DIR, --sheet FILE.png, or both")
     if sheet is not None:
-        if sheet.suffix.lower() not in ("", ".png"):
-            raise SignsclfError(f"--sheet {sheet}: a PNG file is written, so name it .png")
-        refuse_replacing(sheet, overwrite, option="--sheet")
+        _refuse_sheet(sheet, overwrite)
     if folder is not None:
         low, _, high = size.partition(":")
         if not (low.isdigit() and high.isdigit()):
@@ -131,6 +150,24 @@ def render_command(
         synthetic.contact_sheet().save(data, "PNG")
         write_atomic(sheet, mark_png(data.getvalue()))
         echo(str(sheet))
+
+
+def _crossing(groups: Sequence[Any]) -> str:
+    n_images = sum(len(found.paths) for found in groups)
+    across = sum(len(set(found.splits)) > 1 for found in groups)
+    told = [f"{n_images:,} images"] * bool(n_images) + [f"{across:,} across splits"] * bool(across)
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _refuse_sheet(sheet: Path, overwrite: bool, sources: Sequence[Path] = ()) -> None:
+    if sheet.suffix.lower() not in ("", ".png"):
+        raise SignsclfError(f"--sheet {sheet}: a PNG file is written, so name it .png")
+    refuse_replacing(sheet, overwrite, sources, option="--sheet")
+
+
+def _worst(result: Any) -> list[Any]:
+    """Order near-duplicates: those in two splits first, then the largest."""
+    return sorted(result.near_duplicates, key=lambda found: (len(set(found.splits)) < 2, -len(found.paths)))
 
 
 def _download(folder: Path, url: str | None) -> None:
@@ -153,9 +190,18 @@ def _print_check(result: Any, bars: list[str]) -> None:
         names = found.paths if told is None else [f"{path} ({of})" for path, of in zip(found.paths, told, strict=True)]
         more = f" and {len(names) - _MOST_NAMED:,} more (--json names all)" if len(names) > _MOST_NAMED else ""
         echo(f"duplicates ({found.kind.value}): {', '.join(names[:_MOST_NAMED])}{more}")
+    for found in _worst(result)[:_NEAR_NAMED]:
+        names = list(found.paths)
+        if len(set(found.splits)) > 1:
+            names = [f"{path} ({of})" for path, of in zip(found.paths, found.splits, strict=True)]
+        more = f" and {len(names) - _NEAR_SHOWN:,} more" if len(names) > _NEAR_SHOWN else ""
+        echo(f"near-duplicates ({found.kind.value}): {', '.join(names[:_NEAR_SHOWN])}{more}")
+    if (left := len(result.near_duplicates) - _NEAR_NAMED) > 0:
+        echo(f"near-duplicates: {left:,} more groups (--json names all, --sheet FILE.png shows the worst)")
     harmful = Counter(found.kind.value for found in result.duplicates if found.kind.value != "within class")
     kinds = f" ({', '.join(f'{n:,} {kind}' for kind, n in sorted(harmful.items()))})" if harmful else ""
     echo(
         f"{result.n:,} images: {len(result.unreadable):,} unreadable, {len(result.tiny):,} tiny, "
-        f"{len(result.duplicates):,} sets of duplicates{kinds}"
+        f"{len(result.duplicates):,} sets of duplicates{kinds}, {len(result.near_duplicates):,} groups of "
+        f"near-duplicates{_crossing(result.near_duplicates)}"
     )

@@ -1,4 +1,4 @@
-"""Decode every image of a source completely, and list those that harm training: unreadable, tiny, repeated."""
+"""Decode every image of a source completely, and list those that harm training: broken, tiny, repeated, nearly so."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from signsclf import images
+from signsclf.data.nearduplicates import describe, group_near_duplicates, thumbnail
+from signsclf.data.rows import is_missing
 from signsclf.errors import BadImageError, has_extra
 from signsclf.files import csv_bytes, make_folder, write_atomic
 from signsclf.observer import Observer
@@ -29,6 +33,7 @@ UNASSIGNED = "unassigned"
 """The split of an image that has none yet."""
 
 _CHUNK = 64
+_DESCRIBED = 512
 _MAX_WORKERS = 8
 # Images that decode faster are decoded by one thread: several would lose time to the GIL.
 _MIN_SECONDS_FOR_THREADS = 0.25e-3
@@ -47,7 +52,7 @@ class DuplicateKind(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateSet:
-    """Two or more images with equal pixels; the three tuples are parallel.
+    """Two or more images with equal pixels, or near-duplicates; the three tuples are parallel.
 
     Attributes:
         paths: relative to the source, in the order of the table.
@@ -68,6 +73,15 @@ class DuplicateSet:
             return DuplicateKind.ACROSS_SPLITS
         return DuplicateKind.WITHIN_CLASS
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the set as JSON values."""
+        return {
+            "kind": self.kind.value,
+            "paths": list(self.paths),
+            "labels": list(self.labels),
+            "splits": list(self.splits),
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
@@ -78,6 +92,9 @@ class CheckResult:
         unreadable: (path, reason) of each.
         tiny: (path, width, height) of the images whose shorter side is under `TINY` pixels.
         duplicates: sets of equal images.
+        near_duplicates: groups of images of one class that show the same by their pixels, as
+            `signsclf.data.nearduplicates` finds them, among the images without a group; not those that are equal
+            images alone. Some may be look-alikes, so they are no reason to stop.
         counts: label to split to number of images, the unreadable included; all classes and splits of the source
             appear, also with 0.
         smallest, largest: (width, height) of the images with the fewest and the most pixels; None if no image can be
@@ -91,6 +108,7 @@ class CheckResult:
     counts: dict[str, dict[str, int]]
     smallest: tuple[int, int] | None
     largest: tuple[int, int] | None
+    near_duplicates: tuple[DuplicateSet, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -110,15 +128,8 @@ class CheckResult:
             "n": self.n,
             "unreadable": [{"path": path, "reason": reason} for path, reason in self.unreadable],
             "tiny": [{"path": path, "width": width, "height": height} for path, width, height in self.tiny],
-            "duplicates": [
-                {
-                    "kind": found.kind.value,
-                    "paths": list(found.paths),
-                    "labels": list(found.labels),
-                    "splits": list(found.splits),
-                }
-                for found in self.duplicates
-            ],
+            "duplicates": [found.to_dict() for found in self.duplicates],
+            "near_duplicates": [found.to_dict() for found in self.near_duplicates],
             "counts": {label: dict(splits) for label, splits in self.counts.items()},
             "smallest": list(self.smallest) if self.smallest else None,
             "largest": list(self.largest) if self.largest else None,
@@ -127,19 +138,21 @@ class CheckResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _DecodedImage:
-    """One decoded image: its size and a hash of its size and pixels, or why it cannot be read."""
+    """One decoded image: its size, a hash of its size and pixels, and a thumbnail; or why it cannot be read."""
 
     width: int = 0
     height: int = 0
     digest: bytes = b""
     reason: str = ""
+    thumbnail: np.ndarray | None = None
 
 
 def check(source: Source, workers: int | None = None, observer: Observer | None = None) -> CheckResult:
     """Decode every image of a source completely.
 
     Duplicates have the same size and the same pixels after decoding to upright RGB, so that a lossless copy in another
-    format is one, and a JPEG of a PNG is not. Only hashes are kept in memory, about 100 bytes each.
+    format is one, and a JPEG of a PNG is not, but a near-duplicate. Only hashes and, of images without a group, vectors
+    to compare are kept in memory, about 1 KB each.
 
     Args:
         workers: decoding threads; by default one per core, at most 8.
@@ -157,6 +170,8 @@ def check(source: Source, workers: int | None = None, observer: Observer | None 
     first: dict[bytes, int] = {}
     repeated: dict[bytes, list[int]] = {}
     smallest = largest = None
+    alone = is_missing(table["group"])
+    compared = _Compared()
     for row, decoded in enumerate(_decode_all(paths, workers or min(usable_cores(), _MAX_WORKERS))):
         if decoded.reason:
             unreadable.append((source.relative(paths[row]), decoded.reason))
@@ -168,24 +183,65 @@ def check(source: Source, workers: int | None = None, observer: Observer | None 
             largest = max(largest or size, size, key=_area)
             if first.setdefault(decoded.digest, row) != row:
                 repeated.setdefault(decoded.digest, [first[decoded.digest]]).append(row)
+            if alone[row] and decoded.thumbnail is not None:
+                compared.add(row, decoded.thumbnail)
         if (row + 1) % _CHUNK == 0 or row + 1 == n:
             observer.progress("checking", row + 1, n)
+    copied = {row: rows[0] for rows in repeated.values() for row in rows}
+
+    def to_set(rows: Sequence[int]) -> DuplicateSet:
+        return DuplicateSet(
+            paths=tuple(source.relative(paths[row]) for row in rows),
+            labels=tuple(labels[row] for row in rows),
+            splits=tuple(splits[row] for row in rows),
+        )
+
+    near = compared.groups(labels, observer)
     return CheckResult(
         n=n,
         unreadable=tuple(unreadable),
         tiny=tuple(tiny),
-        duplicates=tuple(
-            DuplicateSet(
-                paths=tuple(source.relative(paths[row]) for row in rows),
-                labels=tuple(labels[row] for row in rows),
-                splits=tuple(splits[row] for row in rows),
-            )
-            for rows in sorted(repeated.values())
-        ),
+        duplicates=tuple(to_set(rows) for rows in sorted(repeated.values())),
+        near_duplicates=tuple(to_set(rows) for rows in near if len({copied.get(row, row) for row in rows}) > 1),
         counts=_count(source.classes, labels, splits),
         smallest=smallest,
         largest=largest,
     )
+
+
+class _Compared:
+    """Images to be compared with each other: described in chunks, so that no thumbnail is kept for long."""
+
+    def __init__(self) -> None:
+        self._rows: list[int] = []
+        self._waiting: list[np.ndarray] = []
+        self._described: list[np.ndarray] = []
+
+    def add(self, row: int, small: np.ndarray) -> None:
+        self._rows.append(row)
+        self._waiting.append(small)
+        if len(self._waiting) == _DESCRIBED:
+            self._describe()
+
+    def groups(self, labels: Sequence[str], observer: Observer) -> list[list[int]]:
+        """Return the rows of each group of near-duplicates, in the order of the table."""
+        if self._waiting:
+            self._describe()
+        if not self._rows:
+            return []
+        first = group_near_duplicates(
+            np.concatenate(self._described),
+            [labels[row] for row in self._rows],
+            progress=lambda done, n: observer.progress("comparing", done, n),
+        )
+        found: dict[int, list[int]] = {}
+        for row, group in zip(self._rows, first.tolist(), strict=True):
+            found.setdefault(group, []).append(row)
+        return [rows for rows in found.values() if len(rows) > 1]
+
+    def _describe(self) -> None:
+        self._described.append(describe(np.stack(self._waiting)))
+        self._waiting = []
 
 
 def bars(result: CheckResult, width: int = 80, block: str = "█") -> list[str]:
@@ -272,7 +328,7 @@ def _decode(path: str) -> _DecodedImage:
         return _DecodedImage(reason=str(error).removeprefix(f"{path}: "))
     digest = hashlib.blake2b(f"{image.width} {image.height} ".encode(), digest_size=16)
     digest.update(image.tobytes())
-    return _DecodedImage(width=image.width, height=image.height, digest=digest.digest())
+    return _DecodedImage(width=image.width, height=image.height, digest=digest.digest(), thumbnail=thumbnail(image))
 
 
 def _area(size: tuple[int, int]) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_BATCH = 64
+MAX_GROUPS, MAX_OF_GROUP = 24, 6
 _SIDE, _GAP = 1.8, 0.25  # of a cell, in inches
 
 
@@ -111,6 +112,41 @@ def batch(images: np.ndarray, labels: Sequence[str], path: str | Path, classes: 
     for axes, image, label in zip(cells, images, labels, strict=False):
         _picture(axes, image)
         _caption(axes, [(shown.get(label, label), INK, 9, 2)])
+    save(figure, path)
+
+
+@styled()
+def near_duplicates(groups: Sequence[Sequence[str]], image: Callable[[str], np.ndarray], path: str | Path) -> None:
+    """Write a sheet with a row for each group of near-duplicates: at most `MAX_GROUPS`, of each `MAX_OF_GROUP` images.
+
+    Args:
+        groups: names of the images of each group.
+        image: gives the image of a name, uint8 (height, width, 3).
+
+    Raises:
+        SignsclfError: the file cannot be written.
+        BadImageError: an image cannot be read.
+    """
+    if not groups:
+        figure = new_figure(6, 2.2)
+        figure.text(0.5, 0.5, "no near-duplicates", ha="center", va="center", fontsize=20, color=GREEN)
+        save(figure, path)
+        return
+    shown = groups[:MAX_GROUPS]
+    of = f"{len(shown)} of " if len(shown) < len(groups) else ""
+    title = f"{of}{count(len(groups), 'group')} of near-duplicates, a row each"
+    figure, cells = _sheet(len(shown) * MAX_OF_GROUP, MAX_OF_GROUP, title, 0.45)
+    for row, names in enumerate(shown):
+        for column in range(MAX_OF_GROUP):
+            axes = cells[row * MAX_OF_GROUP + column]
+            axes.set_axis_off()
+            if column < len(names):
+                _picture(axes, image(names[column]))
+                name = lettered(names[column])
+                more = f" (and {len(names) - MAX_OF_GROUP:,} more)"
+                last = column == MAX_OF_GROUP - 1 and len(names) > MAX_OF_GROUP
+                name = name if len(name) <= 30 else "…" + name[-29:]
+                _caption(axes, [(name + more * last, FAINT, 7, 2)])
     save(figure, path)
 
 

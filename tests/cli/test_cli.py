@@ -13,6 +13,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from tinysource import command, draw_source, environment, run_command
@@ -243,6 +244,22 @@ def test_data_check(cli, source, tmp_path):
     ran = cli("data", "check", bad, "--json")
     assert ran.code == 1
     assert json.loads(ran.out)["unreadable"][0]["path"] == "red bar/00000_00000.png"
+
+
+def test_data_check_shows_near_duplicates(cli, tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        patches = Image.fromarray(np.random.default_rng(ord(label)).integers(0, 256, (6, 6, 3), dtype=np.uint8))
+        for name, side in (("one", 64), ("smaller", 40)):
+            patches.resize((side, side), Image.Resampling.BICUBIC).save(tmp_path / "set" / label / f"{name}.png")
+    sheet = tmp_path / "near.png"
+    ran = cli("data", "check", tmp_path / "set", "--sheet", sheet)
+    assert ran.code == 0
+    assert "near-duplicates (within class): a/one.png, a/smaller.png" in ran.out
+    assert "2 groups of near-duplicates (4 images)" in ran.out
+    assert f"written: {sheet}" in ran.err
+    Image.open(sheet).verify()
+    assert cli("data", "check", tmp_path / "set", "--sheet", tmp_path / "near.jpg").code == 2
 
 
 def test_data_render(cli, tmp_path):

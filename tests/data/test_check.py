@@ -212,9 +212,11 @@ def test_slow_images_are_decoded_in_several_threads(archive: Path, monkeypatch: 
 def test_progress_rises_to_all_images(archive: Path) -> None:
     watched = Watched()
     check(read_source(archive), observer=watched)
-    assert watched.progressed == sorted(watched.progressed)
-    assert len(watched.progressed) > 3
-    assert watched.progressed[-1] == ("checking", 300, 300)
+    checked = [told for told in watched.progressed if told[0] == "checking"]
+    assert checked == sorted(checked)
+    assert len(checked) > 3
+    assert checked[-1] == ("checking", 300, 300)
+    assert [told[0] for told in watched.progressed[len(checked) :]] == ["comparing"] * 2
 
 
 def test_an_observer_that_raises_stops_the_work(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +258,8 @@ def test_only_a_few_images_are_looked_at_ahead(archive: Path, monkeypatch: pytes
 
     class Counts(Observer):
         def progress(self, task: str, done: int, total: int) -> None:
-            ahead.append(len(started) - done)
+            if task == "checking":
+                ahead.append(len(started) - done)
 
     check(read_source(archive), workers=2, observer=Counts())
     assert max(ahead) <= 4 * (2 * 2 + 2)
@@ -327,3 +330,40 @@ def test_bars_shorten_long_names_and_show_empty_classes() -> None:
     assert "…" in long
     assert one.split() == ["one", "1", "█"], "one image must not look like none"
     assert empty.split() == ["none", "0"]
+
+
+def soft(seed: int) -> Image.Image:
+    """A picture that survives JPEG, unlike noise."""
+    return picture(seed, 6, 6).resize((64, 48), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def near(tmp_path: Path) -> Path:
+    """Two splits of one class and a second class: a photo saved again as JPEG in each, and one stored twice."""
+    for seed, name in enumerate(("train/a/0", "train/a/1", "test/a/2", "train/b/3", "test/b/4")):
+        save(soft(seed), tmp_path / f"{name}.png")
+    save(soft(0), tmp_path / "test/a/again.jpg", quality=75)
+    save(soft(0), tmp_path / "train/b/other.jpg", quality=60)
+    save(soft(3), tmp_path / "train/b/same.png")
+    return tmp_path
+
+
+def test_near_duplicates_of_one_class_are_listed_and_no_reason_to_stop(near: Path) -> None:
+    result = check(read_source(near))
+    (found,) = result.near_duplicates
+    assert set(found.paths) == {"train/a/0.png", "test/a/again.jpg"}
+    assert found.kind is DuplicateKind.ACROSS_SPLITS
+    assert [set(same.paths) for same in result.duplicates] == [{"train/b/3.png", "train/b/same.png"}]
+    assert result.ok
+    assert json.loads(json.dumps(result.to_dict()))["near_duplicates"][0]["kind"] == "across splits"
+
+
+def test_images_with_a_group_are_not_compared(near: Path) -> None:
+    source = read_source(near)
+    source.table["group"][:] = [f"object {i}" for i in range(len(source.table))]
+    assert check(source).near_duplicates == ()
+
+
+def test_descriptions_in_chunks_find_the_same(near: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_module, "_DESCRIBED", 3)
+    assert len(check(read_source(near)).near_duplicates) == 1

@@ -12,7 +12,7 @@ from PIL import Image
 
 from signsclf.errors import SignsclfError
 from signsclf.metrics.classification import Confusion, confusion
-from signsclf.report import plots
+from signsclf.report import plots, sheets
 
 ODD_LABELS = [
     "Übergrößenträger",
@@ -169,6 +169,20 @@ class TestConfusionMatrix:
     def test_refuses_a_matrix_of_another_shape(self, tmp_path):
         with pytest.raises(ValueError, match="2 names for 3 classes"):
             plots.confusion_matrix(counted(np.eye(3, dtype=int)), ["a", "b"], tmp_path / "out.png")
+
+
+class TestNearDuplicates:
+    def test_a_row_for_each_group_and_no_more_images_than_fit(self, tmp_path, texts):
+        groups = [[f"{g}/{i}.png" for i in range(n)] for g, n in enumerate((2, 9, *[2] * 30))]
+        opened: list[str] = []
+        sheets.near_duplicates(groups, lambda name: opened.append(name) or IMAGE, tmp_path / "out.png")
+        assert len(opened) == sheets.MAX_OF_GROUP + 2 * (sheets.MAX_GROUPS - 1)
+        assert f"{sheets.MAX_GROUPS} of 32 groups of near-duplicates, a row each" in texts
+        assert {"0/0.png", "0/1.png", "1/0.png", "1/5.png (and 3 more)"} <= set(texts)
+
+    def test_none_are_said_to_be_none(self, tmp_path, texts):
+        sheets.near_duplicates([], lambda name: IMAGE, tmp_path / "out.png")
+        assert "no near-duplicates" in texts
 
 
 class TestWorstMistakes:
