@@ -46,9 +46,9 @@ def check_command(
     as_json: AsJson = False,
     max_pixels: MaxPixels = None,
 ) -> None:
-    """Decode all images; list broken, tiny, duplicate and nearly duplicate ones.
+    """List broken, tiny, duplicate and near-duplicate images.
 
-    Also counts the classes. Near-duplicates, such as frames of a burst and re-encoded copies, are looked for within
+    Decodes all and counts the classes. Near-duplicates, such as frames of a burst and re-encoded copies, are looked for within
     each class, among images without a group; some may only look alike.
 
     The exit code is 1 if images cannot be read, or if identical ones are in two classes or in two splits.
