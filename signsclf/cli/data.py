@@ -48,8 +48,8 @@ def check_command(
 ) -> None:
     """List broken, tiny, duplicate and near-duplicate images.
 
-    Decodes all and counts the classes. Near-duplicates, such as frames of a burst and re-encoded copies, are looked for within
-    each class, among images without a group; some may only look alike.
+    Decodes all and counts the classes. Near-duplicates, such as frames of a burst and re-encoded copies, are looked for
+    within each class, among images without a group; some may only look alike.
 
     The exit code is 1 if images cannot be read, or if identical ones are in two classes or in two splits.
 

@@ -142,7 +142,7 @@ def _tell_evaluation(evaluation: Evaluation) -> None:
 
 
 def _tell_findings(found: Findings, n_unreadable: int) -> None:
-    if (kept := found.without_training_frames) is not None:
+    for kept in filter(None, (found.without_training_frames, found.without_near_training)):
         low, high = kept.interval
         echo(
             f"{kept.note}: accuracy {100 * kept.value:.2f} % (95 % interval {100 * low:.2f} to {100 * high:.2f}, "

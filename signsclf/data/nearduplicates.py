@@ -135,25 +135,51 @@ def group_near_duplicates(
 def _group(described: np.ndarray, distances: tuple[float, float]) -> np.ndarray:
     """Connect images within these distances of layout and appearance; return the first of each one's group."""
     vectors = np.ascontiguousarray(described, dtype=np.float32)
-    layouts, appearances = vectors[:, :_LAYOUT], vectors[:, _LAYOUT:]
     groups = np.arange(len(vectors))
     for start in range(0, len(vectors), _BLOCK):
         these = slice(start, start + _BLOCK)
         for other in range(start, len(vectors), _BLOCK):
             those = slice(other, other + _BLOCK)
-            correlation = layouts[these] @ layouts[those].T
-            close = appearances[these] @ appearances[those].T >= 1 - distances[1]
-            close &= correlation >= _LEAST_OF_BOTH
-            close |= correlation >= 1 - distances[0]
-            a, b = np.nonzero(close)
+            a, b = np.nonzero(_close(vectors[these], vectors[those], distances))
             groups = _join(groups, a + start, b + other)
     return groups
+
+
+def have_near_duplicates(
+    described: np.ndarray, labels: Sequence[str], others: np.ndarray, other_labels: Sequence[str]
+) -> np.ndarray:
+    """Tell which images have a near-duplicate of their class among others, such as the training images: bool (n,).
+
+    Args:
+        described, others: of `describe`, (n, d) and (m, d).
+        labels, other_labels: of each image.
+    """
+    found = np.zeros(len(described), bool)
+    labels, other_labels = (np.asarray(each, dtype=object) for each in (labels, other_labels))
+    distances = 1 - MIN_LAYOUT, 1 - MIN_APPEARANCE
+    for label in dict.fromkeys(labels.tolist()):
+        mine, theirs = np.flatnonzero(labels == label), np.flatnonzero(other_labels == label)
+        for start in range(0, len(mine), _BLOCK):
+            rows = mine[start : start + _BLOCK]
+            for other in range(0, len(theirs), _BLOCK):
+                close = _close(described[rows], others[theirs[other : other + _BLOCK]], distances)
+                found[rows] |= close.any(axis=1)
+    return found
 
 
 def names_of_groups(first: np.ndarray) -> list[str]:
     """Name the group of each image by its first image's position, from `group_near_duplicates`; "" where alone."""
     sizes = np.bincount(first, minlength=len(first))
     return [f"near {place}" if sizes[place] > 1 else "" for place in first.tolist()]
+
+
+def _close(described: np.ndarray, others: np.ndarray, distances: tuple[float, float]) -> np.ndarray:
+    """Tell which pairs are within the distances of layout and appearance: bool (n, m)."""
+    correlation = described[:, :_LAYOUT] @ others[:, :_LAYOUT].T
+    close = described[:, _LAYOUT:] @ others[:, _LAYOUT:].T >= 1 - distances[1]
+    close &= correlation >= _LEAST_OF_BOTH
+    close |= correlation >= 1 - distances[0]
+    return close
 
 
 def _join(groups: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

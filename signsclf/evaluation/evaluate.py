@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 
 from signsclf.choices import Layout, Reading, SplitName
+from signsclf.data import nearduplicates
 from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, decode_some
 from signsclf.data.copies import group_named_copies, group_repeats
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.labels import spelling_key
+from signsclf.data.rows import is_missing
 from signsclf.data.table import Source, apply_crop, by_class_id, describe, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.files import user_path
@@ -57,6 +59,10 @@ class Evaluation:
             epoch.
         unreadable: relative paths and reasons of images that were left out.
         n_distinct: images of which none is, pixel for pixel, another one of these.
+        ungrouped: whether the source tells no group of each.
+        training: the table of the images that the network was trained on, where the source has them and they are not
+            those evaluated; else empty.
+        cache: folder of decoded images, or None.
     """
 
     classifier: Classifier
@@ -78,6 +84,9 @@ class Evaluation:
     n_calibrated: int
     unreadable: tuple[tuple[str, str], ...]
     n_distinct: int
+    ungrouped: np.ndarray
+    training: np.ndarray
+    cache: Path | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as one JSON object."""
@@ -155,6 +164,7 @@ def evaluate(
         raise SourceError(f"{found.root}: no image of it can be read; nothing to evaluate")
     if unreadable:
         chosen, names, decoded = chosen[kept], [names[i] for i in kept], decoded.take(kept.tolist())
+    ungrouped = is_missing(chosen["group"])
     # Copies tell no more than one image does: they are resampled together.
     chosen = group_repeats(group_named_copies(chosen, names)[0], decoded.inputs)
     probabilities = infer(classifier, decoded.pixels, observer)
@@ -181,7 +191,49 @@ def evaluate(
         n_calibrated=sum(seen in calibrated_on for seen in decoded.inputs),
         unreadable=unreadable,
         n_distinct=len(set(decoded.digests)),
+        ungrouped=ungrouped,
+        training=_training(found, record or [], chosen_split),
+        cache=folder,
     )
+
+
+def near_training(evaluation: Evaluation, observer: Observer | None = None) -> np.ndarray | None:
+    """Tell which of the evaluated images have a near-duplicate among the training images: bool (N,).
+
+    Only images of which the source tells no group are compared, see `signsclf.data.nearduplicates`; images that are, at
+    the model's size, training images count too. The training images are decoded once more, as small ones.
+
+    Returns:
+        None where the source does not have the training images, or they are those evaluated.
+
+    Raises:
+        SignsclfError: see `signsclf.data.cache.decode_all`.
+    """
+    training = evaluation.training
+    if not len(training):
+        return None
+    found = np.array([name in evaluation.twins for name in evaluation.names])
+    rows = np.flatnonzero(evaluation.ungrouped)
+    if len(rows):
+        small = decode_all(training, nearduplicates.SIDE, evaluation.cache, observer)
+        labels = [evaluation.classifier.labels[evaluation.targets[row]] for row in rows]
+        found[rows] |= nearduplicates.have_near_duplicates(
+            nearduplicates.describe_all(evaluation.pixels, rows),
+            labels,
+            nearduplicates.describe_all(small.pixels),
+            training["label"].tolist(),
+        )
+    return found
+
+
+def _training(source: Source, record: list[dict[str, str]], split: str) -> np.ndarray:
+    """The rows of the source that trained, by path and label; none where one is missing, or they are evaluated."""
+    then = {row["path"]: row["label"] for row in record if row["split"] == "train"}
+    table = source.table
+    names = [source.relative(path) for path in table["path"]]
+    trained = [then.get(name) == label for name, label in zip(names, table["label"], strict=True)]
+    complete = split != "train" and sum(trained) == len(then)
+    return table[trained] if complete else table[:0]
 
 
 def _matched(source: Source, labels: tuple[str, ...], observer: Observer) -> Source:

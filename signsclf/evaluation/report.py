@@ -12,7 +12,7 @@ import numpy as np
 from signsclf import __version__, images
 from signsclf.data.gtsrb import CLASS_NAMES, GROUPS, N_TEST, PUBLISHED, TRAINING_FRAMES_IN_TEST
 from signsclf.errors import ModelError, SourceError
-from signsclf.evaluation.evaluate import Evaluation
+from signsclf.evaluation.evaluate import Evaluation, near_training
 from signsclf.files import csv_bytes, write_atomic
 from signsclf.inference.classifier import Classifier, Prediction, open_image, stream
 from signsclf.inference.explain import heat_map
@@ -103,6 +103,8 @@ def examine(
         without_training_frames=_without_training_images(evaluation),
         audit=suspects,
     )
+    if (near := near_training(evaluation, observer)) is not None:
+        found = replace(found, n_near_training=int(near.sum()), without_near_training=_without(evaluation, near))
     others: tuple[Prediction, ...] = ()
     if unknown is not None:
         others = tuple(_predict_unknown(classifier, unknown, observer))
@@ -208,6 +210,15 @@ def _without_training_images(evaluation: Evaluation) -> Proportion | None:
     right = evaluation.probabilities.argmax(axis=1) == evaluation.targets
     note = f"leaving out {count(int((~kept).sum()), 'test image')} that are frames of a training track"
     return Proportion(label="without training frames", n=int(kept.sum()), right=int((right & kept).sum()), note=note)
+
+
+def _without(evaluation: Evaluation, near: np.ndarray) -> Proportion | None:
+    """The images that have no near-duplicate in training, where some have one and some have none."""
+    if near.all() or not near.any():
+        return None
+    right = (evaluation.probabilities.argmax(axis=1) == evaluation.targets)[~near]
+    note = f"leaving out {count(int(near.sum()), 'image')} with a near-duplicate in training"
+    return Proportion(label="without near-duplicates", n=len(right), right=int(right.sum()), note=note)
 
 
 def _subject(examined: Examined) -> ReportContext:

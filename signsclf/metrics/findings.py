@@ -95,6 +95,8 @@ class Findings:
         confidence: see `Confidence`.
         worst_groups: see `signsclf.metrics.breakdown.worst_groups`.
         without_training_frames: on the official test set, the images that are not frames of a training track.
+        n_near_training: images with a near-duplicate among the training images; None where not known.
+        without_near_training: the other images, where there are any of both.
     """
 
     report: Report
@@ -111,6 +113,8 @@ class Findings:
     confidence: Confidence
     worst_groups: tuple[Proportion, ...] = ()
     without_training_frames: Proportion | None = None
+    n_near_training: int | None = None
+    without_near_training: Proportion | None = None
     robustness: Robustness | None = None
     unknown: Unknown | None = None
     audit: Audit | None = None
@@ -121,11 +125,13 @@ class Findings:
         def rows(shares: Sequence[Proportion]) -> list[dict[str, Any]]:
             return [share.to_dict() for share in shares]
 
-        audit, unseen = self.audit, self.without_training_frames
+        audit, unseen, far = self.audit, self.without_training_frames, self.without_near_training
         return {
             "intervals": {name: None if v is None else list(v) for name, v in self.intervals.items()},
             "clusters": {"n": self.n_groups, "tracks": self.grouped},
             "without_training_frames": None if unseen is None else unseen.to_dict(),
+            "n_near_training": self.n_near_training,
+            "without_near_training": None if far is None else far.to_dict(),
             "rarity": rows(self.rarity),
             "groups": rows(self.class_groups),
             "sizes": rows(self.sizes),

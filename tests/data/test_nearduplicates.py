@@ -10,7 +10,14 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from signsclf.data import nearduplicates
-from signsclf.data.nearduplicates import describe, describe_all, group_near_duplicates, names_of_groups, thumbnail
+from signsclf.data.nearduplicates import (
+    describe,
+    describe_all,
+    group_near_duplicates,
+    have_near_duplicates,
+    names_of_groups,
+    thumbnail,
+)
 from signsclf.data.table import read_source
 from signsclf.observer import Observer
 from signsclf.recipe import Recipe, SplitBy
@@ -102,6 +109,15 @@ def test_chunks_and_rows_are_described_as_one_by_one(monkeypatch):
     monkeypatch.setattr(nearduplicates, "_BLOCK", 2)
     assert np.allclose(describe_all(pixels, np.array([4, 0, 2])), whole[[4, 0, 2]], atol=1e-6)
     assert describe_all(pixels[:0]).shape == (0, whole.shape[1])
+
+
+def test_images_with_a_near_duplicate_of_their_class_among_others_are_told(monkeypatch):
+    monkeypatch.setattr(nearduplicates, "_BLOCK", 2)
+    described = describe_all(np.stack([np.asarray(photo(seed)) for seed in range(5)]))
+    others = describe_all(np.stack([np.asarray(jpeg(photo(seed))) for seed in (9, 8, 3, 1, 4, 7)]))
+    found = have_near_duplicates(described, ["a", "a", "b", "b", "b"], others, ["a", "b", "b", "a", "a", "a"])
+    assert found.tolist() == [False, True, False, True, False]
+    assert not have_near_duplicates(described, ["a"] * 5, others[:0], []).any()
 
 
 def test_groups_of_one_have_no_name():

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +16,9 @@ from signsclf.choices import SplitName
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.errors import BadImageError, ModelError, SourceError
 from signsclf.evaluation import report as evalreport
-from signsclf.evaluation.evaluate import evaluate
+from signsclf.evaluation.evaluate import evaluate, near_training
 from signsclf.evaluation.report import examine, write_evaluation
+from signsclf.files import file_hash
 from signsclf.inference.classifier import Classifier
 from signsclf.metrics.classification import wilson
 
@@ -200,6 +202,54 @@ def test_the_official_test_set_is_known_by_its_number_and_counted_without_the_tr
     assert "2 test images" in found.note
     judged.split = "valid"
     assert evalreport._without_training_images(judged) is None
+
+
+@pytest.fixture
+def copied(model, tmp_path):
+    """A model that was trained on a source, of whose test images two are training images made brighter."""
+    place = draw_source(tmp_path / "set" / "train", tracks=2, frames=3, seed=5)
+    draw_source(tmp_path / "set" / "test", tracks=2, frames=1, seed=7)
+    for folder in (tmp_path / "set").rglob("*"):
+        if folder.suffix == ".png":
+            # Names without a track, so that no group is known.
+            folder.rename(folder.with_name(f"x{folder.stem.replace('_', 'y')}.png"))
+    for name in CLASSES[:2]:
+        with Image.open(min((place / name).iterdir())) as image:
+            brighter = np.minimum(np.asarray(image, dtype=float) * 1.02, 255).astype(np.uint8)
+        Image.fromarray(brighter).save(tmp_path / "set" / "test" / name / "again.png")
+    own = shutil.copytree(model, tmp_path / "own")
+    images = sorted(place.rglob("*.png"))
+    trained = [f"train/{path.relative_to(place).as_posix()},{path.parent.name},,train,none" for path in images]
+    (own / "run" / "split.csv").write_text("\n".join(["path,label,group,split,input", *trained]) + "\n")
+    sums = (own / "SHA256SUMS").read_text().splitlines()
+    digest = file_hash(own / "run" / "split.csv")
+    sums = [f"{digest}  run/split.csv" if line.endswith("run/split.csv") else line for line in sums]
+    (own / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    return own, tmp_path / "set"
+
+
+def test_the_figure_without_near_duplicates_of_training_images(copied, tmp_path):
+    own, place = copied
+    judged = evaluate(own, place)
+    near = near_training(judged)
+    assert {name for name, is_near in zip(judged.names, near, strict=True) if is_near} == {
+        f"test/{name}/again.png" for name in CLASSES[:2]
+    }
+    found = examine(judged)
+    kept = found.found.without_near_training
+    assert (kept.n, found.found.n_near_training) == (len(judged.names) - 2, 2)
+    assert kept.right == int(((judged.probabilities.argmax(axis=1) == judged.targets) & ~near).sum())
+    write_evaluation(found, tmp_path / "out")
+    assert "without near-duplicates" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["without_near_training"]["n"] == kept.n
+
+
+def test_images_of_known_groups_and_of_other_sources_are_not_compared(copied, model, source, hard):
+    own, place = copied
+    judged = evaluate(own, place)
+    assert not near_training(replace(judged, ungrouped=np.zeros(len(judged.names), bool))).any()
+    assert near_training(evaluate(model, hard)) is None
+    assert near_training(evaluate(model, source, split=SplitName.TRAIN)) is None
 
 
 # -- the command line ------------------------------------------------------------------------------------------------

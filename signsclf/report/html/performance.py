@@ -40,6 +40,8 @@ def headline(found: Findings, context: ReportContext) -> dict[str, Any]:
     own = [(named("This model"), report.accuracy, report.accuracy_low, report.accuracy_high)]
     if (kept := found.without_training_frames) is not None:
         own.append((named("… without known frames", kept.note), kept.value, *kept.interval))
+    if (kept := found.without_near_training) is not None:
+        own.append((named("… without near-duplicates", kept.note), kept.value, *kept.interval))
     own += [(named(other.label), other.value, other.value, other.value) for other in context.references]
     start = svg.scale([low for _, _, low, _ in own])
     comparisons = [(name, percent(value), svg.whisker(low, value, high, start)) for name, value, low, high in own]
