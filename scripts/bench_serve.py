@@ -206,16 +206,16 @@ def bench(bench: Bench, rounds: int) -> dict[str, object]:
     for server in bench.servers:
         best = statistics.median(peaks[server])
         points = []
-        for share in SHARES:
-            with bench.serving(server) as (port, _, _):
-                bench.peak(server, port, 2)
+        with bench.serving(server) as (port, _, _):
+            bench.peak(server, port, 2)
+            for share in SHARES:
                 point = asyncio.run(open_loop(port, bench.requests(server), share * best, bench.seconds))
-            points.append({"share": share, "rate": share * best, **point})
-            p50, p99, p999 = point["p50"], point["p99"], point["p99.9"]
-            print(
-                f"{server:9} {share:4.0%} {share * best:6.0f} {point['goodput']:7.0f} {p50:8.2f} {p99:8.2f} {p999:8.2f}"
-                f"    {point['answers']}"
-            )
+                points.append({"share": share, "rate": share * best, **point})
+                p50, p99, p999 = point["p50"], point["p99"], point["p99.9"]
+                print(
+                    f"{server:9} {share:4.0%} {share * best:6.0f} {point['goodput']:7.0f} {p50:8.2f} {p99:8.2f} "
+                    f"{p999:8.2f}    {point['answers']}"
+                )
         figures[server]["open_loop"] = points
     return figures
 
