@@ -90,7 +90,6 @@ def train(
     recipe: Recipe | None = None,
     *,
     cache: str | Path = AUTO,
-    track: Tracker | None = None,
     observer: Observer | None = None,
     stop: threading.Event | None = None,
     world: World | None = None,
@@ -103,12 +102,12 @@ def train(
         out: the model folder to write.
         recipe: what is None in it is chosen from the data; None takes the default recipe.
         cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
-        track: where curves, figures and pictures are reported to, see `signsclf.runs.tracking`; None is nowhere.
         observer: told of everything that happens.
         stop: once it is set, training ends after the current batch; `resume` continues from there.
         world: the processes that share the training, of which this is the first; the others call `follow`.
-        options: ``layout``, how the source is read (see `signsclf.choices.Reading`), and the fields of
-            `signsclf.runs.folder.RunRequest` from ``skip_bad`` on.
+        options: ``layout``, how the source is read (see `signsclf.choices.Reading`); ``track``, where curves, figures and
+            pictures are reported to (a `signsclf.choices.Tracker`; unset: nowhere); and the fields of
+            `signsclf.runs.folder.RunRequest` from ``skip_bad`` to ``rehearsal``.
 
     Raises:
         LockedError: another process writes ``out``.
@@ -116,6 +115,7 @@ def train(
         TypeError: an option is not known.
     """
     observer, world = observer or Observer(), world or World()
+    track: Tracker | None = options.pop("track", None)
     request = RunRequest.of(source.origin if isinstance(source, Source) else source, **options)
     out = user_path(out).absolute()
     if track is not None:

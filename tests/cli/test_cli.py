@@ -30,6 +30,7 @@ COMMANDS = [
     ["evaluate"],
     ["diff"],
     ["predict"],
+    ["serve"],
     ["export"],
     ["verify"],
     ["data"],
