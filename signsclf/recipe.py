@@ -187,8 +187,8 @@ class Recipe:
     )
     crop: Crop = _setting("Use whole images (none), or the boxes that the source gives (roi).", default=Crop.NONE)
     split_by: SplitBy = _setting(
-        "Hold out whole groups: all images of one object, copies, and near-duplicates found by their pixels (group), "
-        "only the groups that the source and the names tell (known), or single images (random).",
+        "Hold out whole groups, such as all images of one object, and of near-duplicates found by their pixels "
+        "(group), only groups that the source or the names tell (known), or single images (random).",
         default=SplitBy.GROUP,
     )
     valid_fraction: float = _setting(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import zipfile
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageEnhance, ImageOps
 from tinysource import run_command
 
+from signsclf import images
+from signsclf.data.cache import decode_all
+from signsclf.data.nearduplicates import describe_all, group_near_duplicates, thumbnail
 from signsclf.data.table import apply_crop, describe, read_source
 from signsclf.errors import SourceError
 
@@ -159,3 +165,48 @@ def test_photos_from_pretrained_weights_that_pip_brought(tmp_path):
     figures = json.loads((tmp_path / "m" / "config.json").read_text())["signsclf"]["figures"]["valid"]
     assert figures["n"] == pytest.approx(180, abs=5)
     assert figures["accuracy"] > 0.85
+
+
+# -- near-duplicates -------------------------------------------------------------------------------------------------
+
+
+def _jpeg(photo: Image.Image) -> Image.Image:
+    data = io.BytesIO()
+    photo.save(data, "JPEG", quality=30)
+    return Image.open(data).convert("RGB")
+
+
+@needs(ANIMALS)
+@pytest.mark.parametrize(
+    ("change", "least"),
+    [
+        (_jpeg, 1.0),
+        (lambda photo: photo.resize((photo.width // 2, photo.height // 2), Image.Resampling.LANCZOS), 1.0),
+        (lambda photo: ImageOps.crop(photo, round(0.02 * min(photo.size))), 0.98),
+        (lambda photo: ImageEnhance.Brightness(photo).enhance(1.15), 0.98),
+        (lambda photo: ImageEnhance.Brightness(photo).enhance(0.6), 1.0),
+    ],
+    ids=["jpeg", "half", "crop", "brighter", "darker"],
+)
+def test_changed_copies_of_photos_are_found_and_other_photos_are_not(change, least):
+    paths = read_source(ANIMALS).table["path"][::6]
+    photos = [images.decode(images.read(path), path) for path in paths]
+    both = [thumbnail(image) for image in (*photos, *map(change, photos))]
+    # All as one class, so that every two are compared.
+    groups = group_near_duplicates(describe_all(np.stack(both)), ["animal"] * len(both))
+    assert groups[: len(photos)].tolist() == list(range(len(photos)))
+    found = groups[len(photos) :] < len(photos)
+    assert (groups[len(photos) :][found] == np.flatnonzero(found)).all()
+    assert found.mean() >= least
+
+
+@needs(ORIGINAL)
+def test_groups_found_without_track_numbers_hold_one_track():
+    table = apply_crop(read_source(ORIGINAL), False).table[::3]
+    decoded = decode_all(table, 32)
+    rows = np.array([row for row in range(len(table)) if row not in decoded.unreadable])
+    groups = group_near_duplicates(describe_all(decoded.pixels, rows), table["label"][rows])
+    tracks = table["group"][rows]
+    together = [tuple(tracks[groups == group]) for group, n in Counter(groups.tolist()).items() if n > 1]
+    assert len(together) > 200
+    assert sum(len(set(found)) > 1 for found in together) <= 0.01 * len(together)

@@ -50,7 +50,7 @@ def thumbnail(image: Image.Image | np.ndarray) -> np.ndarray:
         if image.shape[:2] == (SIDE, SIDE):
             return image
         image = Image.fromarray(np.ascontiguousarray(image))
-    # Decodes nothing, and averages large images quickly before it interpolates.
+    # With a gap, Pillow averages a large image first, which is faster.
     return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0), dtype=np.uint8)
 
 
