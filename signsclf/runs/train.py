@@ -105,8 +105,8 @@ def train(
         observer: told of everything that happens.
         stop: once it is set, training ends after the current batch; `resume` continues from there.
         world: the processes that share the training, of which this is the first; the others call `follow`.
-        options: ``layout``, how the source is read (see `signsclf.choices.Reading`); ``track``, where curves, figures and
-            pictures are reported to (a `signsclf.choices.Tracker`; unset: nowhere); and the fields of
+        options: ``layout``, how the source is read (see `signsclf.choices.Reading`); ``track``, where curves, figures
+            and pictures are reported to (a `signsclf.choices.Tracker`; unset: nowhere); and the fields of
             `signsclf.runs.folder.RunRequest` from ``skip_bad`` to ``rehearsal``.
 
     Raises:
