@@ -1,15 +1,14 @@
 """How `signsclf serve` stands beside FastAPI, LitServe and BentoML, in one run on one machine.
 
-    python scripts/bench_serve.py [--rivals PYTHON] [--rounds 3] [--seconds 8] [--soak 100000] [--out FILE.json]
+    python scripts/bench_serve.py [--rivals PYTHON] [--rounds 3] [--seconds 8] [--out FILE.json]
 
 All serve the same networks of random weights (signnet at 32 px, ResNet-34 at 64 px) to the same PNG files, sent as they
-are, but to LitServe, which takes no raw body, as base64 in JSON. The load
-comes from the last core that this process may use, the servers have the others. Prints for each server: images/s under
-a closed loop of 16 connections (wrk, which must be installed), and under Poisson arrivals at 25 to 200 % of that,
-latencies counted from the time at which a request was due, and the answers a second within a second (goodput).
-The bare loop decodes and runs one image after the other on the servers' cores. PYTHON is an interpreter with fastapi,
-uvicorn, litserve, bentoml, onnxruntime and pillow; without it signsclf is measured alone. --soak measures the resident
-memory after 1,000 and after so many requests.
+are, but to LitServe, which takes no raw body, as base64 in JSON. The load comes from the last core that this process
+may use, the servers have the others. Prints for each server: images/s under a closed loop of 16 connections (wrk, which
+must be installed); then, under Poisson arrivals at 25 to 200 % of that, latencies counted from the time at which a
+request was due, and goodput, the answers a second that came within a second of it. The bare loop decodes and runs one
+image after the other on the servers' cores. PYTHON is an interpreter with fastapi, uvicorn, litserve, bentoml,
+onnxruntime and pillow; without it signsclf is measured alone. scripts/soak_serve.py watches the memory.
 """
 
 from __future__ import annotations
@@ -82,7 +81,6 @@ def main() -> None:
     parser.add_argument("--rivals", help="interpreter that has the other servers")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
-    parser.add_argument("--soak", type=int, default=0, help="requests after which memory is measured again")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--out", type=Path, help="file for the figures as JSON")
     asked = parser.parse_args()
@@ -99,9 +97,6 @@ def main() -> None:
         for name in asked.networks:
             model = make_model(folder / name, *NETWORKS[name])
             figures[name] = bench(Bench(folder, model, set(cores[:-1]), asked.rivals, asked.seconds), asked.rounds)
-            if asked.soak and name == asked.networks[0]:
-                figures["soak"] = soak(Bench(folder, model, set(cores[:-1]), None, asked.seconds), asked.soak)
-                print("soak", figures["soak"])
     if asked.out:
         asked.out.write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -130,8 +125,8 @@ class Bench:
         return "image/png", self._images
 
     @contextmanager
-    def serving(self, server: str) -> Iterator[tuple[int, int, float]]:
-        """Run a server; gives its port, the number of its process and the seconds until its first answer."""
+    def serving(self, server: str) -> Iterator[tuple[int, float]]:
+        """Run a server; gives its port and the seconds until its first answer."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -154,7 +149,7 @@ class Bench:
                 if process.poll() is not None or time.perf_counter() - began > 60:
                     raise SystemExit(f"{server} does not answer:\n{log.read_text()}")
                 time.sleep(0.02)
-            yield port, process.pid, time.perf_counter() - began
+            yield port, time.perf_counter() - began
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -187,7 +182,7 @@ def bench(bench: Bench, rounds: int) -> dict[str, object]:
     for _ in range(rounds):
         peaks["bare"].append(bench.bare())
         for server in bench.servers:
-            with bench.serving(server) as (port, _, seconds):
+            with bench.serving(server) as (port, seconds):
                 ready[server].append(seconds)
                 bench.peak(server, port, 2)  # warm, and past any calibration
                 peaks[server].append(bench.peak(server, port, bench.seconds))
@@ -206,7 +201,7 @@ def bench(bench: Bench, rounds: int) -> dict[str, object]:
     for server in bench.servers:
         best = statistics.median(peaks[server])
         points = []
-        with bench.serving(server) as (port, _, _):
+        with bench.serving(server) as (port, _):
             bench.peak(server, port, 2)
             for share in SHARES:
                 point = asyncio.run(open_loop(port, bench.requests(server), share * best, bench.seconds))
@@ -218,19 +213,6 @@ def bench(bench: Bench, rounds: int) -> dict[str, object]:
                 )
         figures[server]["open_loop"] = points
     return figures
-
-
-def soak(bench: Bench, requests: int) -> dict[str, float]:
-    """Measure the resident memory in MB after 1,000 and after ``requests`` requests."""
-    with bench.serving("signsclf") as (port, pid, _):
-        found: dict[str, float] = {}
-        n = 0.0
-        for target in (1_000, requests):
-            while n < target:
-                n += 5 * bench.peak("signsclf", port, 5)
-            pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-            found[f"after_{target}"] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-        return found | {"requests": n, "ratio": found[f"after_{requests}"] / found["after_1000"]}
 
 
 class Connection(asyncio.Protocol):
