@@ -46,7 +46,7 @@ def serve_command(
     ] = 10.0,
     max_wait: Annotated[
         float, typer.Option("--max-wait", help="Seconds of work that may wait, else 429.", metavar="SECONDS")
-    ] = 1.0,
+    ] = 0.5,
     drain: Annotated[
         float, typer.Option("--drain", help="Seconds to accept work after SIGTERM.", metavar="SECONDS", min=0)
     ] = 5.0,

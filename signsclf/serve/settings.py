@@ -56,7 +56,7 @@ class ServeSettings:
     max_images: int = 64
     budget_bytes: int = 256_000_000
     budget_pixels: int = 400_000_000
-    max_wait: float = 1.0
+    max_wait: float = 0.5
     deadline: float = 10.0
     drain: float = 5.0
     watch: float = 2.0

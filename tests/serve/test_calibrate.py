@@ -33,21 +33,21 @@ def measured(monkeypatch, tiny):
 
 
 def test_the_most_images_a_second_win(measured):
-    chosen, asked = measured({(2, 1, 1): (100, 0.02), (1, 2, 1): (80, 0.012), (2, 1, 16): (200, 0.05)})
-    assert chosen == (2, 1, 16)
-    assert asked == [(2, 1, 1), (1, 2, 1), (2, 1, 4), (2, 1, 16)]
+    chosen, asked = measured({(2, 1, 1): (100, 0.02), (1, 2, 1): (80, 0.012), (2, 1, 8): (200, 0.03)})
+    assert chosen == (2, 1, 8)
+    assert asked == [(2, 1, 1), (1, 2, 1), *((2, 1, size) for size in (2, 4, 8, 16, 32))]
 
 
-def test_where_they_are_equal_the_sooner_answer_and_the_smaller_batch_win(measured):
+def test_where_they_are_equal_the_sooner_answer_and_the_larger_batch_win(measured):
     chosen, _ = measured(
-        {(2, 1, 1): (100, 0.02), (1, 2, 1): (97, 0.012), (1, 2, 4): (100, 0.04), (1, 2, 16): (101, 0.1)}
+        {(2, 1, 1): (100, 0.02), (1, 2, 1): (97, 0.012), (1, 2, 4): (96, 0.03), (1, 2, 8): (90, 0.04)}
     )
-    assert chosen == (1, 2, 1)
+    assert chosen == (1, 2, 4)
 
 
 def test_batches_that_keep_others_waiting_are_not_taken(measured):
-    chosen, asked = measured({(2, 1, 1): (10, 0.1), (2, 1, 4): (20, 0.4), (2, 1, 16): (99, 0.8)})
-    assert chosen == (2, 1, 1) and (2, 1, 16) not in asked
+    chosen, asked = measured({(2, 1, 1): (10, 0.1), (2, 1, 2): (20, 0.2), (2, 1, 4): (99, 0.8)})
+    assert chosen == (2, 1, 1) and (2, 1, 4) not in asked
 
 
 def test_what_is_fixed_stays(measured):
