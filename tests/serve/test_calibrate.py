@@ -39,9 +39,7 @@ def test_the_most_images_a_second_win(measured):
 
 
 def test_where_they_are_equal_the_sooner_answer_and_the_larger_batch_win(measured):
-    chosen, _ = measured(
-        {(2, 1, 1): (100, 0.02), (1, 2, 1): (97, 0.012), (1, 2, 4): (96, 0.03), (1, 2, 8): (90, 0.04)}
-    )
+    chosen, _ = measured({(2, 1, 1): (100, 0.02), (1, 2, 1): (97, 0.012), (1, 2, 4): (96, 0.03), (1, 2, 8): (90, 0.04)})
     assert chosen == (1, 2, 4)
 
 
