@@ -59,3 +59,11 @@ def test_a_real_one_is_told_in_one_line(tiny):
     found = calibrate(load_model(tiny, "tiny"), ServeSettings(max_batch=2))
     assert found.rate > 0 and found.milliseconds > 0
     assert str(found).startswith("tiny: ") and "up to 2 images a run" in str(found)
+
+
+def test_load_beside_it_changes_no_choice(tiny, monkeypatch):
+    """Where a run has one thread, its own time counts: a run that waits for a core seems no slower."""
+    model = load_model(tiny, "tiny", threads=1)
+    monkeypatch.setattr(module.time, "thread_time", iter([0.0, 0.5]).__next__)
+    rate, seconds = module._measure(model, runners=1, size=4, seconds=0.0)
+    assert (rate, seconds) == (8.0, 0.5)
