@@ -151,6 +151,10 @@ class Bench:
                 time.sleep(0.02)
             yield port, time.perf_counter() - began
         finally:
+            # BentoML's workers have sessions of their own, and end only if their parent ends them.
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
