@@ -18,7 +18,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import PIL
@@ -30,13 +30,16 @@ from signsclf.imagefiles.depth import to_8_bits
 from signsclf.imagefiles.kinds import HEAD, SUFFIXES, describe_kind, image_class, is_image_name, kind_of
 from signsclf.imagefiles.pixelcount import webp_size
 
+if TYPE_CHECKING:
+    from signsclf.imagefiles.tars import TarArchive
+
 __all__ = ["SUFFIXES", "is_image_name"]
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused before they are decoded, unless `limit_pixels` sets another limit. Pillow takes 4 bytes a
 pixel, so this is 400 MB for each decoding thread."""
 MAX_BYTES = 256 * 1024 * 1024
-"""Larger files, and larger members of a zip archive, are refused before they are read; a higher limit of pixels raises
+"""Larger files, and larger members of an archive, are refused before they are read; a higher limit of pixels raises
 this one in proportion."""
 PIXELS_VARIABLE = "SIGNSCLF_MAX_PIXELS"
 
@@ -64,9 +67,15 @@ _EXIF_TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_archives: OrderedDict[str, tuple[tuple[int, ...], zipfile.ZipFile]] = OrderedDict()
+_ARCHIVE = r"\.(?:zip|tgz|tar(?:\.gz)?)"
+_ARCHIVE_NAME = re.compile(rf"{_ARCHIVE}\Z", re.IGNORECASE)
+_IN_ARCHIVE = re.compile(rf"{_ARCHIVE}(?=/)", re.IGNORECASE)
+_archives: OrderedDict[str, tuple[tuple[int, ...], zipfile.ZipFile | TarArchive]] = OrderedDict()
 _archives_lock = threading.Lock()
 _ARCHIVES_KEPT = 4
+_MEMBERS_KEPT = 500_000
+"""More archives than these are kept open while they have fewer members in all, as the shards of one data set have."""
+_MOST_ARCHIVES = 128  # systems allow a process 256 open files at least
 _SIZES_SAMPLED = 400
 _NO_IMAGE = "not an image that can be read"
 # What reading files raises, and what zipfile raises for damaged archives and members.
@@ -142,17 +151,22 @@ def has_scheme(path: str) -> bool:
     return bool(rest) and scheme in SCHEMES
 
 
+def is_archive(name: str) -> bool:
+    """Tell whether a file's name is that of an archive that is read in place: .zip, .tar, .tar.gz or .tgz."""
+    return bool(_ARCHIVE_NAME.search(name))
+
+
 def split_archive(path: str) -> tuple[str, str] | None:
-    """Split ``A.zip/member`` into (``A.zip``, ``member``) where ``A.zip`` is a file; None for any other path."""
-    for suffix in re.finditer(r"\.zip(?=/)", path, re.IGNORECASE):
+    """Split ``A.zip/member`` into (``A.zip``, ``member``) where ``A.zip`` is an archive; None for any other path."""
+    for suffix in _IN_ARCHIVE.finditer(path):
         archive = path[: suffix.end()]
         if os.path.isfile(archive):  # noqa: PTH113 - unlike Path.is_file, False for names that are too long
             return archive, path[suffix.end() + 1 :]
     return None
 
 
-def open_archive(archive: str) -> zipfile.ZipFile:
-    """Return this process's handle of a zip archive, shared by all threads; a new one if the file has changed.
+def open_archive(archive: str) -> zipfile.ZipFile | TarArchive:
+    """Return this process's handle of an archive, shared by all threads; a new one if the file has changed.
 
     Raises:
         BadImageError: the archive cannot be opened.
@@ -172,20 +186,29 @@ def open_archive(archive: str) -> zipfile.ZipFile:
         except OSError as error:
             raise _unreadable(archive, error) from error
         except _READ_ERRORS as error:
-            raise BadImageError(f"{archive}: not a zip archive that can be read ({error})") from error
+            kind = "zip" if archive.lower().endswith(".zip") else "tar"
+            raise BadImageError(f"{archive}: not a {kind} archive that can be read ({error})") from error
         _archives[archive] = (stat_key, handle)
         _archives.move_to_end(archive)
-        if len(_archives) > _ARCHIVES_KEPT:
+        while len(_archives) > _ARCHIVES_KEPT and (len(_archives) > _MOST_ARCHIVES or _members() > _MEMBERS_KEPT):
             # Dropped, not closed: other threads may still read from it; it closes with the last reference.
             _archives.popitem(last=False)
         return handle
 
 
-def _opened(archive: str) -> zipfile.ZipFile:
-    file = Path(archive).open("rb")  # noqa: SIM115 - closed with the archive
+def _members() -> int:
+    return sum(len(handle.NameToInfo) for _, handle in _archives.values())
+
+
+def _opened(archive: str) -> zipfile.ZipFile | TarArchive:
+    from signsclf.imagefiles.localcopies import decompressed
+    from signsclf.imagefiles.tars import TarArchive
+
+    is_compressed = archive.lower().endswith("gz")
+    file = (decompressed(archive) if is_compressed else Path(archive)).open("rb")
     try:
         # Given a file and not a name: zipfile counts references to files that it opened itself without a lock.
-        handle = zipfile.ZipFile(file)
+        handle = zipfile.ZipFile(file) if archive.lower().endswith(".zip") else TarArchive(file)
     except BaseException:
         file.close()
         raise
@@ -205,7 +228,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def read(path: str | Path) -> bytes:
-    """Read the encoded bytes of one image: a file, a member of a zip archive, or a path with one of `READERS`' schemes.
+    """Read the encoded bytes of one image: a file, a member of an archive, or a path with one of `SCHEMES`.
 
     Raises:
         BadImageError: it does not exist, cannot be read, or is larger than `max_bytes`.
@@ -544,7 +567,7 @@ def _open(path: str) -> tuple[IO[bytes], int]:
         if info.compress_type not in BOUNDED_METHODS:
             raise BadImageError(f"{path}: compressed by a method that is not read; zip it with deflate")
         # Without a limit, zipfile decompresses up to 2 GB before it checks the declared size.
-        return handle.open(info), info.file_size + 1
+        return handle.open(member), info.file_size + 1
     # os.stat, not Path: constructing a Path would take a tenth of a small image's time.
     length = os.stat(path).st_size  # noqa: PTH116
     limit = max_bytes()

@@ -14,6 +14,8 @@ _JOINER = re.compile("(?<=[^\x00-\x7f])[\u200c\u200d](?=[^\x00-\x7f])")
 _VISIBLE_FORMATS = frozenset("\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd")
 _NUMBER = re.compile("[0-9]+")
 _UNDECODED = re.compile("[\udc80-\udcff]+")  # what Python makes of bytes that the locale cannot decode
+_BRACES = re.compile(r"\{(?:([0-9]{1,9})\.\.([0-9]{1,9})|([^{}/,]*(?:,[^{}/,]*)+))\}")
+_MOST_EXPANDED = 1_000_000
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -124,3 +126,24 @@ def _columns(letter: str) -> int:
     if letter == "\u200d" or unicodedata.category(letter) in ("Mn", "Me", "Cf") or "\u1160" <= letter <= "\u11ff":
         return 0
     return 2 if unicodedata.east_asian_width(letter) in ("W", "F") else 1
+
+
+def expand_braces(text: str) -> list[str]:
+    """Expand ``{000..009}``, zeros kept, and ``{a,b}`` to all texts that are meant, as bash does.
+
+    A text with more than a million of them, or with a range that ends before it starts, stays as it is.
+    """
+    found = _BRACES.search(text)
+    if found is None:
+        return [text]
+    first, last, choices = found.groups()
+    n = 0 if choices is not None else int(last) - int(first) + 1
+    inside = (
+        choices.split(",")
+        if choices is not None
+        else [f"{int(first) + i:0{len(first)}}" for i in range(n if n <= _MOST_EXPANDED else 0)]
+    )
+    rest = expand_braces(text[found.end() :])
+    if not 0 < len(inside) * len(rest) <= _MOST_EXPANDED:
+        return [text]
+    return [text[: found.start()] + part + end for part in inside for end in rest]

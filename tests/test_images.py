@@ -816,7 +816,8 @@ def test_an_archive_replaced_on_disk_is_opened_anew(tmp_path: Path) -> None:
     assert images.read(f"{path}/a.png") == b"new"
 
 
-def test_more_archives_than_are_kept_open(tmp_path: Path) -> None:
+def test_more_archives_than_are_kept_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_MOST_ARCHIVES", images._ARCHIVES_KEPT)
     paths = [zipped(tmp_path / f"{i}.zip", {"a.png": bytes([i])}) for i in range(10)]
     first = images.open_archive(paths[0])
     for _ in range(2):

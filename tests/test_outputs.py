@@ -19,7 +19,7 @@ from tinysource import CLASSES, TINY, command, draw_source, environment, flags
 
 from signsclf import outputs
 from signsclf.data.table import describe, read_source
-from signsclf.data.tree import list_folder, list_zip
+from signsclf.data.tree import list_archive, list_folder
 from signsclf.errors import ModelError, SignsclfError, SourceError
 from signsclf.inference.listing import expand
 from signsclf.observer import Observer
@@ -182,7 +182,7 @@ class TestWhatItWroteIsNoData:
         data = bytearray((tmp_path / "a.zip").read_bytes())
         data[40:50] = b"\xff" * 10
         (tmp_path / "a.zip").write_bytes(data)
-        assert list_zip(tmp_path / "a.zip").image_names == ["x/a.png"]
+        assert list_archive(tmp_path / "a.zip").image_names == ["x/a.png"]
 
 
 class TestOverwrite:

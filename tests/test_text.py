@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from signsclf.text import columns, count, decoded, file_text, fitted, natural_key, short, visible
+from signsclf.text import columns, count, decoded, expand_braces, file_text, fitted, natural_key, short, visible
 
 
 @pytest.mark.parametrize(
@@ -92,3 +92,10 @@ def test_natural_order():
         "", "9", "10", "a", "a009", "a9", "a9.1", "A9b", "a10", "a1000000000000000000000", "b",
     ]  # fmt: skip
     natural_key("9" * 100_000)
+
+
+def test_braces_are_expanded_as_bash_does():
+    assert expand_braces("s-{008..010}.tar") == ["s-008.tar", "s-009.tar", "s-010.tar"]
+    assert expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
+    for plain in ("a.tar", "{a}", "{1..x}", "{3..1}", "{0..99999999}", "{0..99999}{0..99999}", "{}{{"):
+        assert expand_braces(plain) == [plain]

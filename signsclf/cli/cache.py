@@ -25,9 +25,10 @@ def cache_command(
 
     Example: signsclf cache --clear
     """
-    from signsclf.data import cache as store
+    from signsclf.data.cache import cache_folder
+    from signsclf.imagefiles import cachefolder as store
 
-    folder = store.cache_folder(cache, TerminalObserver())
+    folder = cache_folder(cache, TerminalObserver())
     if folder is None:
         raise SignsclfError("--cache: names no folder; give the one to look at")
     found = {"path": str(folder), "limit_bytes": store.MAX_CACHE_BYTES}

@@ -13,11 +13,9 @@ import hashlib
 import json
 import math
 import os
-import re
 import secrets
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,28 +23,22 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import platformdirs
 from PIL import Image
 
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
 from signsclf.files import user_path
+from signsclf.imagefiles.cachefolder import INDEX, PIXELS, delete, make_space, users_folder
 from signsclf.observer import Observer
 from signsclf.threads import usable_cores
 
 IN_MEMORY_BYTES = 2 * 1024**3
 """Without a cache, a larger array is mapped from an unnamed temporary file, so that the system can drop its pages when
 memory is short."""
-MAX_CACHE_BYTES = 20 * 1024**3
-"""The cache keeps the most recently used entries up to this size, and always the newest; writing one evicts others."""
 AUTO, OFF = "auto", "off"
 _FORMAT = 2
-_PIXELS, _INDEX, _TAG = "pixels.bin", "index.json", "CACHEDIR.TAG"
-_TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Images decoded by signsclf; may be deleted.\n"
 # What posix_fallocate raises on file systems that cannot reserve space.
 _CANNOT_ALLOCATE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODEV)
-_NAME = re.compile(r"[0-9a-f]{32}(\.[0-9a-f]{8}\.tmp)?")
-_ABANDONED_SECONDS = 24 * 3600
 _CHUNK = 64
 _SMALL_SIDE = 100.0
 """Smaller images spend most time in Python code, which holds the GIL: two threads take a fifth longer than one."""
@@ -163,79 +155,13 @@ def cache_folder(choice: str | Path, observer: Observer | None = None) -> Path |
     if str(choice) == OFF:
         return None
     if str(choice) == AUTO:
-        folder = _users_folder()
+        folder = users_folder()
         if folder is None and observer is not None:
             observer.say("cache: this user has no home folder, so decoded images are not kept; --cache DIR keeps them")
         return folder
     if not str(choice):
         raise SignsclfError(f"--cache is empty; give a folder, {AUTO} or {OFF}")
     return user_path(choice).absolute()
-
-
-def measure(folder: Path) -> tuple[int, int]:
-    """Count a cache's entries, unfinished ones included, and their bytes."""
-    entries = _entries(folder)
-    return len(entries), sum(_bytes(entry) for entry in entries)
-
-
-def clear(folder: Path) -> tuple[int, int]:
-    """Delete all entries of a cache, and nothing else in its folder.
-
-    Returns:
-        The bytes freed, and how many entries remain because they are in use or cannot be deleted.
-    """
-    freed = 0
-    for entry in _entries(folder):
-        n_bytes = _bytes(entry)
-        if _delete(entry):
-            freed += n_bytes
-    return freed, len(_entries(folder))
-
-
-def _users_folder() -> Path | None:
-    # With an empty HOME it would lie in the root folder; without HOME its name would start with "~".
-    if os.environ.get("HOME") == "" and not os.environ.get("XDG_CACHE_HOME"):
-        return None
-    try:
-        folder = Path(platformdirs.user_cache_dir("signsclf", False)).expanduser()
-    except (RuntimeError, KeyError, OSError):
-        return None
-    return folder if folder.is_absolute() else None
-
-
-def _entries(folder: Path) -> list[Path]:
-    """List the entries, recognised by their names and by the files in them; links are not entries."""
-    try:
-        found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-        return [
-            path
-            for path in sorted(found)
-            if path.is_dir() and not path.is_symlink() and {part.name for part in path.iterdir()} <= {_PIXELS, _INDEX}
-        ]
-    except OSError:
-        return []
-
-
-def _bytes(entry: Path) -> int:
-    total = 0
-    for name in (_PIXELS, _INDEX):
-        with contextlib.suppress(OSError):
-            total += (entry / name).stat().st_size
-    return total
-
-
-def _delete(entry: Path) -> bool:
-    """Delete an entry atomically: rename it to a name that no process opens, then delete that.
-
-    Windows cannot rename a folder that holds a mapped file, and without the rename would delete its other file.
-    """
-    doomed = entry.with_name(f"{entry.name[:32]}.{secrets.token_hex(4)}.tmp")
-    try:
-        entry.rename(doomed)
-        shutil.rmtree(doomed)
-    except OSError:
-        return False
-    return True
 
 
 def digest(pixels: np.ndarray) -> str:
@@ -324,21 +250,21 @@ def open_entry(entry: Path, size: int, observer: Observer | None = None) -> Deco
     if not entry.is_dir():
         return None
     try:
-        index = json.loads((entry / _INDEX).read_text("utf-8"))
+        index = json.loads((entry / INDEX).read_text("utf-8"))
         digests, inputs = index["digests"], index["inputs"]
         unreadable = {int(row): str(reason) for row, reason in index["unreadable"].items()}
-        pixels = np.memmap(entry / _PIXELS, np.uint8, "r", shape=(len(digests), size, size, 3))
-        whole = len(digests) == len(inputs) and pixels.nbytes == (entry / _PIXELS).stat().st_size
+        pixels = np.memmap(entry / PIXELS, np.uint8, "r", shape=(len(digests), size, size, 3))
+        whole = len(digests) == len(inputs) and pixels.nbytes == (entry / PIXELS).stat().st_size
         if not whole or not all(_rows_intact(pixels, inputs, unreadable)):
             raise ValueError("digests differ")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if observer is not None:
             observer.say(f"cache: {entry} is damaged ({error}); decoding again")
-        _delete(entry)
+        delete(entry)
         return None
     # Mark it as used now, so that it is evicted last. The cache may be read-only.
     with contextlib.suppress(OSError):
-        os.utime(entry / _INDEX)
+        os.utime(entry / INDEX)
     return Decoded(pixels=pixels, digests=digests, inputs=inputs, unreadable=unreadable, entry=entry)
 
 
@@ -360,14 +286,11 @@ def _make_entry(
     fallback = "decoding for this run only"
     try:
         try:
-            cache.mkdir(parents=True, exist_ok=True)
-            _evict(cache, math.prod(shape))
-            with contextlib.suppress(FileExistsError), (cache / _TAG).open("x") as tag:
-                tag.write(_TAG_TEXT)
+            make_space(cache, math.prod(shape))
             tmp_dir.mkdir()
             if reserve_bytes and shutil.disk_usage(cache).free < math.prod(shape) + reserve_bytes:
                 raise OSError(errno.ENOSPC, "the run itself needs the space")
-            with (tmp_dir / _PIXELS).open("w+b") as file:
+            with (tmp_dir / PIXELS).open("w+b") as file:
                 pixels = _map(file, shape)
         except OSError as error:
             observer.say(f"cache: {cache} cannot be written ({error.strerror or error}); {fallback}")
@@ -380,7 +303,7 @@ def _make_entry(
         }
         try:
             pixels.flush()
-            with (tmp_dir / _INDEX).open("w", encoding="utf-8") as file:
+            with (tmp_dir / INDEX).open("w", encoding="utf-8") as file:
                 json.dump(index, file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -407,28 +330,8 @@ def _publish(tmp_dir: Path, entry: Path, decoded: Decoded, shape: tuple[int, ...
         if other is not None and len(other.digests) == len(decoded.digests):
             return other
         published = None
-    pixels = np.memmap((published or tmp_dir) / _PIXELS, np.uint8, "r", shape=shape)
+    pixels = np.memmap((published or tmp_dir) / PIXELS, np.uint8, "r", shape=shape)
     return replace(decoded, pixels=pixels, entry=published)
-
-
-def _evict(cache: Path, wanted: int) -> None:
-    """Delete unfinished entries over a day old, and the least recently used ones beyond `MAX_CACHE_BYTES`."""
-    kept = []
-    total = wanted
-    for entry in _entries(cache):
-        with contextlib.suppress(OSError):
-            n_bytes = (entry / _PIXELS).stat().st_size if (entry / _PIXELS).exists() else 0
-            if entry.suffix != ".tmp":
-                used = entry / _INDEX if (entry / _INDEX).exists() else entry
-                kept.append((used.stat().st_mtime, n_bytes, entry))
-            elif time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                total += n_bytes
-    for _, n_bytes, entry in sorted(kept, reverse=True):
-        total += n_bytes
-        if total > MAX_CACHE_BYTES:
-            _delete(entry)
 
 
 def _allocate(shape: tuple[int, ...]) -> np.ndarray:

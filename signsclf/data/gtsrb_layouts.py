@@ -12,7 +12,7 @@ from signsclf.data.columns import column_names, read_columns
 from signsclf.data.gtsrb import CLASS_NAMES, class_id, is_gtsrb_folder_names
 from signsclf.data.layouts import Layout, ParsedSource, Row, gtsrb_tracks_fit, tracks
 from signsclf.data.splits import splits_of
-from signsclf.data.tree import Tree, list_zip, relative_name, some
+from signsclf.data.tree import Tree, list_archive, relative_name, some
 from signsclf.errors import SourceError
 
 _TRAINING_CSV = re.compile(r"(?P<base>(?:.+/)?)(?P<folder>[0-9]{5})/GT-(?P=folder)\.csv", re.IGNORECASE)
@@ -52,7 +52,7 @@ def find_gtsrb(tree: Tree, meant: bool = False) -> ParsedSource | None:
             or ("final_test_images" in lower and test is None)
             or _TRUTH_ARCHIVE in lower
         ):
-            tree = tree.mount(name)
+            tree = tree.mount([name])
     base, test = _training_base(tree, meant), _test_folder(tree)
     if base is None and test is None:
         return None
@@ -284,7 +284,7 @@ def _truth(tree: Tree, folder: str) -> str:
     for place in places:
         if place.suffix.lower() == ".csv":
             return place.as_posix()
-        for name, path in list_zip(place).files.items():
+        for name, path in list_archive(place).files.items():
             if posixpath.basename(name).lower() == _TRUTH:
                 return path
     only = any(posixpath.basename(name).lower() == _UNLABELLED for name in tree.files)

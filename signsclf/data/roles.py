@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from signsclf import images
@@ -128,6 +128,13 @@ def find_roles(
         group=group,
         notes=tuple(notes),
     )
+
+
+def label_key(names: Iterable[str]) -> str | None:
+    """Find the name that means the label, as among the columns of a table; None where none or several may do."""
+    plain = {name: _plain(name) for name in names}
+    found = next(filter(None, ([name for name in plain if plain[name] in row] for row in _LABELS)), [])
+    return found[0] if len(found) == 1 else None
 
 
 def flag(sheet: Sheet, column: int, text: str, row: int) -> bool:

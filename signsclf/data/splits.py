@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 UNLABELLED = "unlabelled"
@@ -71,6 +72,23 @@ def splits_of(folders: Collection[str]) -> dict[str, str]:
             found[folder] = split
     # Without any labelled split these are ordinary names.
     return dict(sorted(found.items())) if set(found.values()) - {UNLABELLED} else {}
+
+
+def splits_of_files(names: Sequence[str]) -> dict[str, str]:
+    """Find the splits that files, or their folders, are named after: train.csv, pets-test.csv, valid/metadata.csv."""
+    stems = {name: posixpath.basename(name).casefold().split(".")[0] for name in names}
+    found = {}
+    for name, stem in stems.items():
+        splits = {SPLITS[word] for word in re.split(r"[\W_]+", stem) if word in SPLITS}
+        if len(splits) == 1:
+            found[name] = splits.pop()
+    folders = {name: posixpath.basename(posixpath.dirname(name)) for name in names}
+    of_folders = splits_of({folder for folder in folders.values() if folder})
+    return {
+        name: split
+        for name in names
+        if (split := found.get(name) or of_folders.get(folders[name])) in ("train", "valid", "test")
+    }
 
 
 def is_annotation_folder(name: str, siblings: Collection[str]) -> bool:

@@ -7,7 +7,7 @@ import math
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,12 @@ from signsclf.data.layouts import Layout, ParsedSource, gtsrb_tracks_fit
 from signsclf.data.rows import COLUMNS, is_missing, make_table, with_columns
 from signsclf.data.splits import splits_of
 from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
-from signsclf.data.tree import Tree, list_folder, list_zip, own_note, quoted, relative_name, some
+from signsclf.data.tree import Tree, list_archive, list_folder, own_note, quoted, relative_name, some
+from signsclf.data.webdataset import find_webdataset, is_tar
 from signsclf.errors import BadImageError, SourceError
 from signsclf.files import user_path
 from signsclf.metrics.classification import evenly_spaced
-from signsclf.text import natural_key
+from signsclf.text import expand_braces, natural_key
 
 __all__ = ["Layout", "Source", "apply_crop", "by_class_id", "describe", "read_source"]
 
@@ -47,6 +48,7 @@ _NEEDS = {
     Layout.KAGGLE: "Train.csv or Test.csv with the columns Path and ClassId",
     Layout.TABLE: "a csv or parquet file with the columns path and label",
 }
+_SOURCES = f"a source is a folder, an archive (.zip .tar .tar.gz), or a table: {' '.join(GIVEN_SUFFIXES)}"
 _SIZES_READ = 10_000
 """How many image headers are read for the range of sizes; at 50 to 100 µs each, within a second."""
 _SYNTHETIC_SIZES_READ = 100
@@ -102,10 +104,11 @@ class Source:
 
 
 def read_source(source: str | Path, reading: Reading | Layout | None = None) -> Source:
-    """Read a folder, a .zip archive (in place), a .csv or .parquet table, or "synthetic" for rendered signs.
+    """Read a folder, an archive (.zip, .tar, .tar.gz), a table (.csv, .parquet …), or "synthetic" for rendered signs.
 
     Args:
-        source: a path, relative or absolute, in which ``~`` is expanded; "synthetic" is the keyword, "./synthetic" a
+        source: a path, relative or absolute, in which ``~`` is expanded, or a pattern of shards such as
+            ``train-{000..099}.tar``; "synthetic" is the keyword, "./synthetic" a
             path.
         reading: how to read the source, or the layout it must have; None recognises it.
 
@@ -115,7 +118,7 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
     if not isinstance(source, str | os.PathLike):
         kind = type(source).__name__
         raise SourceError(
-            f"a source is the path of a folder, a .zip or a table, and not of the type {kind}; give a path"
+            f"a source is the path of a folder, an archive or a table, and not of the type {kind}; give a path"
         )
     reading = reading if isinstance(reading, Reading) else Reading(reading)
     layout = reading.layout
@@ -123,12 +126,15 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
         return _synthetic(source, layout)
     path = user_path(source, SourceError)
     suffix = path.suffix.lower()
-    if not source or not _exists(path):
+    shards = [] if _exists(path) else expand_braces(str(path))
+    if not source or len(shards) == 1:
         raise SourceError(_not_there(path))
-    if path.is_dir():
+    if shards:
+        tree, found = _recognise_listed(_listed_shards(shards), reading)
+    elif path.is_dir():
         tree, found = _recognise_listed(list_folder(path), reading)
-    elif suffix == ".zip":
-        tree, found = _recognise_listed(list_zip(path, reading.zip_encoding), reading)
+    elif images.is_archive(path.name):
+        tree, found = _recognise_listed(list_archive(path, reading.zip_encoding), reading)
     elif suffix in GIVEN_SUFFIXES:
         if layout not in (None, Layout.TABLE):
             raise SourceError(f"{path}: a table, so --layout {layout.value} does not fit; leave it out")
@@ -144,7 +150,7 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
         raise SourceError(f"{path}: a zip archive under another name; call it .zip")
     else:
         what = "one image" if images.is_image_name(path.name) else f"a {suffix or 'plain'} file"
-        raise SourceError(f"{path}: {what}; a source is a folder, a .zip, or a table: {' '.join(GIVEN_SUFFIXES)}")
+        raise SourceError(f"{path}: {what}; {_SOURCES}")
     return _source(tree, found, path.absolute().as_posix(), reading)
 
 
@@ -212,6 +218,11 @@ def _recognise_listed(tree: Tree, reading: Reading) -> tuple[Tree, ParsedSource]
 
 def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, ParsedSource]:
     layout = reading.layout
+    if layout in (None, Layout.TABLE):
+        shards = [name for name in tree.files if is_tar(name)]
+        mounted = tree.mount(shards) if shards and not tree.is_archive and not tree.image_names else tree
+        if found := find_webdataset(mounted, reading):
+            return mounted, found
     for candidate, find in {**_FINDERS, Layout.TABLE: partial(find_table, reading=reading)}.items():
         if layout in (None, candidate):
             found = find(tree, meant=layout is candidate)
@@ -219,12 +230,11 @@ def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, ParsedSource]:
                 return tree, found
     if not tree.is_archive and not tree.image_names:
         if len(tree.archives) == 1:
-            return _recognise(list_zip(tree.files[tree.archives[0]], reading.zip_encoding), reading)
+            return _recognise(list_archive(tree.files[tree.archives[0]], reading.zip_encoding), reading)
         if tree.archives:
             # train.zip and test.zip side by side.
             if len(splits_of(tree.archives)) == len(tree.archives) and layout in (None, Layout.FOLDERS):
-                for name in tree.archives:
-                    tree = tree.mount(name, reading.zip_encoding)
+                tree = tree.mount(tree.archives, reading.zip_encoding)
                 return tree, read_folders(tree, reading)
             which = some(tree.archives)
             way = "give one, or unpack them into one folder"
@@ -241,6 +251,16 @@ def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, ParsedSource]:
     raise SourceError(
         f"{tree.root}: not of the layout {layout.value}, which needs {_NEEDS[layout]}; leave out --layout"
     )
+
+
+def _listed_shards(paths: Sequence[str]) -> Tree:
+    """List the archives that a pattern with braces names."""
+    places = [Path(path).absolute() for path in paths]
+    if missing := [str(path) for path in places if not _exists(path)]:
+        raise SourceError(f"{missing[0]}: no such file ({len(missing):,} of {len(places):,} are missing); check it")
+    root = Path(os.path.commonpath([path.parent for path in places]))
+    files = {path.relative_to(root).as_posix(): path.as_posix() for path in places}
+    return Tree(root=root.as_posix(), is_archive=False, files=files)
 
 
 def _synthetic(source: str | Path, layout: Layout | None) -> Source:
@@ -379,7 +399,7 @@ def _exists(path: Path) -> bool:
 
 def _not_there(path: Path) -> str:
     if path.exists() and not path.is_dir():
-        return f"{path}: a pipe or a device; a source is a folder, a .zip, or a table: {' '.join(GIVEN_SUFFIXES)}"
+        return f"{path}: a pipe or a device; {_SOURCES}"
     if path.is_symlink():
         return f"{path}: a broken link; fix it or give the folder itself"
     try:

@@ -17,7 +17,7 @@ from signsclf.data.layouts import ParsedSource, Row
 from signsclf.data.parquetimages import image_part, refuse_large_groups, row_path
 from signsclf.data.places import Places, find_places, is_address
 from signsclf.data.roles import Roles, find_roles, flag
-from signsclf.data.splits import SPLITS, is_container, splits_of
+from signsclf.data.splits import SPLITS, is_container, splits_of, splits_of_files
 from signsclf.data.tree import TABLE_SUFFIXES, Tree, quoted, some
 from signsclf.errors import SourceError
 
@@ -84,7 +84,7 @@ def find_table(tree: Tree, reading: Reading | None = None, meant: bool = False) 
                 trouble.append(error)
         if exact or fitting or in_class_folders:
             break
-    called = _called([*exact, *fitting])
+    called = splits_of_files([*exact, *fitting])
     if len(exact) + len(fitting) > 1 and "train" in called.values() and _are_shards(called):
         chosen = called
     elif exact:
@@ -342,23 +342,6 @@ def _by_split(chosen: Mapping[str, str | None]) -> str:
         for name in (names if few else names[:1])
     ]
     return ", ".join(told)
-
-
-def _called(names: Sequence[str]) -> dict[str, str]:
-    """Find the splits that tables, or their folders, are named after: train.csv, pets-test.csv, valid/metadata.csv."""
-    stems = {name: posixpath.basename(name).casefold().split(".")[0] for name in names}
-    found = {}
-    for name, stem in stems.items():
-        splits = {SPLITS[word] for word in re.split(r"[\W_]+", stem) if word in SPLITS}
-        if len(splits) == 1:
-            found[name] = splits.pop()
-    folders = {name: posixpath.basename(posixpath.dirname(name)) for name in names}
-    of_folders = splits_of({folder for folder in folders.values() if folder})
-    return {
-        name: split
-        for name in names
-        if (split := found.get(name) or of_folders.get(folders[name])) in ("train", "valid", "test")
-    }
 
 
 def _labels(sheet: Sheet, roles: Roles) -> list[str]:

@@ -1,4 +1,4 @@
-"""List a folder or a zip archive: file names, and the path by which `signsclf.images` reads each file."""
+"""List a folder or an archive: file names, and the path by which `signsclf.images` reads each file."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _ENCRYPTED = 0x1
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """The files below a folder or in a zip archive.
+    """The files below a folder or in an archive.
 
     Attributes:
         root: absolute path of the folder or archive, with forward slashes.
-        is_archive: whether ``root`` is a zip archive.
+        is_archive: whether ``root`` is an archive.
         files: name below the root (forward slashes, Unicode NFC, in order) to the path for `signsclf.images`.
         folders: names of all folders below the root, empty ones too.
         notes: lines for the user about the listing.
@@ -68,24 +68,22 @@ class Tree:
 
     @property
     def archives(self) -> list[str]:
-        """Names of the zip archives in the folder itself; archives within an archive are not opened."""
+        """Names of the archives in the folder itself; archives within an archive are not opened."""
         if self.is_archive:
             return []
-        return [name for name in self.files if "/" not in name and name.lower().endswith(".zip")]
+        return [name for name in self.files if "/" not in name and images.is_archive(name)]
 
-    def mount(self, name: str, encoding: str | None = None) -> Tree:
-        """Return this tree with the members of its zip archive ``name`` listed below that name."""
-        inner = list_zip(self.files[name], encoding)
-        files = {**self.files, **{f"{name}/{member}": path for member, path in inner.files.items()}}
-        folders = self.folders | {f"{name}/{folder}" for folder in inner.folders}
+    def mount(self, names: Sequence[str], encoding: str | None = None) -> Tree:
+        """Return this tree with the members of its archives ``names`` listed below the name of each."""
+        trees = {"": self, **{f"{name}/": list_archive(self.files[name], encoding) for name in names}}
         return replace(
             self,
-            files=files,
-            folders=folders,
-            notes=tuple(dict.fromkeys((*self.notes, *inner.notes))),
-            names={**self.names, **{path: f"{name}/{member}" for path, member in inner.names.items()}},
-            unnamed=self.unnamed | {f"{name}/{member}" for member in inner.unnamed},
-            skipped={**self.skipped, **{f"{name}/{member}": suffix for member, suffix in inner.skipped.items()}},
+            files={f"{at}{name}": path for at, tree in trees.items() for name, path in tree.files.items()},
+            folders=frozenset(f"{at}{folder}" for at, tree in trees.items() for folder in tree.folders),
+            notes=tuple(dict.fromkeys(note for tree in trees.values() for note in tree.notes)),
+            names={path: f"{at}{name}" for at, tree in trees.items() for path, name in tree.names.items()},
+            unnamed=frozenset(f"{at}{name}" for at, tree in trees.items() for name in tree.unnamed),
+            skipped={f"{at}{name}": suffix for at, tree in trees.items() for name, suffix in tree.skipped.items()},
         )
 
 
@@ -203,11 +201,11 @@ def list_folder(root: Path) -> Tree:
     return _without_own(replace(listing.tree(False, notes), broken=tuple(broken)), io.FileIO)
 
 
-def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
-    """List all members of a zip archive, except hidden ones, what this program wrote and names that lead outside it.
+def list_archive(archive: str | Path, encoding: str | None = None) -> Tree:
+    """List all members of an archive, except hidden ones, what this program wrote and names that lead outside it.
 
     Args:
-        encoding: of names that are not marked as UTF-8; None guesses it, see `decode_names`.
+        encoding: of names in a zip archive that are not marked as UTF-8; None guesses it, see `decode_names`.
 
     Raises:
         SourceError: the archive is damaged, encrypted, compressed by an unsupported method, or its names are not in
@@ -219,15 +217,19 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
         members = handle.infolist()
     except (BadImageError, NotImplementedError, ValueError, struct.error) as error:
         with contextlib.suppress(OSError):
-            if what := describe_kind(read_head(top)):
-                raise SourceError(f"{top}: not a zip archive, but {what}") from error
+            if not top.lower().endswith("gz") and (what := describe_kind(read_head(top))):
+                raise SourceError(f"{top}: not {_kind_of(top)}, but {what}") from error
         why = str(error).removeprefix(f"{top}: ")
         remedy = "check its permissions" if isinstance(error.__cause__, OSError) else "fetch or pack it again"
         raise SourceError(f"{top}: {why}; {remedy}") from error
-    try:
-        written, assumed = decode_names(members, encoding)
-    except UnicodeError as error:
-        raise SourceError(f"{top}: a name in it is not {encoding}; leave out --zip-encoding") from error
+    written, assumed = [info.filename for info in members], None
+    if isinstance(handle, zipfile.ZipFile):
+        try:
+            written, assumed = decode_names(members, encoding)
+        except UnicodeError as error:
+            raise SourceError(f"{top}: a name in it is not {encoding}; leave out --zip-encoding") from error
+    elif encoding is not None:
+        raise SourceError(f"{top}: no .zip archive, so --zip-encoding does not fit; leave it out")
     _refuse_unreadable(top, [info for info, name in zip(members, written, strict=True) if _is_wanted(name)])
     listing = _Listing(top)
     outside: list[str] = []
@@ -263,6 +265,8 @@ def list_zip(archive: str | Path, encoding: str | None = None) -> Tree:
         example = next(name for name in written if not name.isascii())
         way = "--zip-encoding NAME reads them otherwise"
         notes.append(f"names in the archive, not marked as UTF-8, are taken for {assumed}, as in {example!r}; {way}")
+    if links := getattr(handle, "links", 0):
+        notes.append(f"links in the archive are not followed ({links:,})")
     if outside:
         notes.append(f"members whose names lead outside the archive are left out ({len(outside):,}): {some(outside)}")
     if repeated:
@@ -290,8 +294,12 @@ def _without_own(tree: Tree, open_file: Callable[[str], IO[bytes]]) -> Tree:
     )
 
 
+def _kind_of(archive: str) -> str:
+    return "a zip archive" if archive.lower().endswith(".zip") else "a tar archive"
+
+
 def member_name(name: str) -> str:
-    """Normalise a zip member's name: forward slashes, Unicode NFC, UTF-8 even if it is not marked so.
+    """Normalise an archive member's name: forward slashes, Unicode NFC, UTF-8 even if it is not marked so.
 
     Zip tools on macOS write UTF-8 without the flag, and Python then decodes it as code page 437.
     """

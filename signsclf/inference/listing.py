@@ -18,7 +18,7 @@ from signsclf.errors import BadImageError, SignsclfError
 from signsclf.files import user_path
 from signsclf.imagefiles.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
 from signsclf.imagefiles.kinds import Sniffer, is_image_name, read_head, skipped_text, suffix_of, why_unread
-from signsclf.text import count, natural_key
+from signsclf.text import count, expand_braces, natural_key
 
 _LIST_BLOCK = 65_536
 _IMAGE_STARTS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
@@ -37,7 +37,7 @@ def expand(
     """Yield image paths one after another; only the names in the current folders are held in memory.
 
     Args:
-        arguments: files, which are yielded unchanged; folders, zip archives and folders in them, for the images in
+        arguments: files, which are yielded unchanged; folders, archives and folders in them, for the images in
             them in natural order, without hidden ones and those that this program wrote; patterns with ``*``, ``?``,
             ``[…]`` or ``**``; "-" for ``listed``. An argument without any image is yielded unchanged, so that
             reading it reports what is wrong.
@@ -83,7 +83,7 @@ def why_no_image(path: str) -> str | None:
             return f"a folder of hidden images alone: {hidden_text(hidden)}"
         return _why("folder", files)
     if os.path.isfile(path):  # noqa: PTH113
-        return _why_archive(path, "") if path.lower().endswith(".zip") else None
+        return _why_archive(path, "") if images.is_archive(path) else None
     if inside := images.split_archive(path):
         return _why_archive(*inside)
     if os.path.islink(path):  # noqa: PTH114
@@ -94,8 +94,8 @@ def why_no_image(path: str) -> str | None:
 def _why_archive(archive: str, prefix: str) -> str | None:
     try:
         names = [name for name in images.open_archive(archive).namelist() if name.startswith(prefix)]
-    except BadImageError:
-        return None
+    except BadImageError as error:
+        return str(error).removeprefix(f"{archive}: ")
     is_member = not prefix or any(name.startswith(prefix.rstrip("/") + "/") for name in names)
     return _why("archive", [name for name in names if not name.endswith("/")]) if is_member else None
 
@@ -201,7 +201,7 @@ class _Listing:
         argument = str(path) if argument.startswith("~") else argument
         # Unlike Path's methods, these never raise, whatever the name.
         if os.path.isfile(argument):  # noqa: PTH113
-            if path.suffix.lower() == ".zip":
+            if images.is_archive(argument):
                 yield from self._archive(argument, "")
             elif is_named or not outputs.is_own_file(argument):
                 yield argument
@@ -211,6 +211,10 @@ class _Listing:
             yield from self._folder(path)
         elif inside := images.split_archive(argument):
             yield from self._archive(*inside)
+        elif len(shards := expand_braces(argument)) > 1:
+            for shard in shards:
+                # One that is missing is named, so that reading it reports that.
+                yield from self.find(shard) if os.path.exists(shard) else [shard]  # noqa: PTH110
         elif glob.has_magic(argument):
             for match in sorted(glob.iglob(argument, recursive=True), key=natural_key):  # noqa: PTH207 - Path.glob refuses absolute ones
                 yield from self.find(match, is_named=False)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import platformdirs
 import pytest
 from PIL import Image
 from tinysource import Watched
@@ -23,6 +24,7 @@ from signsclf.data import cache
 from signsclf.data.cache import cache_folder, decode_all, digest, fingerprint
 from signsclf.data.rows import make_table
 from signsclf.errors import SignsclfError
+from signsclf.imagefiles import cachefolder
 
 
 @pytest.fixture
@@ -250,7 +252,7 @@ def test_a_folder_that_cannot_be_made_is_told(source, tmp_path):
 
 def test_the_entries_used_last_are_kept(source, folder, monkeypatch):
     (folder / "mine").mkdir(parents=True)
-    monkeypatch.setattr(cache, "MAX_CACHE_BYTES", 7 * 3 * (8 * 8 + 9 * 9 + 10 * 10))
+    monkeypatch.setattr(cachefolder, "MAX_CACHE_BYTES", 7 * 3 * (8 * 8 + 9 * 9 + 10 * 10))
     for size, age in ((8, 300), (9, 200)):
         decode_all(source, size, folder)
         newest = max((e for e in entries(folder) if e.name != "mine"), key=lambda e: (e / "index.json").stat().st_mtime)
@@ -329,11 +331,11 @@ def test_a_folder_with_a_mapped_file_is_never_renamed(source, folder, monkeypatc
     monkeypatch.setattr(Path, "rename", rename)
     first = decode_all(source, 12, folder)
     assert entries(folder) == [first.entry]
-    assert cache.clear(folder) == (0, 1)
+    assert cachefolder.clear(folder) == (0, 1)
     assert {path.name for path in first.entry.iterdir()} == {"pixels.bin", "index.json"}
     assert same(first, decode_all(source, 12, folder))
     del first
-    assert cache.clear(folder)[1] == 0
+    assert cachefolder.clear(folder)[1] == 0
 
 
 @pytest.mark.parametrize("error", [None, errno.EOPNOTSUPP, errno.EINVAL])
@@ -361,13 +363,13 @@ def test_clearing_takes_what_is_its_own(source, folder, tmp_path):
     (folder / ("2" * 32)).mkdir()
     (folder / ("2" * 32) / "mine.txt").write_text("mine")
     (folder / "notes").mkdir()
-    n, n_bytes = cache.measure(folder)
+    n, n_bytes = cachefolder.measure(folder)
     assert n == 3
     assert n_bytes > 7 * 3 * (12**2 + 13**2)
-    assert cache.clear(folder) == (n_bytes, 0)
+    assert cachefolder.clear(folder) == (n_bytes, 0)
     assert {path.name for path in folder.iterdir()} == {"CACHEDIR.TAG", "1" * 32, "2" * 32, "notes"}
     assert (folder / ("2" * 32) / "mine.txt").read_text() == "mine"
-    assert cache.clear(folder) == cache.measure(folder) == cache.measure(tmp_path / "none") == (0, 0)
+    assert cachefolder.clear(folder) == cachefolder.measure(folder) == cachefolder.measure(tmp_path / "none") == (0, 0)
 
 
 def test_taking_rows_keeps_the_entry(source, folder):
@@ -407,7 +409,7 @@ def test_without_a_home_there_is_no_cache_and_that_is_said(monkeypatch, home):
         monkeypatch.setenv("HOME", "")
     else:
         result = nobody if home == "none" else lambda *args: "~/.cache/signsclf"
-        monkeypatch.setattr(cache.platformdirs, "user_cache_dir", result)
+        monkeypatch.setattr(platformdirs, "user_cache_dir", result)
         monkeypatch.setattr(Path, "expanduser", nobody if home == "none" else lambda path: path)
     watched = Watched()
     assert cache_folder("auto", watched) is None

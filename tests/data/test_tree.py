@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from signsclf.data.table import Source, read_source
-from signsclf.data.tree import Tree, list_folder, list_zip
+from signsclf.data.tree import Tree, list_archive, list_folder
 from signsclf.errors import SourceError
 from signsclf.imagefiles import kinds as imagekinds
 
@@ -63,7 +63,7 @@ def place(tmp_path: Path, request: pytest.FixtureRequest) -> Place:
 
 
 def listed(root: Path) -> Tree:
-    return list_zip(root) if root.suffix == ".zip" else list_folder(root)
+    return list_archive(root) if root.suffix == ".zip" else list_folder(root)
 
 
 def counts(source: Source) -> dict[str, int]:
@@ -221,7 +221,7 @@ def test_archives_that_images_are_not_read_from_are_refused_at_once(tmp_path: Pa
     with zipfile.ZipFile(root, "w", method) as archive:
         archive.writestr("a/1.png", image(0))
     with pytest.raises(SourceError, match=r"a\.zip: compressed by a method that is not read; zip it with deflate"):
-        list_zip(root)
+        list_archive(root)
 
 
 @pytest.mark.parametrize(
