@@ -235,6 +235,25 @@ def _sync(handle: int) -> None:
 # One slash too: Path drops the second slash of an address.
 _ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+):([/\\]{1,2})|data:[a-z]+/")
 
+_REMOTE = re.compile(r"(?:s3|gs|gcs|abfss?|hdfs|viewfs)://", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"([a-z][a-z0-9+.-]*:/{1,2})[^/@]*:[^/@]*@", re.IGNORECASE)
+
+
+def is_remote(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a path is the address of an object store, which is read with `imagefiles.remote`."""
+    return isinstance(path, str) and bool(_REMOTE.match(path))
+
+
+def refuse_credentials(path: str, raises: type[SignsclfError] = SignsclfError) -> None:
+    """Refuse an address with a user's name and password, which would be shown, logged and stored with it.
+
+    Raises:
+        SignsclfError: it has them; of the type ``raises``. The message does not show them.
+    """
+    if _CREDENTIALS.match(path):
+        shown = _CREDENTIALS.sub(r"\1…@", path)
+        raise raises(f"{shown}: credentials in an address; give them in the environment, as the store's own tools do")
+
 
 def user_path(path: str | os.PathLike[str], raises: type[SignsclfError] = SignsclfError) -> Path:
     """Expand a leading ``~`` or ``~name`` to that home folder, as a shell would.
@@ -242,9 +261,10 @@ def user_path(path: str | os.PathLike[str], raises: type[SignsclfError] = Signsc
     A file or folder that is itself called ``~name`` takes precedence.
 
     Raises:
-        SignsclfError: there is no such user or home folder, or it is a web address; of the type ``raises``.
+        SignsclfError: there is no such user or home folder, or it is an address; of the type ``raises``.
     """
     text = os.fspath(path)
+    refuse_credentials(text, raises)
     if (address := _ADDRESS.match(text)) and not os.path.lexists(text):
         if address[1] is None:
             raise raises(f"{text[:40]}: an image in a data: address; decode it and save it as a file")
@@ -263,6 +283,15 @@ def user_path(path: str | os.PathLike[str], raises: type[SignsclfError] = Signsc
     except RuntimeError as error:
         lacking = "this user has no home folder" if first == "~" else f"there is no user {first[1:]!r} here"
         raise raises(f"{path}: {lacking}; write the path out, or ./{path} for a name that begins with ~") from error
+
+
+def absolute_source(source: str | os.PathLike[str]) -> str:
+    """Return an absolute path, with forward slashes, or an address in a store as it is; see `user_path`.
+
+    Raises:
+        SignsclfError: as `user_path`.
+    """
+    return str(source) if is_remote(source) else user_path(source).absolute().as_posix()
 
 
 def native_path(path: str | os.PathLike[str]) -> str:

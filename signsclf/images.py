@@ -25,7 +25,8 @@ import PIL
 from PIL import Image
 
 from signsclf.errors import BadImageError, SignsclfError
-from signsclf.imagefiles import tiff
+from signsclf.files import is_remote
+from signsclf.imagefiles import remote, tiff
 from signsclf.imagefiles.depth import to_8_bits
 from signsclf.imagefiles.kinds import HEAD, SUFFIXES, describe_kind, image_class, is_image_name, kind_of
 from signsclf.imagefiles.pixelcount import webp_size
@@ -160,13 +161,14 @@ def split_archive(path: str) -> tuple[str, str] | None:
     """Split ``A.zip/member`` into (``A.zip``, ``member``) where ``A.zip`` is an archive; None for any other path."""
     for suffix in _IN_ARCHIVE.finditer(path):
         archive = path[: suffix.end()]
-        if os.path.isfile(archive):  # noqa: PTH113 - unlike Path.is_file, False for names that are too long
+        # Unlike Path.is_file, os.path.isfile is False for names that are too long.
+        if remote.is_object(archive) if is_remote(path) else os.path.isfile(archive):  # noqa: PTH113
             return archive, path[suffix.end() + 1 :]
     return None
 
 
 def open_archive(archive: str) -> zipfile.ZipFile | TarArchive:
-    """Return this process's handle of an archive, shared by all threads; a new one if the file has changed.
+    """Return this process's handle of an archive, shared by all threads; a new one if a file on disk has changed.
 
     Raises:
         BadImageError: the archive cannot be opened.
@@ -175,9 +177,11 @@ def open_archive(archive: str) -> zipfile.ZipFile | TarArchive:
     # since zipfile holds a lock while it seeks and reads.
     with _archives_lock:
         try:
-            stat = os.stat(archive)  # noqa: PTH116 - once for every image read
             # With the process id: after a fork, parent and child would share one file position.
-            stat_key = (os.getpid(), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            stat_key: tuple[int, ...] = (os.getpid(),)
+            if not is_remote(archive):
+                stat = os.stat(archive)  # noqa: PTH116 - once for every image read
+                stat_key += (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
             entry = _archives.get(archive)
             if entry and entry[0] == stat_key:
                 _archives.move_to_end(archive)
@@ -201,11 +205,11 @@ def _members() -> int:
 
 
 def _opened(archive: str) -> zipfile.ZipFile | TarArchive:
-    from signsclf.imagefiles.localcopies import decompressed
+    from signsclf.imagefiles.localcopies import decompressed, fetched
     from signsclf.imagefiles.tars import TarArchive
 
-    is_compressed = archive.lower().endswith("gz")
-    file = (decompressed(archive) if is_compressed else Path(archive)).open("rb")
+    on_disk = fetched(archive) if is_remote(archive) else Path(archive)
+    file = (decompressed(on_disk, archive) if archive.lower().endswith("gz") else on_disk).open("rb")
     try:
         # Given a file and not a name: zipfile counts references to files that it opened itself without a lock.
         handle = zipfile.ZipFile(file) if archive.lower().endswith(".zip") else TarArchive(file)
@@ -228,7 +232,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def read(path: str | Path) -> bytes:
-    """Read the encoded bytes of one image: a file, a member of an archive, or a path with one of `SCHEMES`.
+    """Read the encoded bytes of one image: a file, an object in a store, a member of an archive, or one of `SCHEMES`.
 
     Raises:
         BadImageError: it does not exist, cannot be read, or is larger than `max_bytes`.
@@ -568,6 +572,10 @@ def _open(path: str) -> tuple[IO[bytes], int]:
             raise BadImageError(f"{path}: compressed by a method that is not read; zip it with deflate")
         # Without a limit, zipfile decompresses up to 2 GB before it checks the declared size.
         return handle.open(member), info.file_size + 1
+    if is_remote(path):
+        file, length = remote.open_object(path)
+        _refuse_bytes(path, length)
+        return file, length + 1
     # os.stat, not Path: constructing a Path would take a tenth of a small image's time.
     length = os.stat(path).st_size  # noqa: PTH116
     limit = max_bytes()

@@ -47,7 +47,7 @@ def test_no_home_folder_is_told_and_never_the_root(home, monkeypatch):
     [
         ("https://images.example.org/a.jpg", "download it"),
         ("HTTP://x/a.png?w=3", "download it"),
-        ("s3://bucket/photos", "download it"),
+        ("ftp://bucket/photos", "download it"),
         ("file:///tmp/a.png", "the path alone"),
         ("data:image/png;base64,iVBORw0KGgo", "decode it"),
     ],

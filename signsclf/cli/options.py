@@ -20,7 +20,7 @@ from signsclf.files import make_folder, user_path
 
 _SOURCE_HELP = (
     "Labelled images: a folder with one folder for each class, a .zip or .tar, WebDataset shards, a table "
-    "(.csv, .json, .parquet …), or synthetic, which renders traffic signs"
+    "(.csv, .json, .parquet …), any of these in a store (s3://…), or synthetic, which renders traffic signs"
 )
 OptionalSource = Annotated[str | None, typer.Argument(help=f"{_SOURCE_HELP}; unset: GTSRB.", metavar="SOURCE")]
 SourceArg = Annotated[str, typer.Argument(help=f"{_SOURCE_HELP}.", metavar="SOURCE")]

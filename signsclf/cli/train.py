@@ -33,6 +33,7 @@ from signsclf.cli.recipe_options import recipe_options
 from signsclf.cli.sources import read_source_or_gtsrb
 from signsclf.cli.terminal import SilentObserver, TerminalObserver, echo, eprint, on_signals, quoted, shown_path
 from signsclf.errors import RunError, SignsclfError, require_extra
+from signsclf.files import is_remote
 from signsclf.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def train_command(
     if outcome.metrics:
         echo(headline(outcome.metrics))
     echo(f"model: {folder}")
-    origin = source or shown_path(Path(outcome.source))
+    origin = source or (outcome.source if is_remote(outcome.source) else shown_path(Path(outcome.source)))
     how = "".join(f" {quoted(flag)}" for flag in reading.flags())
     if outcome.source == "synthetic":
         eprint("validated on rendered signs, which says nothing of photographs; a folder of some labelled ones does:")

@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,11 +27,13 @@ from PIL import Image
 
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
-from signsclf.files import user_path
+from signsclf.files import is_remote, user_path
+from signsclf.imagefiles import remote
 from signsclf.imagefiles.cachefolder import INDEX, PIXELS, delete, make_space, users_folder
 from signsclf.observer import Observer
 from signsclf.threads import usable_cores
 
+_WAITING_THREADS = 16  # for images in stores, which spend most time on the way
 IN_MEMORY_BYTES = 2 * 1024**3
 """Without a cache, a larger array is mapped from an unnamed temporary file, so that the system can drop its pages when
 memory is short."""
@@ -208,13 +210,19 @@ def _decode(table: np.ndarray, size: int, pixels: np.ndarray, observer: Observer
         return stop - start
 
     done = 0
-    # Synthetic images have no header to look at: each one looked at is rendered.
-    in_python = images.has_scheme(paths[0]) or images.median_side(paths) < _SMALL_SIDE
-    with ThreadPoolExecutor(1 if in_python else usable_cores()) as pool:
+    with ThreadPoolExecutor(_threads(paths)) as pool:
         for count in pool.map(work, range(0, n, _CHUNK)):
             done += count
             observer.progress("decoding", done, n)
     return Decoded(pixels=pixels, digests=digests, inputs=inputs, unreadable=dict(sorted(unreadable.items())))
+
+
+def _threads(paths: list[str]) -> int:
+    if is_remote(paths[0]):
+        return _WAITING_THREADS
+    # Synthetic images have no header to look at: each one looked at is rendered.
+    in_python = images.has_scheme(paths[0]) or images.median_side(paths) < _SMALL_SIDE
+    return 1 if in_python else usable_cores()
 
 
 def _key(table: np.ndarray, size: int) -> str | None:
@@ -224,21 +232,31 @@ def _key(table: np.ndarray, size: int) -> str | None:
     """
     state = hashlib.blake2b(f"{_FORMAT} {images.pixel_path()} {size}".encode(), digest_size=16)
     archives: dict[str, str] = {}
+    objects = _states(table["path"])
     for path, roi in zip(table["path"], table["roi"], strict=True):
         if images.has_scheme(path):
             return None
         inside = images.split_archive(path)
         if inside is None:
-            stat_key = _stat_key(path)
+            stat_key = objects.get(path, "") if is_remote(path) else _stat_key(path)
         else:
             stat_key = archives.get(inside[0]) or archives.setdefault(inside[0], _stat_key(inside[0]))
         state.update(f"{path}\0{roi or ''}\0{stat_key}\n".encode("utf-8", "surrogateescape"))
     return state.hexdigest()
 
 
+def _states(paths: Iterable[str]) -> dict[str, str]:
+    """Return the states of the objects in stores among some paths; empty where a store does not tell them."""
+    with contextlib.suppress(OSError):
+        return remote.states([path for path in paths if is_remote(path) and not images.split_archive(path)])
+    return {}
+
+
 def _stat_key(path: str) -> str:
     """Return a text that changes with a file's content, or with the permission to read it."""
     try:
+        if is_remote(path):
+            return getattr(remote.look(path), "state", "")
         found = os.stat(path)  # noqa: PTH116 - once for every image
     except OSError as error:
         return str(error.errno)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from signsclf import images
 from signsclf.errors import BadImageError, SourceError, require_extra
-from signsclf.files import native_path
+from signsclf.files import is_remote, native_path
+from signsclf.imagefiles.remote import native_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -354,7 +355,9 @@ def open_parquet(path: str) -> Any:
     """
     pa = _pyarrow(path)
     try:
-        # From disk only the requested parts are read; a member of an archive is read completely.
+        # Of a file or an object only the requested parts are read; a member of an archive is read completely.
+        if is_remote(path) and not images.split_archive(path):
+            return pa.parquet.ParquetFile(native_file(path))
         on_disk = not images.has_scheme(path) and Path(path).is_file()
         return pa.parquet.ParquetFile(native_path(path) if on_disk else pa.BufferReader(read_bytes(path)))
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -12,6 +12,7 @@ from typing import Any
 
 from signsclf.data.columns import open_parquet
 from signsclf.errors import BadImageError, SourceError
+from signsclf.files import is_remote
 
 SCHEME = "parquet"
 
@@ -41,7 +42,7 @@ def image_part(kind: Any) -> str | None:
 
 
 def row_path(file: str, column: str, row: int) -> str:
-    """Return the path by which `signsclf.images` reads the image in a row (from 0) of a Parquet file on disk."""
+    """Return the path by which `signsclf.images` reads the image in a row (from 0) of a Parquet file."""
     return f"{SCHEME}:{file}/{column}/{row + 1:06}"
 
 
@@ -99,9 +100,11 @@ def read(path: str) -> bytes:
 
 def _opened(file: str) -> tuple[tuple[int, ...], Any, list[int]]:
     """Open a file or take its open handle; return a key of its state, the handle, and where each row group ends."""
-    stat = os.stat(file)  # noqa: PTH116 - once for every image read
     # With the process id: after a fork, parent and child would share one file position.
-    stat_key = (os.getpid(), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    stat_key: tuple[int, ...] = (os.getpid(),)
+    if not is_remote(file):
+        stat = os.stat(file)  # noqa: PTH116 - once for every image read
+        stat_key += (stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if file not in _files or _files[file][0] != stat_key:
         handle = open_parquet(file)
         sizes = (handle.metadata.row_group(i).num_rows for i in range(handle.metadata.num_row_groups))

@@ -16,6 +16,7 @@ from pathlib import Path
 from signsclf import images
 from signsclf.data.tree import Tree, member_name
 from signsclf.errors import BadImageError
+from signsclf.files import is_remote
 from signsclf.imagefiles.hidden import is_hidden
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.\-]+://|data:[a-z]+/", re.IGNORECASE)
@@ -47,22 +48,23 @@ class Places:
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a text is a web address or one of a remote store, which is not fetched."""
-    return bool(_ADDRESS.match(text))
+    """Tell whether a text is a web address, which is not fetched."""
+    return not is_remote(text) and bool(_ADDRESS.match(text))
 
 
 def find_places(tree: Tree, folder: str, texts: Sequence[str], labels: Sequence[str]) -> Places:
     """Resolve each text as a path relative to the table's folder; if images are missing, try rules on all of those.
 
-    On disk texts may lead anywhere, in an archive only to its members.
+    On disk texts may lead anywhere, in an archive only to its members, in a store to its folder or to addresses.
 
     Args:
         folder: the table's folder, as it is named in the tree.
         texts: the stripped values of the path column.
         labels: the label of each, for images in folders that are named after their labels.
     """
-    where = _in_archive if tree.is_archive else _on_disk
-    found = {text: where(tree, folder, text) for text in dict.fromkeys(texts)}
+    where = _in_archive if tree.is_closed else _on_disk
+    # Whether objects in stores exist is found out when they are read.
+    found = {text: text if is_remote(text) else where(tree, folder, text) for text in dict.fromkeys(texts)}
     lost = [text for text, path in found.items() if path is None]
     if not lost:
         return Places(paths=[found[text] or "" for text in texts], lost=[])
@@ -234,7 +236,7 @@ def _plain(text: str) -> str:
 def _listed(tree: Tree, folder: str) -> list[str]:
     """List the images below the table's folder, relative to it; for a table given by itself up to a limit."""
     prefix = f"{folder}/" if folder else ""
-    if tree.is_archive or len(tree.files) > 1 or tree.folders:
+    if tree.is_closed or len(tree.files) > 1 or tree.folders:
         return [name[len(prefix) :] for name in tree.image_names if name.startswith(prefix)]
     top = f"{tree.root}/{prefix}"
     names: list[str] = []
@@ -254,7 +256,7 @@ def _listed_path(tree: Tree, folder: str, name: str) -> str:
 
 def _expected(tree: Tree, folder: str, text: str) -> str:
     """Return the path where a missing image should be; never one that leads out of an archive."""
-    if tree.is_archive:
+    if tree.is_closed:
         return f"{tree.root}/{posixpath.join(folder, member_name(text).lstrip('/'))}"
     return posixpath.normpath(posixpath.join(tree.root, folder, _plain(text)))
 

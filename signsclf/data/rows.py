@@ -2,7 +2,8 @@
 
 Its columns, all of Python objects, are
 
-- ``path``: str, an absolute file path with forward slashes, ``ARCHIVE.zip/member``, or ``synthetic:...``;
+- ``path``: str, an absolute file path with forward slashes, ``ARCHIVE.zip/member``, the address of an
+  object in a store, or ``synthetic:...``;
 - ``label``: str, Unicode NFC;
 - ``split``: "train", "valid", "test" or None. Where a source has training and no validation, some of training
   is still to be held out;

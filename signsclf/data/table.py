@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import posixpath
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,10 +27,11 @@ from signsclf.data.layouts import Layout, ParsedSource, gtsrb_tracks_fit
 from signsclf.data.rows import COLUMNS, is_missing, make_table, with_columns
 from signsclf.data.splits import splits_of
 from signsclf.data.tables import GIVEN_SUFFIXES, find_table, read_table
-from signsclf.data.tree import Tree, list_archive, list_folder, own_note, quoted, relative_name, some
+from signsclf.data.tree import Tree, list_archive, list_folder, list_remote, own_note, quoted, relative_name, some
 from signsclf.data.webdataset import find_webdataset, is_tar
 from signsclf.errors import BadImageError, SourceError
-from signsclf.files import user_path
+from signsclf.files import is_remote, refuse_credentials, user_path
+from signsclf.imagefiles.remote import look
 from signsclf.metrics.classification import evenly_spaced
 from signsclf.text import expand_braces, natural_key
 
@@ -51,8 +53,8 @@ _NEEDS = {
 _SOURCES = f"a source is a folder, an archive (.zip .tar .tar.gz), or a table: {' '.join(GIVEN_SUFFIXES)}"
 _SIZES_READ = 10_000
 """How many image headers are read for the range of sizes; at 50 to 100 µs each, within a second."""
-_SYNTHETIC_SIZES_READ = 100
-"""The same for synthetic signs, which have no headers and must be rendered."""
+_SLOW_SIZES_READ = 100
+"""The same for synthetic signs, which have no headers and must be rendered, and for objects in stores."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,9 +109,9 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
     """Read a folder, an archive (.zip, .tar, .tar.gz), a table (.csv, .parquet …), or "synthetic" for rendered signs.
 
     Args:
-        source: a path, relative or absolute, in which ``~`` is expanded, or a pattern of shards such as
-            ``train-{000..099}.tar``; "synthetic" is the keyword, "./synthetic" a
-            path.
+        source: a path, relative or absolute, in which ``~`` is expanded, an address in a store such as
+            ``s3://bucket/folder``, or a pattern of shards such as ``train-{000..099}.tar``; "synthetic" is
+            the keyword, "./synthetic" a path.
         reading: how to read the source, or the layout it must have; None recognises it.
 
     Raises:
@@ -124,6 +126,8 @@ def read_source(source: str | Path, reading: Reading | Layout | None = None) -> 
     layout = reading.layout
     if source == Layout.SYNTHETIC.value or layout is Layout.SYNTHETIC:
         return _synthetic(source, layout)
+    if is_remote(source):
+        return _read_remote(str(source).rstrip("/"), reading)
     path = user_path(source, SourceError)
     suffix = path.suffix.lower()
     shards = [] if _exists(path) else expand_braces(str(path))
@@ -253,6 +257,33 @@ def _recognise(tree: Tree, reading: Reading) -> tuple[Tree, ParsedSource]:
     )
 
 
+def _read_remote(address: str, reading: Reading) -> Source:
+    """Read a folder, an archive or a table in a store."""
+    refuse_credentials(address, SourceError)
+    shards = expand_braces(address)
+    name = posixpath.basename(address)
+    try:
+        entry = look(address)
+    except OSError as error:
+        raise SourceError(f"{address}: cannot be read ({error.strerror or error}); check it and your rights") from error
+    if entry is None and len(shards) > 1:
+        root = posixpath.dirname(address)
+        tree = Tree(root=root, is_archive=False, files={shard[len(root) + 1 :]: shard for shard in shards})
+        tree, found = _recognise_listed(tree, reading)
+    elif entry is None:
+        raise SourceError(f"{address}: no such object or folder in the store; check the address")
+    elif entry.is_folder:
+        tree, found = _recognise_listed(list_remote(address), reading)
+    elif images.is_archive(name):
+        tree, found = _recognise_listed(list_archive(address, reading.zip_encoding), reading)
+    elif posixpath.splitext(name)[1].lower() in GIVEN_SUFFIXES:
+        tree = list_remote(posixpath.dirname(address))
+        found = read_table(tree, name, reading)
+    else:
+        raise SourceError(f"{address}: {_SOURCES}")
+    return _source(tree, found, address, reading)
+
+
 def _listed_shards(paths: Sequence[str]) -> Tree:
     """List the archives that a pattern with braces names."""
     places = [Path(path).absolute() for path in paths]
@@ -371,7 +402,8 @@ def _classes(table: np.ndarray, is_gtsrb: bool) -> tuple[str, ...]:
 
 
 def _sizes(source: Source) -> str:
-    n, most = len(source.table), _SYNTHETIC_SIZES_READ if source.layout is Layout.SYNTHETIC else _SIZES_READ
+    n, slow = len(source.table), source.layout is Layout.SYNTHETIC or is_remote(source.root)
+    most = _SLOW_SIZES_READ if slow else _SIZES_READ
     rows = evenly_spaced(n, most)
     sizes = list(_readable_sizes(source.table["path"][rows]))
     if not sizes:

@@ -20,6 +20,7 @@ from signsclf.data.roles import Roles, find_roles, flag
 from signsclf.data.splits import SPLITS, is_container, splits_of, splits_of_files
 from signsclf.data.tree import TABLE_SUFFIXES, Tree, quoted, some
 from signsclf.errors import SourceError
+from signsclf.files import is_remote, refuse_credentials
 
 GIVEN_SUFFIXES = (*TABLE_SUFFIXES, ".json", ".txt")
 """Suffixes of files that are read as a table if they are given by name."""
@@ -197,7 +198,11 @@ def _read(tree: Tree, name: str, called: str | None, reading: Reading) -> _Part:
     refuse_labels(
         dict.fromkeys(labels), lambda label: f"{table}: {sheet.location(kept[labels.index(label)])}", "correct the cell"
     )
-    if not embedded and (far := [i for i, text in enumerate(texts) if is_address(text)]):
+    for text in () if embedded else texts:
+        refuse_credentials(text, SourceError)
+    if not embedded and (
+        far := [i for i, text in enumerate(texts) if is_address(text) or (tree.is_archive and is_remote(text))]
+    ):
         first = f"{sheet.location(kept[far[0]])} {texts[far[0]]!r}"
         raise SourceError(
             f"{table}: {len(far):,} of {len(texts):,} images are at web addresses, first {first}: they are not "

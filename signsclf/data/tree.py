@@ -18,6 +18,8 @@ from typing import IO
 from signsclf import images, outputs
 from signsclf.data.zipnames import decode_names
 from signsclf.errors import BadImageError, SourceError
+from signsclf.files import is_remote
+from signsclf.imagefiles import remote
 from signsclf.imagefiles.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
 from signsclf.imagefiles.kinds import HEAD, Sniffer, describe_kind, read_head, skipped_text, suffix_of, why_unread
 from signsclf.text import file_text
@@ -35,7 +37,7 @@ class Tree:
     """The files below a folder or in an archive.
 
     Attributes:
-        root: absolute path of the folder or archive, with forward slashes.
+        root: absolute path of the folder or archive, with forward slashes, or the address of one in a store.
         is_archive: whether ``root`` is an archive.
         files: name below the root (forward slashes, Unicode NFC, in order) to the path for `signsclf.images`.
         folders: names of all folders below the root, empty ones too.
@@ -60,6 +62,11 @@ class Tree:
     hidden: Mapping[str, int] = field(default_factory=dict)
     broken: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether its files are all that a table in it may name: those of an archive or a store."""
+        return self.is_archive or is_remote(self.root)
 
     @cached_property
     def image_names(self) -> list[str]:
@@ -201,6 +208,35 @@ def list_folder(root: Path) -> Tree:
     return _without_own(replace(listing.tree(False, notes), broken=tuple(broken)), io.FileIO)
 
 
+def list_remote(folder: str) -> Tree:
+    """List all objects below a folder in a store, except hidden ones.
+
+    What this program wrote is not recognised, since each file that may be would be a request.
+
+    Raises:
+        SourceError: the store refuses, or a name is not valid UTF-8.
+    """
+    listing = _Listing(folder)
+    try:
+        for entry in sorted(remote.entries(folder, recursive=True), key=lambda entry: entry.address):
+            parts = [_nfc(part) for part in entry.address[len(folder) + 1 :].split("/") if part]
+            hides, counted_for = hiding_part(parts)
+            if counted_for and not entry.is_folder:
+                listing.hidden[counted_for] += 1
+            if hides or not parts:
+                continue
+            if entry.is_folder:
+                listing.folders.add("/".join(parts))
+                continue
+            listing.folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+            listing.add("/".join(parts), entry.address, lambda path=entry.address: images.head(path, HEAD))
+    except OSError as error:
+        raise SourceError(
+            f"{folder}: cannot be listed ({error.strerror or error}); check it and your rights"
+        ) from error
+    return listing.tree(False, [])
+
+
 def list_archive(archive: str | Path, encoding: str | None = None) -> Tree:
     """List all members of an archive, except hidden ones, what this program wrote and names that lead outside it.
 
@@ -211,13 +247,13 @@ def list_archive(archive: str | Path, encoding: str | None = None) -> Tree:
         SourceError: the archive is damaged, encrypted, compressed by an unsupported method, or its names are not in
             that encoding.
     """
-    top = Path(archive).absolute().as_posix()
+    top = str(archive) if is_remote(archive) else Path(archive).absolute().as_posix()
     try:
         handle = images.open_archive(top)
         members = handle.infolist()
     except (BadImageError, NotImplementedError, ValueError, struct.error) as error:
         with contextlib.suppress(OSError):
-            if not top.lower().endswith("gz") and (what := describe_kind(read_head(top))):
+            if not (top.lower().endswith("gz") or is_remote(top)) and (what := describe_kind(read_head(top))):
                 raise SourceError(f"{top}: not {_kind_of(top)}, but {what}") from error
         why = str(error).removeprefix(f"{top}: ")
         remedy = "check its permissions" if isinstance(error.__cause__, OSError) else "fetch or pack it again"

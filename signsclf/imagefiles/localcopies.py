@@ -1,4 +1,4 @@
-"""Copies, in the user's cache folder, of archives that cannot be read where they are: compressed ones.
+"""Copies, in the user's cache folder, of archives that are not read where they are: compressed ones, those in stores.
 
 Each copy is an entry of the cache of decoded images, which is measured, bounded and cleared with it.
 """
@@ -6,6 +6,7 @@ Each copy is an entry of the cache of decoded images, which is measured, bounded
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import os
@@ -17,6 +18,7 @@ from typing import IO
 
 from signsclf.errors import BadImageError
 from signsclf.imagefiles.cachefolder import COPY, make_space, users_folder
+from signsclf.imagefiles.remote import look, open_object
 
 _MAX_RATIO = 20
 _SLACK = 1 << 30
@@ -25,16 +27,40 @@ is made to fill the disk."""
 _BLOCK = 1 << 20
 
 
-def decompressed(path: str) -> Path:
+def fetched(address: str) -> Path:
+    """Return a copy of an object in a store, made unless it exists; a changed object gets another one.
+
+    Each image of an archive would take several requests to the store, one after another.
+
+    Raises:
+        BadImageError: there is no place for the copy.
+        OSError: there is no such object, or it cannot be read or written.
+    """
+    found = look(address)
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    def write(copy: IO[bytes]) -> None:
+        with open_object(address)[0] as file:
+            shutil.copyfileobj(file, copy, _BLOCK)
+
+    return local_copy(f"{address} {found.state}", address, found.size, write)
+
+
+def decompressed(path: Path, name: str) -> Path:
     """Return a decompressed copy of a gzip file, made unless it exists; a changed file gets another one.
 
     A compressed archive can only be read from its start, and training reads images in any order.
+
+    Args:
+        path: of the file.
+        name: what to call it in an error.
 
     Raises:
         BadImageError: it has too many bytes for its size, or there is no place for the copy.
         OSError, EOFError, zlib.error: it is damaged, or cannot be read or written.
     """
-    found = os.stat(path)  # noqa: PTH116
+    found = path.stat()
     limit = _MAX_RATIO * found.st_size + _SLACK
 
     def write(copy: IO[bytes]) -> None:
@@ -43,11 +69,10 @@ def decompressed(path: str) -> Path:
             while block := file.read(_BLOCK):
                 n += len(block)
                 if n > limit:
-                    raise BadImageError(f"{path}: over {limit:,} bytes when decompressed; if it is right, gunzip it")
+                    raise BadImageError(f"{name}: over {limit:,} bytes when decompressed; if it is right, gunzip it")
                 copy.write(block)
 
-    key = f"{os.path.abspath(path)} {found.st_size} {found.st_mtime_ns}"  # noqa: PTH100
-    return local_copy(key, path, found.st_size, write)
+    return local_copy(f"{path.absolute()} {found.st_size} {found.st_mtime_ns}", name, found.st_size, write)
 
 
 def local_copy(key: str, name: str, size: int, write: Callable[[IO[bytes]], None]) -> Path:

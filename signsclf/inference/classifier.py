@@ -18,7 +18,7 @@ from PIL import Image
 
 from signsclf import images
 from signsclf.errors import BadImageError, ModelError, SignsclfError, first_line
-from signsclf.files import user_path
+from signsclf.files import is_remote, refuse_credentials, user_path
 from signsclf.inference import runtime
 from signsclf.inference.arrivals import arriving
 from signsclf.inference.listing import why_no_image
@@ -408,7 +408,9 @@ def open_image(source: ImageInput) -> Image.Image:
         BadImageError: it cannot be read, or ``source`` is of another type.
     """
     if isinstance(source, str | os.PathLike):
-        name = str(user_path(_name(source), BadImageError))
+        name = _name(source)
+        refuse_credentials(name, BadImageError)
+        name = name if is_remote(name) else str(user_path(name, BadImageError))
         try:
             return images.decode(images.read(name), name)
         except BadImageError:

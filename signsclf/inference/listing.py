@@ -15,9 +15,10 @@ from typing import BinaryIO
 
 from signsclf import images, outputs
 from signsclf.errors import BadImageError, SignsclfError
-from signsclf.files import user_path
+from signsclf.files import is_remote, refuse_credentials, user_path
+from signsclf.imagefiles import remote
 from signsclf.imagefiles.hidden import HIDDEN_FILES, hidden_images, hidden_text, hiding_part, is_hidden
-from signsclf.imagefiles.kinds import Sniffer, is_image_name, read_head, skipped_text, suffix_of, why_unread
+from signsclf.imagefiles.kinds import HEAD, Sniffer, is_image_name, read_head, skipped_text, suffix_of, why_unread
 from signsclf.text import count, expand_braces, natural_key
 
 _LIST_BLOCK = 65_536
@@ -69,6 +70,8 @@ def why_no_image(path: str) -> str | None:
 
     A folder or archive is described by its content.
     """
+    if is_remote(path):
+        return None
     if os.path.isdir(path):  # noqa: PTH112 - Path's raises for names that are too long
         try:
             with os.scandir(path) as entries:
@@ -194,6 +197,10 @@ class _Listing:
 
     def find(self, argument: str, is_named: bool = True) -> Iterator[str]:
         """Yield an argument's images; a file matched by a pattern (not ``is_named``) may be this program's own."""
+        refuse_credentials(argument)
+        if is_remote(argument):
+            yield from self._remote(argument)
+            return
         try:
             path = user_path(argument)
         except SignsclfError:  # a web address or an unknown home folder: reading the path reports it
@@ -242,6 +249,36 @@ class _Listing:
                     self._left_out(path)
                 else:
                     yield path
+
+    def _remote(self, address: str) -> Iterator[str]:
+        """Yield the images that an address in a store leads to."""
+        try:
+            entry = remote.look(address)
+        except OSError:  # reading the address reports it
+            return
+        try:
+            if entry is None:
+                if inside := images.split_archive(address):
+                    yield from self._archive(*inside)
+                elif len(shards := expand_braces(address)) > 1:
+                    for shard in shards:
+                        yield from self._remote(shard)
+                return
+            if not entry.is_folder:
+                yield from self._archive(address, "") if images.is_archive(address) else [address]
+                return
+            found = sorted(remote.entries(address, self.recursive), key=lambda entry: natural_key(entry.address))
+        except OSError as error:
+            raise SignsclfError(
+                f"{address}: cannot be listed ({error.strerror or error}); check your rights"
+            ) from error
+        for entry in found:
+            path = entry.address
+            hides, counted_for = hiding_part(path[len(address.rstrip("/")) + 1 :].split("/"))
+            if counted_for and not entry.is_folder:
+                self.hidden[f"{address}/{counted_for}"] += 1
+            if not (hides or entry.is_folder) and self._is_image(path, lambda path=path: images.head(path, HEAD)):
+                yield path
 
     def _entries(self, folder: Path) -> Iterator[str]:
         """Yield the names of the images in a folder and, with a slash appended, of its subfolders."""

@@ -13,7 +13,7 @@ from signsclf.choices import Int8Policy
 from signsclf.data.cache import AUTO, cache_folder
 from signsclf.data.table import read_source
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.files import user_path
+from signsclf.files import absolute_source, user_path
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.recipe import Crop
@@ -67,7 +67,7 @@ def export_run(
         if holdouts:
             raise SignsclfError(f"--holdout: for a finished model; {run} is a run: export it first")
         if source is not None:
-            given["source"] = user_path(source).absolute().as_posix()
+            given["source"] = absolute_source(source)
         return _export_unfinished(run, out, given, cache, observer)
     request = RunRequest.of(run, **given)
     refuse_taken(out, request.overwrite)

@@ -13,6 +13,7 @@ from signsclf.data.split import Split
 from signsclf.data.table import Source
 from signsclf.data.tree import some
 from signsclf.errors import BadImageError, ModelError, SourceError
+from signsclf.files import is_remote
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.runs.folder import Held, Record
@@ -90,7 +91,11 @@ def _held(partial: Path, record: Record, held: Held, rows: list[dict[str, str]])
     if len(decoded.digests) != len(rows) or fingerprint(names, labels, decoded.digests) != record.fingerprint:
         return None
     choose_device(recipe.device)
-    return _assemble(partial, record, held, rows, decoded, Path(request.source).as_posix())
+    return _assemble(partial, record, held, rows, decoded, _posix(request.source))
+
+
+def _posix(source: str) -> str:
+    return source if is_remote(source) else Path(source).as_posix()
 
 
 def _assemble(

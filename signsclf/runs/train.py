@@ -22,7 +22,7 @@ from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source
 from signsclf.errors import RunError, SignsclfError, is_out_of_memory
 from signsclf.export.onnx import torch_logits
-from signsclf.files import csv_bytes, json_bytes, user_path, write_atomic
+from signsclf.files import absolute_source, csv_bytes, json_bytes, user_path, write_atomic
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer, Observers, PlanSummary
 from signsclf.recipe import Flip, Recipe, Solver
@@ -215,7 +215,7 @@ def resume(
         record = read_record(partial)
         refuse_processes(record.recipe.shards, world.size)
         if source is not None:
-            changes["source"] = user_path(source).absolute().as_posix()
+            changes["source"] = absolute_source(source)
         record = replace(record, request=_changed(record.request, changes, observer))
         request = record.request
         refuse_taken(out, request.overwrite, resuming=True)

@@ -474,7 +474,7 @@ class TestSources:
 
     @pytest.mark.parametrize("given", [None, 5, b"photos", ["photos"], {"path": ["a.png"]}, np.zeros(3)])
     def test_what_is_no_path_says_what_is(self, given):
-        assert "a source is the path of a folder, a .zip or a table, and not of the type" in refusal(given)
+        assert "a source is the path of a folder, an archive or a table, and not of the type" in refusal(given)
 
     def test_relative_and_home_paths(self, root, monkeypatch):
         draw(root / "cat/1.png", root / "dog/1.png")
@@ -521,7 +521,8 @@ class TestSources:
         assert "one image" in refusal(root / "1.png")
 
     def test_other_archives(self, root):
-        assert ".zip" in refusal(write(root / "data.tar", "x"))
+        assert "not a tar archive" in refusal(write(root / "data.tar", "x"))
+        assert "unpack it" in refusal(write(root / "data.7z", "x"))
 
     @pytest.mark.parametrize("layout", [Layout.GTSRB, Layout.KAGGLE, Layout.TABLE, Layout.SYNTHETIC])
     def test_forced_layout_that_does_not_fit(self, root, packed, layout):
