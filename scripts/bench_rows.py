@@ -1,0 +1,94 @@
+"""A large table: seconds and memory of listing, describing, splitting, fingerprints, and figures with intervals.
+
+    python scripts/bench_rows.py                   # 1,000,000 rows of a CSV, 1,000,000 1×1 images in a zip archive
+    python scripts/bench_rows.py --rows 100000
+
+Each stage prints its seconds, the memory that the process holds after it, and the peak so far, in MB. Digests and
+probabilities are made up. Linux only: memory is read from /proc. All files are made in a temporary folder (TMPDIR names
+another place) and deleted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import re
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from signsclf.data.cache import fingerprint
+from signsclf.data.split import hold_out
+from signsclf.data.table import describe, read_source
+from signsclf.metrics.classification import Report
+from signsclf.metrics.intervals import group_numbers
+from signsclf.recipe import SplitBy
+
+CLASSES, FRAMES = 50, 10
+
+
+def make(folder: Path, n: int) -> Path:
+    """Write a zip archive of 1×1 images in class folders, and a table of them with a group for every `FRAMES` rows."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "PNG")
+    table = folder / "images.csv"
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive, table.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "group"])
+        for row in range(n):
+            label = f"class {row // FRAMES % CLASSES:02}"
+            name = f"{label}/{row:08}.png"
+            archive.writestr(name, buffer.getvalue())
+            writer.writerow([f"images.zip/{name}", label, f"object {row // FRAMES}"])
+    return table
+
+
+def memory() -> tuple[int, int]:
+    """MB that the process holds, and the most that it has held."""
+    status = Path("/proc/self/status").read_text()
+    return tuple(int(re.search(rf"{name}:\s+(\d+)", status)[1]) // 1024 for name in ("VmRSS", "VmHWM"))
+
+
+def measured(name: str, work: Callable[[], Any]) -> Any:
+    """Do the work and print what it took."""
+    began = time.monotonic()
+    result = work()
+    held, peak = memory()
+    print(f"{name:12} {time.monotonic() - began:8.1f} s  {held:6,} MB held  {peak:6,} MB peak", flush=True)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    rows = parser.parse_args().rows
+    with tempfile.TemporaryDirectory(prefix="signsclf-rows-") as tmp:
+        # In a process of its own, whose memory is not counted.
+        with ProcessPoolExecutor(1) as maker:
+            table_file = maker.submit(make, Path(tmp), rows).result()
+        measured("imports", lambda: None)
+        source = measured("list", lambda: read_source(table_file))
+        if len(source.table) != rows:
+            raise SystemExit(f"{len(source.table):,} rows were read of {rows:,}")
+        measured("describe", lambda: describe(source))
+        split = measured("split", lambda: hold_out(source.table, SplitBy.GROUP, 0.2, 0))
+        table, names = split.table, measured("names", lambda: [source.relative(path) for path in source.table["path"]])
+        digests = [f"{row:032x}" for row in range(rows)]
+        measured("fingerprint", lambda: fingerprint(names, table["label"].tolist(), digests))
+        valid = split.rows("valid")
+        targets = np.array([source.classes.index(label) for label in table["label"][valid]])
+        probabilities = np.random.default_rng(0).dirichlet(np.ones(CLASSES), len(valid))
+        groups = group_numbers(table["group"][valid])
+        measured("figures", lambda: Report.from_probabilities(probabilities, targets, source.classes, groups))
+
+
+if __name__ == "__main__":
+    main()
