@@ -124,6 +124,13 @@ FORMATS = {
 """Format of a predictions file by its suffix in lower case."""
 
 
+class Engine(Choice):
+    """What runs the workers of a batch job."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class Provider(Choice):
     """The device that an exported model runs on."""
 

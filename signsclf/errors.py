@@ -22,6 +22,7 @@ EXTRAS = {
     "audit": ("cleanlab",),
     "track": ("tensorboard", "mlflow"),
     "serve": ("starlette", "uvicorn"),
+    "scale": ("ray",),
 }
 """The extras of this package, and the modules that each of them brings."""
 

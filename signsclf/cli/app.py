@@ -25,6 +25,7 @@ MODULES = {
     "evaluate": "evaluate",
     "diff": "diff",
     "predict": "predict",
+    "batch": "batch",
     "serve": "serve",
     "export": "export",
     "verify": "verify",

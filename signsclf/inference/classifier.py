@@ -325,11 +325,41 @@ def stream(
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value < 1:
             raise SignsclfError(f"{name} is {value}, where it should be 1 or more")
-    return _stream(classifier, inputs, top_k, batch_size, workers)
+    decode = partial(_pixels, size=classifier.size)
+    return _stream(classifier, inputs, decode, top_k=top_k, batch_size=batch_size, workers=workers)
+
+
+def stream_paths(
+    classifier: Classifier, paths: Sequence[str], read: Callable[[str], Array], *, top_k: int = 5
+) -> Iterator[Prediction]:
+    """Do what `stream` does for paths, and bit for bit the same, with images that the caller reads.
+
+    Args:
+        read: gives the pixels of a path at the network's size, or raises BadImageError; called in several threads.
+    """
+    _check_top_k(top_k)
+
+    def decode(chunk: Sequence[str]) -> list[Array | str]:
+        return [_or_error(read, path) for path in chunk]
+
+    return _stream(classifier, paths, decode, top_k=top_k, batch_size=classifier.batch_size, workers=classifier.threads)
+
+
+def _or_error(read: Callable[[str], Array], path: str) -> Array | str:
+    try:
+        return read(path)
+    except BadImageError as error:
+        return str(error)
 
 
 def _stream(
-    classifier: Classifier, sources: Iterable[ImageInput | BadImageError], top_k: int, batch_size: int, workers: int
+    classifier: Classifier,
+    sources: Iterable[Any],
+    decode: Callable[[Sequence[Any]], list[Array | str]],
+    *,
+    top_k: int,
+    batch_size: int,
+    workers: int,
 ) -> Iterator[Prediction]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="signsclf-decode")
     pending: deque[tuple[list[str], list[Future[list[Array | str]]]]] = deque()
@@ -339,7 +369,7 @@ def _stream(
             # When no batch is being decoded, a partial one is taken rather than waited for.
             while len(pending) < _BATCHES_AHEAD and (batch := arrivals.take(batch_size, wait=not pending)):
                 chunks = [batch[start : start + _CHUNK] for start in range(0, len(batch), _CHUNK)]
-                tasks = [pool.submit(_pixels, chunk, classifier.size) for chunk in chunks]
+                tasks = [pool.submit(decode, chunk) for chunk in chunks]
                 pending.append(([_name(source) for source in batch], tasks))
             if not pending:
                 return

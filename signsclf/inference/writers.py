@@ -40,8 +40,23 @@ def write_parquet(predictions: Iterable[Prediction], sink: BinaryIO) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
+    schema = parquet_schema()
+    with parquet.ParquetWriter(sink, schema) as writer:
+        rows: list[dict[str, Any]] = []
+        for prediction in predictions:
+            rows.append(record_of(prediction))
+            if len(rows) == _PARQUET_ROWS:
+                writer.write_table(pa.Table.from_pylist(rows, schema))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema))
+
+
+def parquet_schema() -> Any:
+    """Return the pyarrow schema of the rows that `record_of` gives."""
+    import pyarrow as pa
+
     pair = pa.struct([("label", pa.string()), ("probability", pa.float64())])
-    schema = pa.schema(
+    return pa.schema(
         [
             ("path", pa.string()),
             ("label", pa.string()),
@@ -52,17 +67,10 @@ def write_parquet(predictions: Iterable[Prediction], sink: BinaryIO) -> None:
             ("top_k", pa.list_(pair)),
         ]
     )
-    with parquet.ParquetWriter(sink, schema) as writer:
-        rows: list[dict[str, Any]] = []
-        for prediction in predictions:
-            rows.append(_record(prediction))
-            if len(rows) == _PARQUET_ROWS:
-                writer.write_table(pa.Table.from_pylist(rows, schema))
-                rows = []
-        writer.write_table(pa.Table.from_pylist(rows, schema))
 
 
-def _record(prediction: Prediction) -> dict[str, Any]:
+def record_of(prediction: Prediction) -> dict[str, Any]:
+    """Return a prediction as the row that every format writes."""
     record = prediction.to_dict()
     record["top_k"] = [{"label": label, "probability": p} for label, p in prediction.top_k]
     # File names may hold bytes that are not UTF-8; they are written as escapes.
@@ -75,13 +83,13 @@ def _record(prediction: Prediction) -> dict[str, Any]:
 def _json(predictions: Iterable[Prediction], sink: TextIO) -> None:
     sink.write("[")
     for number, prediction in enumerate(predictions):
-        sink.write((",\n " if number else "\n ") + json.dumps(_record(prediction), ensure_ascii=False))
+        sink.write((",\n " if number else "\n ") + json.dumps(record_of(prediction), ensure_ascii=False))
     sink.write("\n]\n")
 
 
 def _jsonl(predictions: Iterable[Prediction], sink: TextIO) -> None:
     for prediction in predictions:
-        sink.write(json.dumps(_record(prediction), ensure_ascii=False) + "\n")
+        sink.write(json.dumps(record_of(prediction), ensure_ascii=False) + "\n")
 
 
 def _csv(predictions: Iterable[Prediction], sink: TextIO, top_k: int) -> None:
@@ -89,7 +97,7 @@ def _csv(predictions: Iterable[Prediction], sink: TextIO, top_k: int) -> None:
     other_columns = [f"{name}_{k}" for k in range(2, top_k + 1) for name in ("label", "probability")]
     writer.writerow([*_COLUMNS, *other_columns])
     for prediction in predictions:
-        record = _record(prediction)
+        record = record_of(prediction)
         other_cells = [value for pair in prediction.top_k[1:top_k] for value in pair]
         cells = ["" if record[name] is None else record[name] for name in _COLUMNS] + other_cells
         writer.writerow(cells + [""] * (len(_COLUMNS) + len(other_columns) - len(cells)))

@@ -166,6 +166,19 @@ def verify_sums(folder: str | Path, names: Iterable[str] | None = None) -> None:
         raise ModelError(f"{path}: changed or truncated, its checksum in {SUMS} differs; {_ANEW}")
 
 
+def folder_digest(folder: str | Path) -> str:
+    """Name a model by all of its files: "sha256:" and the hash of SHA256SUMS, which covers every file.
+
+    Raises:
+        ModelError: SHA256SUMS cannot be read.
+    """
+    sums = Path(folder) / SUMS
+    try:
+        return f"sha256:{file_hash(sums)}"
+    except OSError as error:
+        raise ModelError(f"{sums}: cannot be read ({error.strerror or error})") from error
+
+
 def publish(partial: str | Path, final: str | Path, overwrite: bool = False) -> None:
     """Move a finished folder to its place by one rename: it appears complete or not at all, even after a power cut.
 

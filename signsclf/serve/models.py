@@ -12,10 +12,9 @@ import numpy as np
 
 from signsclf.errors import ModelError
 from signsclf.export.verify import verify_files
-from signsclf.files import file_hash
 from signsclf.inference.classifier import Classifier
 from signsclf.inference.explain import check_explains
-from signsclf.model.folder import SUMS
+from signsclf.model.folder import folder_digest
 from signsclf.serve.answers import Refused
 
 Fingerprint: TypeAlias = tuple[tuple[str, int, int, int], ...]
@@ -64,7 +63,7 @@ def load_model(folder: Path, name: str, *, threads: int = 1, max_batch: int = 1)
     """
     seen = fingerprint(folder)
     classifier = Classifier(folder, threads)
-    digest = _digest(classifier.folder)
+    digest = folder_digest(classifier.folder)
     verify_files(classifier)
     try:
         check_explains(classifier)
@@ -76,7 +75,7 @@ def load_model(folder: Path, name: str, *, threads: int = 1, max_batch: int = 1)
         max_batch=min(max_batch, classifier.batch_size),
     )  # fmt: skip
     warm(model)
-    if _digest(classifier.folder) != digest:
+    if folder_digest(classifier.folder) != digest:
         raise ModelError(f"{folder}: replaced while it was read; try again")
     return model
 
@@ -100,13 +99,6 @@ def fingerprint(folder: Path) -> Fingerprint | None:
     except OSError:
         return None
     return tuple(sorted((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found))
-
-
-def _digest(folder: Path) -> str:
-    try:
-        return f"sha256:{file_hash(folder / SUMS)}"
-    except OSError as error:
-        raise ModelError(f"{folder / SUMS}: cannot be read ({error.strerror or error})") from error
 
 
 class Models:
