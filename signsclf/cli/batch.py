@@ -42,7 +42,8 @@ def plan_command(
     source: Annotated[
         list[str],
         typer.Argument(
-            help="Image files, folders, patterns, .zip archives, and tables with a column of paths.", metavar="SOURCE…"
+            help="Image files, folders, patterns, archives, addresses (s3://…), and tables with a column of paths.",
+            metavar="SOURCE…",
         ),
     ],
     out: Out,

@@ -248,7 +248,8 @@ def _key(table: np.ndarray, size: int) -> str | None:
 def _states(paths: Iterable[str]) -> dict[str, str]:
     """Return the states of the objects in stores among some paths; empty where a store does not tell them."""
     with contextlib.suppress(OSError):
-        return remote.states([path for path in paths if is_remote(path) and not images.split_archive(path)])
+        found = remote.look_all([path for path in paths if is_remote(path) and not images.split_archive(path)])
+        return {address: entry.state for address, entry in found.items()}
     return {}
 
 

@@ -53,13 +53,18 @@ class Entry:
         address: of it, without a final slash.
         is_folder: whether it is a folder.
         size: bytes of an object.
-        state: a text that changes with an object's content.
+        mtime_ns: when an object was written, in nanoseconds since the epoch; None where the store does not tell.
     """
 
     address: str
     is_folder: bool
     size: int
-    state: str
+    mtime_ns: int | None
+
+    @property
+    def state(self) -> str:
+        """A text that changes with an object's content."""
+        return f"{self.size} {self.mtime_ns}"
 
 
 def look(address: str) -> Entry | None:
@@ -97,14 +102,16 @@ def entries(folder: str, recursive: bool) -> Iterator[Entry]:
         yield _entry(f"{top}/{found.path[len(path) :].lstrip('/')}", found)
 
 
-def states(addresses: Iterable[str]) -> dict[str, str]:
-    """Return the `Entry.state` of each object that exists; each folder that they are in is listed once.
+def look_all(addresses: Iterable[str]) -> dict[str, Entry]:
+    """Find out what there is at many addresses, by listing each folder that they are in once.
+
+    What is not among the results does not exist.
 
     Raises:
         OSError: a folder cannot be listed.
     """
     folders = dict.fromkeys(address.rpartition("/")[0] for address in addresses)
-    return {entry.address: entry.state for folder in folders for entry in entries(folder, recursive=False)}
+    return {entry.address: entry for folder in folders for entry in entries(folder, recursive=False)}
 
 
 def open_object(address: str) -> tuple[IO[bytes], int]:
@@ -129,7 +136,7 @@ def native_file(address: str) -> Any:
 
 def _entry(address: str, found: fs.FileInfo) -> Entry:
     is_folder = found.type.name == "Directory"
-    return Entry(address, is_folder, found.size or 0, f"{found.size} {found.mtime_ns}")
+    return Entry(address, is_folder, found.size or 0, found.mtime_ns)
 
 
 def _asked(function: Any, *args: Any) -> Any:

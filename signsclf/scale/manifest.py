@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -15,7 +16,8 @@ from signsclf.data.columns import read_sheet
 from signsclf.data.parquetimages import SCHEME, image_part, refuse_large_groups, row_path
 from signsclf.data.roles import find_roles
 from signsclf.errors import BadImageError, SignsclfError
-from signsclf.files import open_output
+from signsclf.files import is_remote, open_output
+from signsclf.imagefiles import remote
 from signsclf.text import file_text
 
 Stamp: TypeAlias = tuple[int | None, int | None]
@@ -54,7 +56,12 @@ def listed_in(table: str, path_column: str | None = None) -> Iterator[str]:
         return
     folder = os.path.dirname(table)  # noqa: PTH120 - a Path for each of a million rows
     for text in sheet.load(column):
-        yield os.path.normpath(os.path.join(folder, text))  # noqa: PTH118
+        if is_remote(text):
+            yield text
+        elif is_remote(folder):
+            yield f"{folder}/{text}"
+        else:
+            yield os.path.normpath(os.path.join(folder, text))  # noqa: PTH118
 
 
 class Stamps:
@@ -62,11 +69,27 @@ class Stamps:
 
     def __init__(self) -> None:
         self._outer: dict[str, Stamp] = {}
+        self._listed: dict[str, remote.Entry] | None = None
+
+    def list_objects(self, paths: Iterable[str]) -> None:
+        """Look up the objects in stores among some paths by their folders: one by one would take a request for each.
+
+        Raises:
+            SignsclfError: a folder cannot be listed.
+        """
+        objects = [path for path in paths if is_remote(path) and self._outer_file(path) is None]
+        try:
+            self._listed = remote.look_all(objects)
+        except OSError as error:
+            raise SignsclfError(f"{objects[0]} and its like cannot be listed ({error.strerror or error})") from error
 
     def of(self, path: str) -> Stamp:
         """Return the stamp of an image's file."""
         outer = self._outer_file(path)
         if outer is None:
+            if self._listed is not None and is_remote(path):
+                entry = self._listed.get(path)
+                return (None, None) if entry is None else (entry.size, entry.mtime_ns)
             return _stamp(path)
         if outer not in self._outer:
             self._outer[outer] = _stamp(outer)
@@ -84,6 +107,9 @@ class Stamps:
 
 def _stamp(path: str) -> Stamp:
     try:
+        if is_remote(path):
+            entry = remote.look(path)
+            return (None, None) if entry is None else (entry.size, entry.mtime_ns)
         found = os.stat(path)  # noqa: PTH116 - a million times
     except (OSError, ValueError):
         return None, None
@@ -134,21 +160,15 @@ def _blocks(paths: Iterable[str], kinds: Any) -> Iterator[Any]:
     import pyarrow as pa
 
     stamps = Stamps()
-    block: list[tuple[str, int | None, int | None, bytes | None]] = []
-
-    def batch() -> Any:
-        columns = zip(*block, strict=True)
-        return pa.record_batch([pa.array(c, kind.type) for c, kind in zip(columns, kinds, strict=True)], kinds)
-
-    for path in paths:
-        name = file_text(path)
-        shown = name.encode("utf-8", "backslashreplace").decode()
-        block.append((shown, *stamps.of(path), None if shown == path else os.fsencode(path)))
-        if len(block) == _BLOCK:
-            yield batch()
-            block.clear()
-    if block:
-        yield batch()
+    rest = iter(paths)
+    while block := list(itertools.islice(rest, _BLOCK)):
+        stamps.list_objects(block)
+        rows = []
+        for path in block:
+            shown = file_text(path).encode("utf-8", "backslashreplace").decode()
+            rows.append((shown, *stamps.of(path), None if shown == path else os.fsencode(path)))
+        columns = zip(*rows, strict=True)
+        yield pa.record_batch([pa.array(c, kind.type) for c, kind in zip(columns, kinds, strict=True)], kinds)
 
 
 def read_rows(file: Path, shard: int) -> Rows:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from signsclf import images
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.files import file_hash, json_bytes, make_folder, user_path, write_atomic
+from signsclf.files import absolute_source, file_hash, is_remote, json_bytes, make_folder, write_atomic
+from signsclf.imagefiles import remote
 from signsclf.imagefiles.hidden import hidden_text
 from signsclf.imagefiles.kinds import skipped_text
 from signsclf.inference.listing import expand, why_no_image
@@ -102,7 +103,7 @@ def make_plan(
     make_folder(folder)
     skipped: Counter[str] = Counter()
     hidden: Counter[str] = Counter()
-    paths = _listed([str(user_path(source).absolute()) for source in sources], recursive, path_column, skipped, hidden)
+    paths = _listed([absolute_source(source) for source in sources], recursive, path_column, skipped, hidden)
     try:
         rows, repeated = write_manifest(paths, folder / MANIFEST, shard_rows)
     except BaseException:
@@ -129,7 +130,7 @@ def _listed(
     sources: Sequence[str], recursive: bool, path_column: str | None, skipped: Counter[str], hidden: Counter[str]
 ) -> Iterator[str]:
     for source in sources:
-        if source.lower().endswith(TABLES) and Path(source).is_file():
+        if source.lower().endswith(TABLES) and (is_remote(source) or Path(source).is_file()):
             yield from listed_in(source, path_column)
             continue
         for path in expand([source], recursive, skipped=skipped, hidden=hidden):
@@ -140,8 +141,15 @@ def _listed(
 
 
 def _why_not_there(path: str) -> str | None:
-    is_inside = images.has_scheme(path) or images.split_archive(path) is not None
-    return None if is_inside or Path(path).exists() else "no such file or folder; check the path"
+    if images.has_scheme(path) or images.split_archive(path) is not None:
+        return None
+    if not is_remote(path):
+        return None if Path(path).exists() else "no such file or folder; check the path"
+    try:
+        found = remote.look(path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    return "no images at this address; check it" if found is None or found.is_folder else None
 
 
 def open_plan(folder: str | Path, model: Path | None = None) -> Plan:

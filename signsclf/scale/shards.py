@@ -19,7 +19,7 @@ import numpy as np
 
 from signsclf import images
 from signsclf.errors import BadImageError, SignsclfError
-from signsclf.files import is_tmp_name, write_atomic
+from signsclf.files import is_remote, is_tmp_name, write_atomic
 from signsclf.inference.classifier import Classifier, open_image, stream_paths
 from signsclf.inference.writers import parquet_schema, record_of
 from signsclf.scale.manifest import Rows, Stamp, Stamps
@@ -102,8 +102,8 @@ def _refuse_change(path: str, planned: Stamp, found: Stamp) -> None:
 
 
 def _opened(path: str) -> Any:
-    """Open an image; what a busy file system could not give at once is asked for again."""
-    for pause in _PAUSES:
+    """Open an image; what a busy file system could not give at once is asked for again, as stores are already."""
+    for pause in () if is_remote(path) else _PAUSES:
         try:
             return open_image(path)
         except BadImageError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tarfile
 import threading
 import urllib.parse
@@ -27,7 +28,7 @@ from signsclf.imagefiles import remote
 from signsclf.inference.listing import expand
 
 pytest.importorskip("moto")
-pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
 pytestmark = pytest.mark.serve
 
 SECRET = "wJalrXUtnFEMI-K7MDENG-bPxRfiCYEXAMPLEKEY"
@@ -333,3 +334,35 @@ class TestCommands:
         assert figures[0].code == figures[1].code == 0, figures[0].err
         assert (tmp_path / "far/model.safetensors").read_bytes() == (tmp_path / "near/model.safetensors").read_bytes()
         assert cli("data", "check", address).code == 0
+
+    @pytest.mark.scale
+    def test_a_batch_of_objects(self, cli, model, source, store, tmp_path):
+        address = store.put_folder(source / "red bar", "batch")
+        plan = ("batch", "plan", address, tmp_path / "out", "--model", model)
+        assert cli(*plan, "--shard", 4).code == 0
+        listed = parquet.read_table(tmp_path / "out/manifest.parquet").to_pydict()
+        assert listed["path"][0].startswith(f"{address}/") and None not in listed["size"] + listed["mtime_ns"]
+        store.put(listed["path"][1].removeprefix("s3://bucket/"), b"another")
+        ran = cli("batch", "run", tmp_path / "out")
+        assert ran.code == 1, ran.err
+        tables = [parquet.read_table(part).to_pylist() for part in sorted((tmp_path / "out").glob("part-*"))]
+        rows = [row for table in tables for row in table]
+        assert [row["path"] for row in rows] == listed["path"]
+        assert [row["error"] for row in rows if row["error"]] == [f"{rows[1]['path']}: changed since the plan was made"]
+        here = cli("predict", source / "red bar", "--model", model, "--format", "jsonl").out.splitlines()
+        near = {Path(row["path"]).name: row for row in map(json.loads, here)}
+        for row in rows[:1] + rows[2:]:
+            assert row["probability"] == near[row["path"].rpartition("/")[2]]["probability"]
+        assert SECRET not in (tmp_path / "out/plan.json").read_text() + ran.err
+
+    def test_a_batch_of_nothing(self, cli, model, store, tmp_path):
+        plan = ("batch", "plan", "s3://bucket/nothing", tmp_path / "out", "--model", model)
+        assert "s3://bucket/nothing: no images at this address" in cli(*plan).complaint
+
+    def test_a_batch_of_a_table_of_objects(self, cli, model, source, store, tmp_path):
+        address = store.put_folder(source / "red bar", "listed")
+        store.put("listed/t.csv", b"path\n00000_00000.png\ns3://bucket/listed/00000_00001.png\n")
+        assert cli("batch", "plan", f"{address}/t.csv", tmp_path / "out", "--model", model).code == 0
+        listed = parquet.read_table(tmp_path / "out/manifest.parquet").to_pydict()
+        assert listed["path"] == [f"{address}/00000_00000.png", f"{address}/00000_00001.png"]
+        assert None not in listed["size"]
