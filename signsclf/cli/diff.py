@@ -123,6 +123,8 @@ def _tell_difference(found: Difference, a: Path, b: Path) -> None:
         low, high = pair.by_groups
         echo(f"  with whole groups resampled: {100 * low:+.2f} to {100 * high:+.2f}")
     echo(f"McNemar's exact test: p = {pair.p_value:.3g} ({pair.n_only_b:,} right in B alone, {pair.n_only_a:,} in A)")
+    if pair.p_value_by_groups is not None:
+        echo(f"permutation test over whole groups: p = {pair.p_value_by_groups:.3g}")
     if found.n_left_out:
         echo(f"left out: {found.n_left_out:,} images that one of them was trained on or did not evaluate")
     if not found.has_records:

@@ -11,6 +11,7 @@ import numpy as np
 from signsclf.metrics.classification import Z_95, Report, confusion, grouped_interval
 
 RESAMPLES = 1000
+PERMUTATIONS = 99_999
 _RESAMPLED = 100_000_000
 """Images that a bootstrap counts at most over all its resamples, of which there are 100 at least."""
 Interval = tuple[float, float]
@@ -96,7 +97,8 @@ class Paired:
         difference_low, difference_high: its 95 % interval, images taken as independent (Bonett and Price 2012,
             adjusted Wald).
         by_groups: its 95 % cluster bootstrap interval, see `bootstrap_mean`; None where no images are grouped.
-        p_value: McNemar's exact test of whether the two are wrong equally often.
+        p_value: McNemar's exact test of whether the two are wrong equally often, images taken as independent.
+        p_value_by_groups: the same question to whole groups, see `permutation_test`; None where no images are grouped.
     """
 
     n: int
@@ -111,6 +113,7 @@ class Paired:
     difference_high: float
     by_groups: Interval | None
     p_value: float
+    p_value_by_groups: float | None
 
 
 def compare_pairs(right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray) -> Paired:
@@ -125,6 +128,7 @@ def compare_pairs(right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray) 
     n = len(right_a)
     low, high = paired_interval(only_a, only_b, n)
     grouped = int(groups.max()) + 1 < n
+    gained = right_b.astype(np.int64) - right_a
     return Paired(
         n=n,
         n_both=both,
@@ -136,9 +140,30 @@ def compare_pairs(right_a: np.ndarray, right_b: np.ndarray, groups: np.ndarray) 
         difference=(only_b - only_a) / n,
         difference_low=low,
         difference_high=high,
-        by_groups=bootstrap_mean(right_b.astype(float) - right_a, groups) if grouped else None,
+        by_groups=bootstrap_mean(gained, groups) if grouped else None,
         p_value=mcnemar_exact(only_a, only_b),
+        p_value_by_groups=permutation_test(gained, groups) if grouped else None,
     )
+
+
+def permutation_test(gained: np.ndarray, groups: np.ndarray, seed: int = 0) -> float:
+    """Compute the p-value of a two-sided paired permutation test over groups (Fisher 1935, The Design of Experiments).
+
+    Were two models equally good, they could be exchanged in any group: the sign of what it gains would be chance.
+    `PERMUTATIONS` random choices of all signs are compared with the signs as they are.
+
+    Args:
+        gained: 1 for an image that only model B has right, -1 for one that only A has right, else 0; int (N,).
+        groups: the number of each image's group, int (N,).
+    """
+    sums = np.rint(np.bincount(groups, gained)).astype(np.int64)
+    sizes, counts = np.unique(np.abs(sums[sums != 0]), return_counts=True)
+    random, totals = np.random.default_rng([seed, 0x9E57]), np.zeros(PERMUTATIONS, np.int64)
+    for size, n in zip(sizes.tolist(), counts.tolist(), strict=True):
+        # Of n groups that gain or lose as much, a binomial number gain.
+        totals += size * (2 * random.binomial(n, 0.5, PERMUTATIONS) - n)
+    as_far = int((np.abs(totals) >= abs(int(sums.sum()))).sum())
+    return (as_far + 1) / (PERMUTATIONS + 1)
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:

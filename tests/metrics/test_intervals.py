@@ -17,6 +17,7 @@ from signsclf.metrics.intervals import (
     group_numbers,
     mcnemar_exact,
     paired_interval,
+    permutation_test,
 )
 
 
@@ -147,7 +148,7 @@ class TestPairs:
         assert (found.n_both, found.n_only_a, found.n_only_b, found.n_neither) == (3, 1, 2, 0)
         assert found.difference == pytest.approx(1 / 6)
         assert found.accuracy_b - found.accuracy_a == pytest.approx(found.difference)
-        assert found.by_groups is None
+        assert found.by_groups is None and found.p_value_by_groups is None
         assert found.p_value == 1.0
 
     def test_whole_groups_are_resampled(self):
@@ -155,6 +156,7 @@ class TestPairs:
         found = compare_pairs(right_a, right_b, np.repeat(np.arange(4), 5))
         low, high = found.by_groups
         assert low < 0 < high
+        assert found.p_value_by_groups == 1
 
     @given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 200))
     def test_the_interval_is_about_the_difference_and_turns_with_the_sides(self, only_a, only_b, same):
@@ -175,3 +177,30 @@ class TestPairs:
             low, high = paired_interval(only_a, only_b, n)
             held += low <= shares[1] - shares[0] <= high
         assert 930 <= held <= 985
+
+
+class TestPermutations:
+    def test_a_worked_example(self):
+        # Three groups gain 1, 2 and 3 images: of the eight choices of signs two are as far from 0 as 6 and -6 are.
+        gained, groups = np.ones(6, int), np.array([0, 1, 1, 2, 2, 2])
+        assert permutation_test(gained, groups) == pytest.approx(2 / 8, abs=0.01)
+        # 1 + 2 - 3: all are.
+        assert permutation_test(np.where(groups == 2, -1, 1), groups) == 1
+
+    def test_a_track_counts_once_however_many_frames_it_has(self):
+        lost = np.repeat([-1, *[0] * 9], 30)
+        assert mcnemar_exact(30, 0) < 1e-8
+        assert permutation_test(lost, np.repeat(np.arange(10), 30)) == 1
+        assert permutation_test(lost, np.arange(300)) < 1e-4
+
+    def test_images_alone_have_mcnemar_s(self):
+        gained = np.array([1] * 14 + [-1] * 5 + [0] * 50)
+        assert permutation_test(gained, np.arange(69)) == pytest.approx(mcnemar_exact(5, 14), abs=0.005)
+
+    def test_equal_models_are_rarely_told_apart(self):
+        random, found = np.random.default_rng(0), []
+        groups = np.repeat(np.arange(40), 5)
+        for _ in range(100):
+            gained = np.where(random.random(40) < 0.2, random.choice([-1, 1], 40), 0)[groups]
+            found.append(permutation_test(gained, groups))
+        assert 0 <= sum(p < 0.05 for p in found) <= 10
