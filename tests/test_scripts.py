@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import importlib.util
+import json
 import os
 import shlex
 import shutil
@@ -12,8 +13,10 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import test_docs
+import tinysource
 
 ROOT = Path(__file__).parent.parent
 
@@ -27,6 +30,18 @@ def environment():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def bench_recipes():
+    """The module scripts/bench_recipes.py."""
+    spec = importlib.util.spec_from_file_location("bench_recipes", ROOT / "scripts" / "bench_recipes.py")
+    module = importlib.util.module_from_spec(spec)
+    # Its dataclass looks its module up.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
 
 
 def pythons(folder: Path, **versions: str) -> None:
@@ -187,3 +202,53 @@ def test_a_failure_ends_ci(checkout: Path):
     with pytest.raises(AssertionError):
         calls_of(checkout, ".ci/run")
     assert "-m pytest" not in (checkout / "calls").read_text()
+
+
+def test_recipes_are_compared_by_group_and_by_image(bench_recipes):
+    names, groups = tuple(f"0 {i}" for i in range(300)), tuple(str(i // 30) for i in range(300))
+    lost = np.ones(300, bool)
+    lost[:30] = False
+    base = bench_recipes.Answers(names=names, right=np.ones(300, bool), groups=groups, seconds=10.0)
+    other = bench_recipes.Answers(names=names, right=lost, groups=groups, seconds=5.0)
+    found = bench_recipes.compare(base, other)
+    assert found["difference"] == -10 and found["low"] <= -10 <= found["high"]
+    # All frames of one track: much by the image, nothing by the track.
+    assert found["p_mcnemar"] < 1e-8 and found["p_groups"] == 1
+    shown = bench_recipes.row("other", {"base": base, "other": other})
+    assert "90.000 %  n = 300 in 10 groups  -10.000" in shown and "p = 1 by group" in shown
+    with pytest.raises(SystemExit, match="different images"):
+        bench_recipes.compare(base, bench_recipes.Answers(names=names[::-1], right=lost, groups=groups, seconds=5.0))
+
+
+def test_recipes_are_read_with_a_reason_where_they_cannot_be(bench_recipes):
+    read = bench_recipes.read_recipes("# two\nplain: --recipe fast\n\nlong: --recipe fast --samples 100 # more\n")
+    assert read == {"plain": "--recipe fast", "long": "--recipe fast --samples 100"}
+    for wrong in ("", "--recipe fast", "a: --x\na: --y", "a b: --x"):
+        with pytest.raises(SystemExit):
+            bench_recipes.read_recipes(wrong)
+
+
+@pytest.mark.slow
+def test_recipes_are_trained_once_and_every_experiment_is_logged(bench_recipes, tmp_path, monkeypatch, capsys):
+    source = tinysource.draw_source(tmp_path / "shapes", tracks=6)
+    options = " ".join(tinysource.flags(epochs=1))
+    lines = f"base: {options}\nlonger: {options} --epochs 2\nwrong: --arch none\nafter: --weights {{wrong}}\n"
+    (tmp_path / "recipes.txt").write_text(lines)
+    log = tmp_path / "log.jsonl"
+    arguments = ["recipes.txt", str(source), "--folds", "2", "--log", "log.jsonl", "--page", "page.md"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench_recipes.py", *arguments])
+    bench_recipes.main()
+    logged = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["outcome"] for line in logged] == ["holds", "not taken", "failed", "failed"]
+    assert all(set(line) == test_docs.FIELDS for line in logged)
+    assert [line["n"] for line in logged] == [90, 90, None, None]
+    assert "difference" not in logged[0]["figures"] and "p_groups" in logged[1]["figures"]
+    assert "--arch: 'none' is not known" in logged[2]["note"] and "there is no model of 'wrong'" in logged[3]["note"]
+    assert str(tmp_path) not in log.read_text()
+    assert "longer" in capsys.readouterr().out
+    made = sorted((tmp_path / "bench").glob("*/config.json"))
+    assert len(made) == 4
+    times = [path.stat().st_mtime_ns for path in made]
+    bench_recipes.main()
+    assert [path.stat().st_mtime_ns for path in made] == times
