@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tinysource import TINY, Watched, flags, one_thread, weights
 
-from signsclf.data.cache import clear
 from signsclf.errors import ModelError, RunError, SourceError
 from signsclf.files import csv_bytes
+from signsclf.imagefiles.cachefolder import clear
 from signsclf.model.folder import read_config, verify_sums
 from signsclf.recipe import Recipe
 from signsclf.runs.export import export_run
