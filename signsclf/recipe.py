@@ -12,6 +12,7 @@ import re
 import typing
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 from signsclf.errors import SignsclfError
@@ -201,6 +202,17 @@ class Recipe:
         "Hold out the K-th of N disjoint folds, which together cover all images; excludes --valid-fraction.",
         metavar="K/N",
     )
+    teacher: tuple[str, ...] | None = _setting(
+        "Model folder of the same classes whose answers to the same augmented images are taught, beside the labels "
+        "(distillation); given several times: the mean of theirs.",
+        metavar="FOLDER",
+    )
+    teacher_weight: float | None = _setting(
+        "Part of the loss that is the teacher's; the labels have the rest.", low=0, high=1
+    )
+    teacher_temperature: float | None = _setting(
+        "Temperature by which the logits of teacher and network are divided where they are compared.", low=0.1, high=100
+    )
     add_synthetic: int | None = _setting(
         "Synthetic signs to add to the training images of each class, rendered anew every epoch; GTSRB's classes only.",
         low=0,
@@ -231,6 +243,7 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value.strip()):
                 raise SignsclfError(f"{option_name(name)}: {value!r} is not a name; give one, or leave it out")
+        object.__setattr__(self, "teacher", _names("teacher", self.teacher))
         if self.fold is not None:
             _, n = parse_fold(self.fold)
             if self.valid_fraction not in (Recipe.valid_fraction, 1 / n):
@@ -249,10 +262,14 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {
-            setting.name: value.value if isinstance(value := getattr(self, setting.name), Enum) else value
-            for setting in dataclasses.fields(self)
-        }
+        return {setting.name: _json_value(getattr(self, setting.name)) for setting in dataclasses.fields(self)}
+
+    def without_places(self) -> Recipe:
+        """Return a copy that names files and folders by the last part of their paths: the rest is private."""
+        return self.replace(
+            weights=self.weights and Path(self.weights).name,
+            teacher=self.teacher and tuple(Path(folder).name for folder in self.teacher),
+        )
 
     def to_json(self) -> str:
         """Return the recipe as indented JSON text."""
@@ -299,15 +316,42 @@ Recipe.__doc__ = "\n    ".join(
 
 @functools.cache
 def value_type(name: str) -> type:
-    """Return the type of a field's values: `int`, `float`, `str` or an enumeration; `float` for ``lr``."""
+    """Return the type of a field's values: `int`, `float`, `str` or an enumeration; `float` for ``lr``.
+
+    Of a field with several values (see `is_repeated`) it is that of each.
+    """
     hint = typing.get_type_hints(Recipe)[name]
     kinds: list[type] = [kind for kind in (*typing.get_args(hint), hint) if kind is not type(None)]
-    return kinds[0]
+    return typing.get_args(kinds[0])[0] if typing.get_origin(kinds[0]) is tuple else kinds[0]
+
+
+def is_repeated(name: str) -> bool:
+    """Tell whether a field holds several values, so that its option may be given several times."""
+    hint = typing.get_type_hints(Recipe)[name]
+    return any(typing.get_origin(kind) is tuple for kind in typing.get_args(hint))
 
 
 def option_name(name: str) -> str:
     """Return the option of the command line that sets a field."""
     return "--" + name.replace("_", "-")
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return value.value if isinstance(value, Enum) else value
+
+
+def _names(name: str, values: Any) -> tuple[str, ...] | None:
+    """Return names of files or folders, of which there may be one alone, as a tuple; None for none."""
+    if values is None:
+        return None
+    listed = (values,) if isinstance(values, (str, Path)) else values
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(v, (str, Path)) and str(v).strip() for v in listed):
+        raise SignsclfError(
+            f"{option_name(name)}: {values!r} is no name, nor a list of them; give one, or leave it out"
+        )
+    return tuple(str(value) for value in listed) or None
 
 
 def _choice(name: str, kind: type[Enum], value: Any) -> Enum:

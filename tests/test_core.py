@@ -108,7 +108,7 @@ def test_the_exported_file_answers_as_the_network_and_as_the_command_line(
 ):
     import torch
 
-    from signsclf.training.learner import restore_model
+    from signsclf.training.architectures import restore_model
 
     files = sorted(photos.rglob("*.[jp][pn]g"))[::5]
     classifier = signsclf.load(trained)

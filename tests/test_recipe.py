@@ -44,6 +44,10 @@ PHOTOS = Facts(
 )
 
 
+UNUSED = {"fold", "teacher", "teacher_weight", "teacher_temperature"}
+"""What stays unset where nobody asks for it."""
+
+
 def facts(**changes) -> Facts:
     return Facts(**{**PHOTOS.__dict__, **changes})
 
@@ -77,7 +81,23 @@ def test_presets_survive_json_and_resolve(name):
     recipe = preset(name)
     assert Recipe.from_json(recipe.to_json()) == recipe
     resolved, _ = settled(recipe)
-    assert {name for name, value in resolved.to_dict().items() if value is None} == {"fold"}
+    assert {name for name, value in resolved.to_dict().items() if value is None} == UNUSED
+
+
+def test_teachers_are_several_names_or_none(tmp_path):
+    assert Recipe(teacher="big").teacher == Recipe(teacher=["big"]).teacher == ("big",)
+    assert Recipe(teacher=[]).teacher is None
+    recipe = Recipe(teacher=(tmp_path / "a", "b"))
+    assert Recipe.from_json(recipe.to_json()) == recipe
+    assert recipe.without_places().teacher == ("a", "b")
+    resolved, reasons = settled(recipe)
+    assert 0 < resolved.teacher_weight <= 1 and resolved.teacher_temperature > 0
+    assert {"teacher_weight", "teacher_temperature"} <= set(reasons)
+    with pytest.raises(SignsclfError, match="--teacher-weight: there is no teacher"):
+        settled(Recipe(teacher_weight=0.5))
+    for known in (SOLVED, BY_HAND):
+        with pytest.raises(SignsclfError, match="--teacher b: not for x"):
+            settled(Recipe(arch="x", teacher="b"), known)
 
 
 def test_unknown_preset_names_the_known_ones():
@@ -137,6 +157,10 @@ def test_what_is_not_a_recipe_is_refused_in_one_line(text):
         ("precision", "fp8"),
         ("arch", ""),
         ("weights", 3),
+        ("teacher", 3),
+        ("teacher", [""]),
+        ("teacher_weight", 1.5),
+        ("teacher_temperature", 0),
     ],
 )
 def test_values_out_of_range_name_their_flag_in_one_line(field, value):
@@ -176,7 +200,7 @@ def test_text_becomes_a_choice():
 def test_resolve_sets_every_field_and_gives_a_reason_for_each(known, start):
     resolved, reasons = settled(start, known)
     before, after = start.to_dict(), resolved.to_dict()
-    assert {name for name, value in after.items() if value is None} == {"fold"}
+    assert {name for name, value in after.items() if value is None} == UNUSED
     changed = {name for name in before if before[name] != after[name]}
     assert changed == set(reasons)
     assert all(reason.strip() for reason in reasons.values())
@@ -351,7 +375,7 @@ def test_photos_keep_the_statistics_and_first_layers_of_imagenet_and_signs_do_no
 @pytest.mark.parametrize("known", [SOLVED, BY_HAND])
 def test_a_network_without_torchs_gradients_resolves_and_resolves_again(known):
     resolved, reasons = settled(Recipe(arch="x"), known)
-    unused = {"fold", *(("lr", "optimizer") if known is SOLVED else ())}
+    unused = UNUSED | {*(("lr", "optimizer") if known is SOLVED else ())}
     assert {name for name, value in resolved.to_dict().items() if value is None} == unused
     assert set(reasons) >= {"epochs", "size", "weights", "precision"}
     # A run that is gone on with starts from the resolved recipe.

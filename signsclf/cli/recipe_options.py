@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from signsclf.errors import SignsclfError
-from signsclf.recipe import AUTO_LR, PRESETS, Device, Recipe, describe, option_name, preset, value_type
+from signsclf.recipe import AUTO_LR, PRESETS, Device, Recipe, describe, is_repeated, option_name, preset, value_type
 
 _Device = Enum("Device", {"AUTO": "auto", **{d.name: d.value for d in Device}}, type=str)
 
@@ -56,7 +56,8 @@ def recipe_options(command: Callable[..., None], fields: Sequence[str] | None = 
 def build_recipe(preset_name: str | None, chosen: dict[str, Any]) -> Recipe:
     """Return the preset's recipe with the chosen values in place of its own; None leaves a field as it is."""
     base = preset(preset_name) if preset_name else Recipe()
-    values = {name: value for name, value in chosen.items() if value is not None}
+    # An option that may be repeated gives an empty list where it is left out.
+    values = {name: value for name, value in chosen.items() if value is not None and value != []}
     if "fold" in values and "valid_fraction" in values:
         raise SignsclfError("--fold: cannot be combined with --valid-fraction; give one of them")
     if "device" in values:
@@ -78,4 +79,6 @@ def _option(name: str) -> inspect.Parameter:
 
 def _parsed_type(name: str) -> type:
     """The type that the option is parsed as: that of the field, except where there is ``auto`` too."""
+    if is_repeated(name):
+        return list[value_type(name)]
     return {"device": _Device, "lr": str}.get(name) or value_type(name)

@@ -135,7 +135,7 @@ def evaluate(
     found = _matched(found, classifier.labels, observer)
     declared = dict(zip(found.table["path"], found.roi_image_wh, strict=True))
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
-    record, folder = _read_record(user_path(model, ModelError)), cache_folder(cache, observer)
+    record, folder = training_record(user_path(model, ModelError)), cache_folder(cache, observer)
     chosen, chosen_split, decoded = _choose(found, split, record, classifier.size[0], folder, observer)
     index = {label: i for i, label in enumerate(classifier.labels)}
     if unknown := sorted(set(chosen["label"]) - set(index)):
@@ -169,7 +169,7 @@ def evaluate(
     chosen = group_repeats(group_named_copies(chosen, names)[0], decoded.inputs)
     probabilities = infer(classifier, decoded.pixels, observer)
     targets = np.array([index[label] for label in chosen["label"]], np.int64)
-    trained_on, calibrated_on = (_inputs(record, name) for name in ("train", "valid"))
+    trained_on, calibrated_on = (inputs_of(record, name) for name in ("train", "valid"))
     twins = {name: trained_on[seen] for name, seen in zip(names, decoded.inputs, strict=True) if seen in trained_on}
     return Evaluation(
         classifier=classifier,
@@ -262,8 +262,12 @@ def infer(classifier: Classifier, pixels: np.ndarray, observer: Observer | None 
     return found
 
 
-def _read_record(folder: Path) -> list[dict[str, str]] | None:
-    """run/split.csv of a model folder, or None where it ships without."""
+def training_record(folder: Path) -> list[dict[str, str]] | None:
+    """Read the rows of a model folder's run/split.csv; None where it ships without.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
     path = folder / modelfolder.RUN / "split.csv"
     if not path.is_file():
         return None
@@ -277,7 +281,7 @@ def _read_record(folder: Path) -> list[dict[str, str]] | None:
         raise ModelError(f"{path}: cannot be read ({error}); export the model again") from error
 
 
-def _inputs(record: list[dict[str, str]] | None, split: str) -> dict[str, tuple[str, str]]:
+def inputs_of(record: list[dict[str, str]] | None, split: str) -> dict[str, tuple[str, str]]:
     """Map the digest of each image of a split, as the network saw it, to its path and label in training."""
     return {row["input"]: (row["path"], row["label"]) for row in record or () if row["split"] == split}
 

@@ -147,7 +147,8 @@ def _yaml(text: object) -> str:
 
 def _recipe(config: modelfolder.Config, training: dict[str, Any]) -> list[str]:
     recipe = config.recipe
-    named = ", ".join(f"{name} {_escape(str(value))}" for name, value in recipe.items() if value is not None)
+    shown = {name: " ".join(map(str, value)) if isinstance(value, list) else value for name, value in recipe.items()}
+    named = ", ".join(f"{name} {_escape(str(value))}" for name, value in shown.items() if value is not None)
     spent = f"{training.get('epochs', 0)} epochs in {training.get('seconds', 0):,.0f} s"
     if recipe.get("epochs") is None:
         return [
@@ -156,7 +157,12 @@ def _recipe(config: modelfolder.Config, training: dict[str, Any]) -> list[str]:
         ]
     best = training.get("best_epoch")
     options = {**recipe, "weights": "FILE" if config.initial_weights.startswith("local ") else recipe.get("weights")}
-    given = [(name.replace("_", "-"), str(value)) for name, value in options.items() if value is not None]
+    given = [
+        (name.replace("_", "-"), str(value))
+        for name, values in options.items()
+        for value in (values if isinstance(values, list) else [values])
+        if value is not None
+    ]
     command = shlex.join(["signsclf", "train", "SOURCE", *(f"--{name}={value}" for name, value in given), "--out=NEW"])
     return [
         f"- {named}",
@@ -187,7 +193,7 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
     if valid.get("chosen_on", "valid") is not None:
         chosen = "The best epoch was chosen on them, so figures on other images may be a little lower."
     lines = [
-        f"From `model.onnx`, on validation images that were held out of training. {chosen}",
+        f"From `model.onnx`, on validation images that were held out of training. {chosen}{_taught(valid)}",
         *([_RENDERED] if (figures.get("training") or {}).get("source") == "synthetic" else []),
         "",
         f"| | {format_n(valid)} |",
@@ -207,6 +213,14 @@ def _figures(figures: dict[str, Any], per_class: Sequence[Mapping[str, str]]) ->
     if per_class:
         lines += ["", *_per_class(per_class)]
     return lines
+
+
+def _taught(valid: dict[str, Any]) -> str:
+    """Say where validation images are known to a teacher."""
+    n = valid.get("n_seen_by_teacher", 0)
+    if n is None:
+        return " **A teacher may have been trained on some of them: then these figures flatter.**"
+    return f" **A teacher was trained on {n:,} of them, so these figures flatter.**" if n else ""
 
 
 def _lost(figures: dict[str, Any]) -> Iterator[str]:

@@ -196,7 +196,7 @@ class _Runner:
 def _refuse_other(folder: Path, prepared: Prepared) -> None:
     config = modelfolder.read_config(folder)
     recipe = prepared.recipe
-    shipped = recipe.replace(weights=Path(recipe.weights).name).to_dict()
+    shipped = recipe.without_places().to_dict()
     if config.fingerprint != prepared.fingerprint or {**Recipe().to_dict(), **config.recipe} != shipped:
         raise ModelError(
             f"{folder} exists already, of other images or another recipe: --overwrite replaces it, --out DIR writes "

@@ -33,8 +33,8 @@ from signsclf.runs.rehearsal import Rehearsal
 from signsclf.runs.writer import ModelFolderWriter, new_config, versions
 from signsclf.text import file_text
 from signsclf.training import architectures
+from signsclf.training.architectures import restore_model
 from signsclf.training.fit import FitResult
-from signsclf.training.learner import restore_model
 
 _INT8_IMAGES = 2_000
 _CHUNK = 1_024
@@ -123,6 +123,7 @@ def finish(
             "n_groups": report.n_groups,
             "n_groups_lost": None if report.n_groups is None else by_track(hits, clusters).all_wrong,
             "chosen_on": chosen_on,
+            **({"n_seen_by_teacher": prepared.n_seen_by_teacher} if recipe.teacher else {}),
             "n_distinct": len({prepared.decoded.digests[row] for row in valid_rows}),
             **{name: getattr(report, name) for name in FIGURES},
         },

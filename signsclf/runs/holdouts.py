@@ -149,8 +149,10 @@ def _refuse_other(folder: Path, own: Config, config: Config) -> None:
         differing -= {"epochs", "epoch_images"}
     elif "epochs" not in differing:
         differing -= {"samples"}
-    if own.recipe.get("add_synthetic") and config.recipe.get("add_synthetic"):
-        differing -= {"add_synthetic"}
+    # And teachers that held the same images out, which are others for each model.
+    for name in ("add_synthetic", "teacher"):
+        if own.recipe.get(name) and config.recipe.get(name):
+            differing -= {name}
     if differing:
         name = min(differing)
         raise ModelError(
@@ -159,3 +161,8 @@ def _refuse_other(folder: Path, own: Config, config: Config) -> None:
         )
     if not own.figures.get("valid"):
         raise ModelError(f"--holdout {folder}: held no validation images out, so there is nothing to evaluate it on")
+    if own.figures["valid"].get("n_seen_by_teacher", 0) != 0:
+        raise ModelError(
+            f"--holdout {folder}: images that it held out trained its teacher, or may have, and would flatter; give "
+            "models whose teachers held the same images out"
+        )

@@ -28,8 +28,10 @@ from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.recipe import Crop, Device, Flip, Recipe, SplitBy
 from signsclf.runs.resolve import Facts, choose_arch, resolve
+from signsclf.runs.teachers import say_seen, seen_by_teachers
 from signsclf.training import architectures
 from signsclf.training.learner import choose_device, has_bf16
+from signsclf.training.teachers import find_teachers
 
 _SYNTHETIC_LOOKED_AT = 100
 
@@ -61,6 +63,7 @@ class Prepared:
         decoded: pixels, row for row of that table; zero for synthetic images that training renders itself.
         skipped: unreadable images that were left out, (relative path, reason).
         fingerprint: of the data.
+        n_seen_by_teacher: see `signsclf.runs.teachers.seen_by_teachers`.
     """
 
     plan: Plan
@@ -69,6 +72,7 @@ class Prepared:
     decoded: Decoded
     skipped: tuple[tuple[str, str], ...]
     fingerprint: str
+    n_seen_by_teacher: int | None = 0
 
     @property
     def recipe(self) -> Recipe:
@@ -108,7 +112,7 @@ def plan(source: Source, recipe: Recipe, processes: int = 1) -> Plan:
     Raises:
         SourceError: the source cannot be trained on, or has no boxes where the recipe wants them.
         SignsclfError: the recipe does not suit the source or the machine.
-        ModelError: there is no such architecture.
+        ModelError: there is no such architecture, or a teacher cannot teach these classes.
     """
     is_synthetic = source.layout is Layout.SYNTHETIC
     test_paths = tuple(source.table["path"][source.table["split"] == "test"])
@@ -158,6 +162,8 @@ def plan(source: Source, recipe: Recipe, processes: int = 1) -> Plan:
         if "size" not in more:
             raise SignsclfError(f"--size {recipe.size}: {arch.name} runs at {arch.native_size} only; leave it out")
         recipe, more["size"] = recipe.replace(size=arch.native_size), f"all that {arch.name} runs at"
+    if recipe.teacher:
+        recipe = recipe.replace(teacher=tuple(teacher.pinned for teacher in find_teachers(recipe, source.classes)))
     source = replace(source, table=table, roi_image_wh=(None,) * len(table))
     return Plan(source=source, recipe=recipe, arch=arch, reasons={**reasons, **more}, test_paths=test_paths)
 
@@ -218,6 +224,8 @@ def prepare(
     _say_split(split, recipe, observer)
     if recipe.add_synthetic:
         observer.say(f"synthetic signs: {recipe.add_synthetic:,} a class train too, new ones every epoch")
+    n_seen = seen_by_teachers(recipe, source.classes, split, decoded, cache)
+    say_seen(n_seen, len(split.rows("valid")), observer)
     names = tuple(source.relative(path) for path in table["path"])
     return Prepared(
         plan=planned,
@@ -226,6 +234,7 @@ def prepare(
         decoded=decoded,
         skipped=skipped,
         fingerprint=fingerprint(list(names), table["label"].tolist(), decoded.digests),
+        n_seen_by_teacher=n_seen,
     )
 
 
@@ -277,7 +286,8 @@ def hold_out_again(prepared: Prepared) -> Prepared:
     decoded = prepared.decoded
     if prepared.source.layout is Layout.SYNTHETIC:
         decoded = _decode_synthetic(split, prepared.recipe.size, Observer())
-    return replace(prepared, split=split, decoded=decoded)
+    n_seen = seen_by_teachers(prepared.recipe, prepared.classes, split, decoded)
+    return replace(prepared, split=split, decoded=decoded, n_seen_by_teacher=n_seen)
 
 
 def _group_found(table: np.ndarray, grouped: np.ndarray, decoded: Decoded, observer: Observer) -> np.ndarray:

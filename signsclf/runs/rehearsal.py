@@ -29,19 +29,22 @@ class Rehearsal:
         logits: (N, C).
         targets: int (N,).
         groups: the number of each image's group, int (N,).
+        n_seen_by_teacher: images that a teacher of both networks was trained on; None where that is not known.
     """
 
     logits: np.ndarray
     targets: np.ndarray
     groups: np.ndarray
+    n_seen_by_teacher: int | None = 0
 
     @property
     def note(self) -> str:
         """Where the figures come from, for config.json and the card."""
+        seen = "an unknown number" if self.n_seen_by_teacher is None else f"{self.n_seen_by_teacher:,}"
         return (
             "held out of another training of the same recipe: figures of that network, and not of this one, which was "
             "trained on all images"
-        )
+        ) + (f"; they flatter, as {seen} of them trained its teacher" if self.n_seen_by_teacher != 0 else "")
 
     def calibrate(self, max_accepted_error: float, seed: int) -> tuple[float, float, Calibration | None]:
         """Fit a temperature and a reject threshold, and measure both, each on the other half of the groups."""
@@ -84,6 +87,7 @@ def answers(prepared: Prepared, logits: np.ndarray) -> Rehearsal:
         logits=logits.astype(np.float64),
         targets=prepared.targets[rows],
         groups=group_numbers(prepared.split.table["group"][rows]),
+        n_seen_by_teacher=prepared.n_seen_by_teacher,
     )
 
 

@@ -17,6 +17,7 @@ _OWN = "signnet"
 _OF_SGD = (_OWN, _FASTEST)
 _FEW_EPOCHS, _VERY_FEW_EPOCHS = 5, 4
 _SYNTHETIC_PER_CLASS, _SYNTHETIC_PER_CLASS_AT_MOST = 200, 500
+_TEACHER_WEIGHT, _TEACHER_TEMPERATURE = 0.9, 2.0
 _PLAIN = (
     *(("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN)),
     ("shards", 1),
@@ -138,6 +139,7 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
     _choose_precision(chosen, facts)
     chosen.choose("device", facts.device, "found on this machine")
+    _choose_teaching(chosen)
     return chosen.recipe, chosen.reasons
 
 
@@ -188,9 +190,19 @@ class _Choices:
         wanted = getattr(self.recipe, name)
         if wanted not in (None, value):
             flag, shown = name.replace("_", "-"), getattr(wanted, "value", wanted)
+            shown = " ".join(shown) if isinstance(shown, tuple) else shown
             raise SignsclfError(f"--{flag} {shown}: not for {self.recipe.arch}: {reason}; leave it out")
         if value is not None:
             self.choose(name, value, reason)
+
+
+def _choose_teaching(chosen: _Choices) -> None:
+    for name in ("teacher_weight", "teacher_temperature"):
+        if not chosen.recipe.teacher and getattr(chosen.recipe, name) is not None:
+            raise SignsclfError(f"--{name.replace('_', '-')}: there is no teacher; give --teacher too, or leave it out")
+    if chosen.recipe.teacher:
+        chosen.choose("teacher_weight", _TEACHER_WEIGHT, "distillation")
+        chosen.choose("teacher_temperature", _TEACHER_TEMPERATURE, "distillation")
 
 
 def _choose_shards(chosen: _Choices, facts: Facts) -> None:
@@ -298,7 +310,7 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
 
 def _choose_solved(chosen: _Choices, facts: Facts) -> None:
     why = "it is solved, not trained in steps"
-    for name in ("lr", "optimizer"):
+    for name in ("lr", "optimizer", "teacher"):
         chosen.fix(name, None, why)
     for name, only in (*_PLAIN, ("patience", 0), ("weights", "none")):
         chosen.fix(name, only, why)
@@ -311,7 +323,7 @@ def _choose_numpy(chosen: _Choices, facts: Facts) -> None:
     why = "its steps are plain SGD with momentum, in NumPy"
     if chosen.recipe.lr == AUTO_LR:
         raise SignsclfError(f"--lr auto: not for {chosen.recipe.arch}: {why}; give a number")
-    for name, only in (*_PLAIN, ("optimizer", Optimizer.SGD)):
+    for name, only in (*_PLAIN, ("optimizer", Optimizer.SGD), ("teacher", None)):
         chosen.fix(name, only, why)
     chosen.choose("lr", 0.02, "SGD on pixels")
     chosen.choose("weight_decay", 5e-4, "SGD")

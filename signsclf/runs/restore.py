@@ -18,6 +18,7 @@ from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.runs.folder import Held, Record
 from signsclf.runs.prepare import Plan, Prepared, prepare, read_plan
+from signsclf.runs.teachers import seen_by_teachers
 from signsclf.training import architectures
 from signsclf.training.learner import choose_device
 
@@ -121,13 +122,15 @@ def _assemble(
         arch=architectures.find_architecture(record.recipe.arch),
         reasons={},
     )
+    split = Split(table=table, held_out_here=False, not_evaluated=(), groups_in_both_splits=0)
     return Prepared(
         plan=plan,
-        split=Split(table=table, held_out_here=False, not_evaluated=(), groups_in_both_splits=0),
+        split=split,
         names=names,
         decoded=decoded,
         skipped=tuple(_read_skipped(partial).items()),
         fingerprint=record.fingerprint,
+        n_seen_by_teacher=seen_by_teachers(record.recipe, held.classes, split, decoded),
     )
 
 

@@ -573,8 +573,7 @@ def write_inputs(run: Path, prepared: Prepared) -> None:
     write_atomic(run / "split.csv", csv_bytes(rows))
     if prepared.skipped:
         write_atomic(run / "skipped.csv", csv_bytes([("path", "reason"), *prepared.skipped]))
-    shipped = prepared.recipe.replace(weights=Path(prepared.recipe.weights).name)
-    write_atomic(run / "recipe.json", shipped.to_json().encode())
+    write_atomic(run / "recipe.json", prepared.recipe.without_places().to_json().encode())
 
 
 def _record(partial: Path, request: RunRequest, prepared: Prepared) -> None:

@@ -97,7 +97,7 @@ def new_config(
         input_size=(recipe.size, recipe.size),
         mean=arch.mean,
         std=arch.std,
-        recipe=recipe.replace(weights=Path(recipe.weights).name).to_dict(),
+        recipe=recipe.without_places().to_dict(),
         figures={},
         versions=versions(),
         is_gtsrb=plan.source.is_gtsrb,

@@ -295,6 +295,23 @@ def load_weights(
     return _fill(model, state, n_classes, what)
 
 
+def restore_model(folder: Path) -> tuple[nn.Module, modelfolder.Config]:
+    """Load the network of a model folder with its weights, in eval mode, and the folder's configuration.
+
+    Raises:
+        ModelError: the folder is missing, damaged or does not fit its architecture.
+    """
+    config = modelfolder.read_config(folder)
+    modelfolder.verify_sums(folder, [modelfolder.CONFIG, modelfolder.WEIGHTS])
+    model = create(find_architecture(config.architecture), len(config.classes), config.input_size[0])
+    state = read_weights(folder / modelfolder.WEIGHTS)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"{folder}: the weights are not those of {config.architecture}") from error
+    return model.eval(), config
+
+
 def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
     """Load the pretrained weights of an architecture, from a package, the hub cache, or a download.
 

@@ -26,19 +26,17 @@ from torch import nn
 
 from signsclf.errors import ModelError, SignsclfError
 from signsclf.files import user_path
-from signsclf.model import folder as modelfolder
 from signsclf.recipe import BatchNorm, Device, Optimizer, Recipe
 from signsclf.training.architectures import (
     Architecture,
     body_and_head,
     classifier_name,
-    create,
-    find_architecture,
     parameter_groups,
-    read_weights,
+    restore_model,
 )
 from signsclf.training.epochs import EpochHistory
 from signsclf.training.fastai_internals import uncut
+from signsclf.training.losses import teaching
 from signsclf.training.settings import own_settings
 
 
@@ -91,23 +89,6 @@ class KeptStatistics(Callback):
                 module.eval()
 
 
-class CrossEntropy(nn.CrossEntropyLoss):
-    """Cross-entropy of logits with what fastai asks a loss for: probabilities, decisions, and whole-number targets.
-
-    fastai's own gives tensors of its type, whose every operation takes Python's time.
-    """
-
-    y_int = True
-
-    def activation(self, logits: torch.Tensor) -> torch.Tensor:
-        """Turn logits (N, C) into probabilities."""
-        return logits.softmax(-1)
-
-    def decodes(self, logits: torch.Tensor) -> torch.Tensor:
-        """Turn logits or probabilities (N, C) into class indices (N,)."""
-        return logits.argmax(-1)
-
-
 def build_learner(loaders: DataLoaders, model: nn.Module, arch: Architecture, recipe: Recipe) -> Learner:
     """Make a fastai ``vision_learner`` whose body and head are views of ``model``, which is trained in place.
 
@@ -119,10 +100,12 @@ def build_learner(loaders: DataLoaders, model: nn.Module, arch: Architecture, re
         recipe: resolved.
 
     Raises:
-        ModelError: the network does not end in one linear layer over the classes.
+        ModelError: the network does not end in one linear layer over the classes; or see
+            `signsclf.training.teachers.find_teachers`.
     """
     classifier_name(model, loaders.c)
     body, head = body_and_head(model, arch)
+    loss, for_loss = teaching(recipe, arch, loaders.vocab)
     learner = vision_learner(
         loaders,
         partial(_built, uncut(body)),
@@ -133,13 +116,16 @@ def build_learner(loaders: DataLoaders, model: nn.Module, arch: Architecture, re
         pretrained=recipe.weights != "none",
         splitter=partial(_groups, n_classes=loaders.c),
         opt_func=partial(SGD, mom=0.9) if recipe.optimizer is Optimizer.SGD else Adam,
-        loss_func=CrossEntropy(label_smoothing=recipe.label_smoothing),
+        loss_func=loss,
         lr=1e-3,
         wd=recipe.weight_decay,
         # With batch-norm frozen too, the head's epochs need no gradient through the body at all.
         train_bn=False,
         # And its statistics: features normalised batch by batch are not those that the head is evaluated on.
-        cbs=[BnFreeze(), EpochHistory(loaders.c), *([KeptStatistics()] if recipe.batch_norm is BatchNorm.KEEP else [])],
+        cbs=[
+            *(BnFreeze(), EpochHistory(loaders.c), *for_loss),
+            *([KeptStatistics()] if recipe.batch_norm is BatchNorm.KEEP else []),
+        ],
     )
     # For loggers, in place of the network itself, which would be exported twice.
     learner.arch = arch.name
@@ -180,23 +166,6 @@ def stock_learner(
     # A PosixPath within a pickle cannot be opened on Windows.
     learner.path = learner.dls.path = PurePosixPath()
     return learner
-
-
-def restore_model(folder: Path) -> tuple[nn.Module, modelfolder.Config]:
-    """Load the network of a model folder with its weights, in eval mode, and the folder's configuration.
-
-    Raises:
-        ModelError: the folder is missing, damaged or does not fit its architecture.
-    """
-    config = modelfolder.read_config(folder)
-    modelfolder.verify_sums(folder, [modelfolder.CONFIG, modelfolder.WEIGHTS])
-    model = create(find_architecture(config.architecture), len(config.classes), config.input_size[0])
-    state = read_weights(folder / modelfolder.WEIGHTS)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ModelError(f"{folder}: the weights are not those of {config.architecture}") from error
-    return model.eval(), config
 
 
 @own_settings()

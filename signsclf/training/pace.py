@@ -138,7 +138,7 @@ def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int, 
         with torch.set_grad_enabled(backward):
             with autocast.context(twin):
                 output = twin(x)
-            loss = nn.functional.cross_entropy(output.float(), y)
+            loss = learner.loss_func(output.float(), y, x)
         if backward:
             loss.backward()
             optimizer.step()

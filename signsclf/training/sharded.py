@@ -99,7 +99,7 @@ class ShardedStep(Autocast):
                 predicted = model(x)
             targets = y[pieces[number]]
             weight = len(targets) / len(y)
-            loss = learn.loss_func(predicted.float(), targets) * weight
+            loss = learn.loss_func(predicted.float(), targets, x) * weight
             loss.backward()
             trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
             asked = torch.full((1,), float(self.share.asked.is_set()), device=loss.device)

@@ -185,7 +185,12 @@ def test_history_has_a_row_an_epoch(model):
 def test_the_recipe_is_whole(model):
     recipe = Recipe.from_json((model / "run" / "recipe.json").read_text())
     # No fold was asked for; all else is chosen.
-    assert {name for name, value in recipe.to_dict().items() if value is None} == {"fold"}
+    assert {name for name, value in recipe.to_dict().items() if value is None} == {
+        "fold",
+        "teacher",
+        "teacher_weight",
+        "teacher_temperature",
+    }
     assert {name: recipe.to_dict()[name] for name in TINY} == TINY
     assert read_config(model).recipe == recipe.to_dict()
 
