@@ -32,14 +32,16 @@ _BEAT_SECONDS = 0.25
 _SILENT_SECONDS = 120.0
 """Without a sign of life: a decoder that holds the interpreter's lock."""
 _STARTS = 3
+_TWICE = 2
 _CRASHED = "ended the process that decoded it, twice"
 
 
 @dataclass(frozen=True)
 class _Died:
-    """A worker process is gone; ``overdue`` is the place of the image that took too long, if that was it."""
+    """A worker process is gone; where one image is the cause, its place in the shard and what it did."""
 
-    overdue: int | None = None
+    place: int | None = None
+    why: str = ""
 
 
 @dataclass
@@ -87,39 +89,42 @@ class Worker:
             SignsclfError: the child cannot work, or ends again and again with no single image at fault.
         """
         killers: dict[int, str] = {}
-        deaths = 0
         overdue: Counter[int] = Counter()
-        while True:
-            outcome = self._ask(_Request(shard, 0, None, killers))
-            if isinstance(outcome, bytes):
-                return outcome
-            if outcome.overdue is not None:
-                overdue[outcome.overdue] += 1
-                if overdue[outcome.overdue] == 2:
-                    killers[outcome.overdue] = f"not read within {self._image_seconds:g} seconds, twice"
-                continue
-            deaths += 1
-            if deaths >= 2:
-                place = self._killer(shard, killers)
-                if place is None and deaths > _STARTS:
+        deaths = 0
+        while isinstance(outcome := self._ask(_Request(shard, 0, None, killers)), _Died):
+            if outcome.place is None:
+                deaths += 1
+                if deaths < _TWICE:
+                    continue
+                outcome = self._culprit(shard, killers)
+            if outcome.place is None:
+                if deaths > _STARTS:
                     raise SignsclfError(
                         f"shard {shard:,}: its process ended {deaths} times, and no single image is at fault; "
                         "is there memory for so many workers?"
                     )
-                if place is not None:
-                    killers[place] = _CRASHED
-                    deaths = 1
+            elif outcome.why == _CRASHED:
+                killers[outcome.place] = _CRASHED
+                deaths = 1
+            else:
+                overdue[outcome.place] += 1
+                if overdue[outcome.place] == _TWICE:
+                    killers[outcome.place] = outcome.why
+        return outcome
 
-    def _killer(self, shard: int, killers: dict[int, str]) -> int | None:
-        """Find an image that ends the process, by halves; None where none does alone."""
+    def _culprit(self, shard: int, killers: dict[int, str]) -> _Died:
+        """Find an image that ends the process, by halves, or one on the way that takes too long."""
         low, high = 0, self._plan.rows_of(shard)
         while high - low > 1:
             middle = (low + high) // 2
-            if isinstance(self._ask(_Request(shard, low, middle, killers)), _Died):
-                high = middle
-            else:
-                low = middle
-        return low if isinstance(self._ask(_Request(shard, low, high, killers)), _Died) else None
+            died = self._ask(_Request(shard, low, middle, killers))
+            if isinstance(died, _Died) and died.place is not None:
+                return died
+            low, high = (low, middle) if isinstance(died, _Died) else (middle, high)
+        died = self._ask(_Request(shard, low, high, killers))
+        if isinstance(died, _Died):
+            return died if died.place is not None else _Died(low, _CRASHED)
+        return _Died()
 
     def _ask(self, request: _Request) -> bytes | _Died:
         connection = self._started()
@@ -147,7 +152,7 @@ class Worker:
             late = [place for place, seconds in value if seconds > self._image_seconds]
             if late:
                 self._kill()
-                return _Died(overdue=late[0])
+                return _Died(late[0], f"not read within {self._image_seconds:g} seconds, twice")
 
     def _started(self) -> Connection:
         for _ in range(_STARTS):
@@ -168,6 +173,7 @@ class Worker:
             try:
                 said, value = ours.recv()
             except (OSError, EOFError):
+                ours.close()
                 continue
             if said == "failed":
                 raise SignsclfError(value)
