@@ -89,7 +89,7 @@ def start_anew(step: Callable[[], object]) -> None:
     """Chooses the threads as a training does that starts now."""
     import torch
 
-    from signsclf.threads import usable_cores
+    from signsclf.machine import usable_cores
     from signsclf.training.pace import choose_threads
 
     torch.set_num_threads(usable_cores())

@@ -96,7 +96,7 @@ def signsclf_epoch(network: str, folder: Path) -> Callable[[], float]:
     """Through this package: what ``--recipe fast`` does to a batch. Gives images/s of one epoch a call."""
     import numpy as np
 
-    from signsclf.data.cache import decode_all
+    from signsclf.data.cache import Cache, decode_all
     from signsclf.data.gtsrb import class_names_mirror
     from signsclf.data.table import read_source
     from signsclf.recipe import fast
@@ -126,7 +126,7 @@ def signsclf_epoch(network: str, folder: Path) -> Callable[[], float]:
     mirror = [source.classes.index(m) if (m := class_names_mirror().get(c)) else -1 for c in source.classes]
     arch = find_architecture("signnet" if network == "residual9" else network)
     rows = SourceRows(
-        pixels=decode_all(source.table, size, cache).pixels,
+        pixels=decode_all(source.table, size, Cache(folder=cache)).pixels,
         labels=source.table["label"].tolist(),
         classes=source.classes,
     )

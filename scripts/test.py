@@ -17,7 +17,7 @@ def main() -> None:
     python = prepare("dev")
     # A process a core with one thread each: most of the tests' networks are too small to be shared out. Tests of one
     # file stay together, since they share what they train.
-    cores = answers(python, "from signsclf.threads import usable_cores; print(usable_cores())")
+    cores = answers(python, "from signsclf.machine import usable_cores; print(usable_cores())")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     command = [str(python), "-m", "pytest", "-n", cores if cores.isdigit() else "1", "--dist", "loadfile"]
     sys.exit(subprocess.run([*command, *sys.argv[1:]], cwd=ROOT, check=False).returncode)

@@ -100,6 +100,11 @@ def compact_count(n: int) -> str:
     return str(n) if n < 10_000 else f"{n / 1000:.0f}k" if n < 1_000_000 else f"{n / 1e6:.3g}M"
 
 
+def size_text(n_bytes: int) -> str:
+    """Shorten a number of bytes to megabytes, or gigabytes with one decimal: "35 MB", "1.2 GB"."""
+    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.0f} MB"
+
+
 def natural_key(name: str) -> tuple[str, str]:
     """Make a key for natural sorting: 9 comes before 10, and upper and lower case are sorted together."""
 

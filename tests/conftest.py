@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tinysource import TINY, Ran, draw_source, one_thread
 
-from signsclf import threads
+from signsclf import machine
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests import onnxruntime as other readers do
 
@@ -26,7 +26,7 @@ def _configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What this run's configuration changes, see scripts/test_matrix; and a cache of its own for decoded images."""
     with pytest.MonkeyPatch.context() as patch:
         # Else a training would choose its threads by the machine's load, and with them the last bits of the weights.
-        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(threads.usable_cores())))
+        patch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", str(machine.usable_cores())))
         if "CORE_USERS_CACHE" not in os.environ:
             patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         if "CORE_NO_HOME" in os.environ:
@@ -34,7 +34,7 @@ def _configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         if "CORE_CLOCK" in os.environ:
             turn_back_clock(patch)
         if "CORE_CGROUP" in os.environ:
-            patch.setattr(threads, "CGROUP_MOUNT", Path(os.environ["CORE_CGROUP"]))
+            patch.setattr(machine, "CGROUP_MOUNT", Path(os.environ["CORE_CGROUP"]))
         yield
 
 

@@ -197,7 +197,7 @@ def test_a_classifier_works_in_a_child_process(trained: Path, method: str):
 
 @pytest.mark.skipif("CORE_CORES" not in os.environ, reason="no CPU quota is faked")
 def test_a_cpu_quota_is_heeded(trained: Path):
-    from signsclf.threads import usable_cores
+    from signsclf.machine import usable_cores
 
     assert usable_cores() == int(os.environ["CORE_CORES"])
     assert signsclf.load(trained).threads == int(os.environ["CORE_CORES"])

@@ -12,7 +12,7 @@ import signsclf
 
 ROOT = Path(signsclf.__file__).parent
 LAYERS = [
-    ["signsclf", "errors", "choices", "observer", "threads", "text"],
+    ["signsclf", "errors", "choices", "observer", "machine", "text"],
     ["files", "locks"],
     ["outputs"],
     ["imagefiles"],
@@ -51,7 +51,7 @@ _CLI = {"numpy", "PIL", "onnxruntime", "rich"}
 _PURE = _CLI | {"typer"}
 _PIXELS = {"onnxruntime", "typer", "rich"}
 LIGHT = {
-    **dict.fromkeys(("signsclf", "errors", "choices", "files", "text", "threads", "recipe", "observer"), _PURE),
+    **dict.fromkeys(("signsclf", "errors", "choices", "files", "text", "machine", "recipe", "observer"), _PURE),
     **dict.fromkeys(
         ("imagefiles.kinds", "imagefiles.hidden", "model.config", "runs.resolve", "inference.writers"), _PURE
     ),

@@ -95,8 +95,10 @@ CacheOption = Annotated[
     str,
     typer.Option(
         "--cache",
-        help="Folder for decoded images, which later runs reuse; auto: the user's cache folder; off: none.",
-        metavar="DIR|off",
+        help="Folder for decoded images, which later runs reuse; auto: the user's cache folder. Images that find no "
+        "room there stay in memory, and those that find none there are streamed: decoded anew in every epoch. stream: "
+        "always; off: decoded for this run alone.",
+        metavar="DIR|stream|off",
     ),
 ]
 DataDir = Annotated[

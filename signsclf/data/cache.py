@@ -1,4 +1,7 @@
-"""Decode every image of a table once, in parallel, into one uint8 array at the training size, and cache it on disk.
+"""Decode every image of a table at the training size, in parallel: into a cache on disk, into memory, or as a stream.
+
+The three kinds give the same pixels. A stream decodes its images whenever they are taken, and needs room for none; only
+the digests of all are kept.
 
 An entry of the cache is a folder named by a hash of all that decides its pixels. It is written under a temporary name
 and renamed, so that it is complete or absent even if several processes write it; each row is checked against its digest
@@ -23,27 +26,44 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image
 
 from signsclf import images
+from signsclf.data.pixels import Pixels, StreamedPixels, decode_image, digest, threads_for
 from signsclf.errors import BadImageError, SignsclfError
 from signsclf.files import is_remote, user_path
 from signsclf.imagefiles import remote
-from signsclf.imagefiles.cachefolder import INDEX, PIXELS, delete, make_space, users_folder
+from signsclf.imagefiles.cachefolder import DIGESTS, INDEX, MAX_CACHE_BYTES, PIXELS, delete, make_space, users_folder
+from signsclf.machine import available_memory, usable_cores
 from signsclf.observer import Observer
-from signsclf.threads import usable_cores
+from signsclf.text import size_text
 
-_WAITING_THREADS = 16  # for images in stores, which spend most time on the way
 IN_MEMORY_BYTES = 2 * 1024**3
-"""Without a cache, a larger array is mapped from an unnamed temporary file, so that the system can drop its pages when
-memory is short."""
-AUTO, OFF = "auto", "off"
+"""With the cache off, a larger array is mapped from an unnamed temporary file, so that the system can drop its pages
+when memory is short."""
+MEMORY_SHARE = 0.5
+"""Images that find no room in the cache stay in memory up to this share of what is available."""
+AUTO, OFF, STREAM = "auto", "off", "stream"
 _FORMAT = 2
 # What posix_fallocate raises on file systems that cannot reserve space.
 _CANNOT_ALLOCATE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODEV)
 _CHUNK = 64
-_SMALL_SIDE = 100.0
-"""Smaller images spend most time in Python code, which holds the GIL: two threads take a fifth longer than one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """How decoded images are kept.
+
+    Attributes:
+        folder: of the cache, for later runs too; None keeps nothing for them.
+        streams: decode images whenever they are taken; None where they find no room in the folder or in memory.
+        max_bytes: most bytes of an entry; None where the disk alone decides.
+        processes: how many need them in memory.
+    """
+
+    folder: Path | None = None
+    streams: bool | None = False
+    max_bytes: int | None = None
+    processes: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +71,14 @@ class Decoded:
     """The decoded images of a table, row for row.
 
     Attributes:
-        pixels: uint8 (n, size, size, 3), RGB; rows of unreadable images are zero.
+        pixels: uint8 (n, size, size, 3), RGB, or their stream; rows of unreadable images are zero.
         digests: `digest` of each image's pixels as they are in the file; empty for unreadable images.
         inputs: `digest` of each row of ``pixels``, the network's input; empty for unreadable images.
         unreadable: row to the reason.
-        entry: the cache entry with all rows, including those that `take` dropped; None without one.
+        entry: the cache entry of all rows, including those that `take` dropped; None without one.
     """
 
-    pixels: np.ndarray
+    pixels: Pixels
     digests: list[str]
     inputs: list[str]
     unreadable: dict[int, str]
@@ -70,8 +90,11 @@ class Decoded:
         Raises:
             SignsclfError: there is no space for that file.
         """
-        pixels = _allocate((len(rows), *self.pixels.shape[1:]))
-        np.take(self.pixels, rows, axis=0, out=pixels)
+        if isinstance(self.pixels, StreamedPixels):
+            pixels = self.pixels.take(rows)
+        else:
+            pixels = _allocate((len(rows), *self.pixels.shape[1:]))
+            np.take(self.pixels, rows, axis=0, out=pixels)
         return Decoded(
             pixels=pixels,
             digests=[self.digests[i] for i in rows],
@@ -98,7 +121,7 @@ class Decoded:
 def decode_all(
     table: np.ndarray,
     size: int,
-    cache: Path | None = None,
+    cache: Cache | None = None,
     observer: Observer | None = None,
     reserve_bytes: int = 0,
 ) -> Decoded:
@@ -107,26 +130,39 @@ def decode_all(
     Args:
         table: ``path`` and ``roi`` are used.
         size: side in pixels.
-        cache: folder of the cache; None caches nothing. Tables with synthetic signs are never cached.
-        observer: told of progress, and why the cache could not be used.
+        cache: None keeps nothing for later runs. Tables with synthetic signs are never cached, nor streamed.
+        observer: told of progress, why the cache could not be used, and where the images are kept instead.
         reserve_bytes: bytes that a new entry must leave free on its disk.
 
     Raises:
-        SignsclfError: there is no cache, and no space for a temporary file either.
+        SignsclfError: there is neither a cache, nor space for a temporary file.
     """
-    observer = observer or Observer()
-    key = None if cache is None else _key(table, size)
+    observer, cache = observer or Observer(), cache or Cache()
+    n_bytes, full = len(table) * size * size * 3, ""
+    key = None if cache.folder is None or cache.streams else _key(table, size)
     if key is not None:
-        cached = open_entry(cache / key, size, observer)
-        if cached is None or len(cached.digests) != len(table):
-            cached = _make_entry(cache, key, table, size, observer, reserve_bytes)
+        cached = open_entry(cache.folder / key, size, observer)
+        if cached is not None and len(cached.digests) == len(table):
+            return cached
+        full = "" if cache.streams is False else _lacks_disk(cache, n_bytes, reserve_bytes)
+        cached = None if full else _make_entry(cache.folder, key, table, size, observer, reserve_bytes)
         if cached is not None:
             return cached
-    return _decode(table, size, _allocate((len(table), size, size, 3)), observer)
+    if cache.streams is False or _is_rendered(table):
+        return _decode(table, size, _allocate((len(table), size, size, 3)), observer)
+    if cache.streams is None:
+        lacks = _lacks_memory(n_bytes * cache.processes)
+        if full:
+            observer.say(f"cache: {full}" + ("" if lacks else "; decoding into memory for this run only"))
+        if not lacks:
+            return _decode(table, size, np.zeros((len(table), size, size, 3), np.uint8), observer)
+        observer.say(f"memory: {lacks}")
+    observer.say("images: streamed, decoded anew in every epoch")
+    return _stream(table, size, cache.folder, observer)
 
 
 def decode_some(
-    table: np.ndarray, rows: Sequence[int], size: int, cache: Path | None = None, observer: Observer | None = None
+    table: np.ndarray, rows: Sequence[int], size: int, cache: Cache | None = None, observer: Observer | None = None
 ) -> Decoded:
     """Decode these rows of a table alone, unless the cache holds the whole table: then they are taken from there.
 
@@ -136,15 +172,30 @@ def decode_some(
     Raises:
         SignsclfError: see `decode_all`.
     """
-    key = None if cache is None else _key(table, size)
-    whole = None if key is None else open_entry(cache / key, size, observer)
+    key = None if cache is None or cache.folder is None or cache.streams else _key(table, size)
+    whole = None if key is None else open_entry(cache.folder / key, size, observer)
     if whole is not None and len(whole.digests) == len(table):
         return whole.take(rows)
     return decode_all(table[rows], size, cache, observer)
 
 
+def choose_cache(choice: str | Path, observer: Observer | None = None, processes: int = 1) -> Cache:
+    """Resolve ``--cache``: "auto" and a folder stream where neither it nor memory has room, "stream" always does.
+
+    Args:
+        observer: see `cache_folder`.
+        processes: how many train together.
+
+    Raises:
+        SignsclfError: see `cache_folder`.
+    """
+    streams = {OFF: False, STREAM: True}.get(str(choice))
+    most = MAX_CACHE_BYTES if str(choice) == AUTO else None
+    return Cache(folder=cache_folder(choice, observer), streams=streams, max_bytes=most, processes=processes)
+
+
 def cache_folder(choice: str | Path, observer: Observer | None = None) -> Path | None:
-    """Resolve ``--cache``: "auto" is the user's cache folder, "off" is None.
+    """Resolve the folder of ``--cache``: "auto" and "stream" have the user's cache folder, "off" has None.
 
     The folder gets a CACHEDIR.TAG, so that backups leave it out.
 
@@ -156,21 +207,14 @@ def cache_folder(choice: str | Path, observer: Observer | None = None) -> Path |
     """
     if str(choice) == OFF:
         return None
-    if str(choice) == AUTO:
+    if str(choice) in (AUTO, STREAM):
         folder = users_folder()
         if folder is None and observer is not None:
             observer.say("cache: this user has no home folder, so decoded images are not kept; --cache DIR keeps them")
         return folder
     if not str(choice):
-        raise SignsclfError(f"--cache is empty; give a folder, {AUTO} or {OFF}")
+        raise SignsclfError(f"--cache is empty; give a folder, {AUTO}, {STREAM} or {OFF}")
     return user_path(choice).absolute()
-
-
-def digest(pixels: np.ndarray) -> str:
-    """Hash uint8 (H, W, 3) pixels and their shape with 128-bit BLAKE2b, in hexadecimal: an image's identity."""
-    state = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-    state.update(np.ascontiguousarray(pixels))
-    return state.hexdigest()
 
 
 def fingerprint(relative_paths: list[str], labels: list[str], digests: list[str]) -> str:
@@ -180,15 +224,35 @@ def fingerprint(relative_paths: list[str], labels: list[str], digests: list[str]
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _resize(image: Image.Image, size: int, roi: tuple[int, int, int, int] | None, path: str) -> np.ndarray:
+def _lacks_disk(cache: Cache, n_bytes: int, reserve_bytes: int) -> str:
+    """Tell why the cache has no room for a new entry; "" where it has."""
+    if cache.max_bytes is not None and n_bytes > cache.max_bytes:
+        most = size_text(cache.max_bytes)
+        return f"{size_text(n_bytes)} of pixels are more than it keeps ({most}); --cache DIR keeps them"
     try:
-        return images.resize(image, (size, size), roi or None)
-    except BadImageError as error:
-        raise BadImageError(f"{path}: {error}") from error
+        free = shutil.disk_usage(next(path for path in (cache.folder, *cache.folder.parents) if path.exists())).free
+    except OSError:
+        return ""
+    if free >= n_bytes + reserve_bytes:
+        return ""
+    return f"{size_text(n_bytes)} of pixels are more than {cache.folder} has room for ({size_text(free)} are free)"
 
 
-def _decode(table: np.ndarray, size: int, pixels: np.ndarray, observer: Observer) -> Decoded:
-    """Decode all images into ``pixels``."""
+def _lacks_memory(n_bytes: int) -> str:
+    """Tell why so many bytes find no room in memory; "" where they do."""
+    available = available_memory()
+    room = IN_MEMORY_BYTES if available is None else int(MEMORY_SHARE * available)
+    if n_bytes <= room:
+        return ""
+    return f"{size_text(n_bytes)} of pixels are more than it has room for ({size_text(room)})"
+
+
+def _is_rendered(table: np.ndarray) -> bool:
+    return len(table) > 0 and table["path"][0].startswith("synthetic:")
+
+
+def _decode(table: np.ndarray, size: int, pixels: np.ndarray | None, observer: Observer) -> Decoded:
+    """Decode all images: into ``pixels``, or to stream them later, when only their digests are wanted."""
     n = len(table)
     digests, inputs = [""] * n, [""] * n
     unreadable: dict[int, str] = {}
@@ -199,38 +263,65 @@ def _decode(table: np.ndarray, size: int, pixels: np.ndarray, observer: Observer
         stop = min(start + _CHUNK, n)
         for i in range(start, stop):
             try:
-                image = images.decode(images.read(paths[i]), paths[i])
-                pixels[i] = _resize(image, size, rois[i], paths[i])
+                image, seen = decode_image(paths[i], rois[i], size)
             except BadImageError as error:
                 unreadable[i] = str(error)
-            else:
-                inputs[i] = digest(pixels[i])
-                same = image.size == (size, size) and rois[i] is None
-                digests[i] = inputs[i] if same else digest(np.asarray(image))
+                continue
+            if pixels is not None:
+                pixels[i] = seen
+            inputs[i] = digest(seen)
+            same = image.size == (size, size) and rois[i] is None
+            digests[i] = inputs[i] if same else digest(np.asarray(image))
         return stop - start
 
     done = 0
-    with ThreadPoolExecutor(_threads(paths)) as pool:
+    with ThreadPoolExecutor(threads_for(paths)) as pool:
         for count in pool.map(work, range(0, n, _CHUNK)):
             done += count
             observer.progress("decoding", done, n)
-    return Decoded(pixels=pixels, digests=digests, inputs=inputs, unreadable=dict(sorted(unreadable.items())))
+    return Decoded(
+        pixels=StreamedPixels(paths, rois, size, inputs) if pixels is None else pixels,
+        digests=digests,
+        inputs=inputs,
+        unreadable=dict(sorted(unreadable.items())),
+    )
 
 
-def _threads(paths: list[str]) -> int:
-    if is_remote(paths[0]):
-        return _WAITING_THREADS
-    # Synthetic images have no header to look at: each one looked at is rendered.
-    in_python = images.has_scheme(paths[0]) or images.median_side(paths) < _SMALL_SIDE
-    return 1 if in_python else usable_cores()
+def _stream(table: np.ndarray, size: int, folder: Path | None, observer: Observer) -> Decoded:
+    """Stream the images; their digests are those of an entry without pixels, which is made where there is none."""
+    key = None if folder is None else _key(table, size, STREAM)
+    if key is None:
+        return _decode(table, size, None, observer)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        digests, inputs, unreadable = _read_index(folder / key / DIGESTS)
+        if len(digests) == len(inputs) == len(table):
+            pixels = StreamedPixels(table["path"].tolist(), table["roi"].tolist(), size, inputs)
+            return Decoded(pixels=pixels, digests=digests, inputs=inputs, unreadable=unreadable, entry=folder / key)
+    decoded = _decode(table, size, None, observer)
+    tmp_dir = folder / f"{key}.{secrets.token_hex(4)}.tmp"
+    try:
+        make_space(folder, 0)
+        delete(folder / key)
+        tmp_dir.mkdir()
+        _write_index(tmp_dir / DIGESTS, decoded)
+        tmp_dir.rename(folder / key)
+    except OSError as error:
+        observer.say(f"cache: {folder} cannot be written ({error.strerror or error}); digests are not kept")
+        return decoded
+    finally:
+        shutil.rmtree(tmp_dir, ignore_errors=True)
+    return replace(decoded, entry=folder / key)
 
 
-def _key(table: np.ndarray, size: int) -> str | None:
+def _key(table: np.ndarray, size: int, kind: str = "") -> str | None:
     """Hash all that decides the pixels: the files' current state, the boxes, the size and how images are read.
 
     None for synthetic signs, which depend on this package's code.
+
+    Args:
+        kind: of the entry, where it is not one with pixels.
     """
-    state = hashlib.blake2b(f"{_FORMAT} {images.pixel_path()} {size}".encode(), digest_size=16)
+    state = hashlib.blake2b(f"{_FORMAT} {images.pixel_path()} {size}{kind}".encode(), digest_size=16)
     archives: dict[str, str] = {}
     objects = _states(table["path"])
     for path, roi in zip(table["path"], table["roi"], strict=True):
@@ -265,13 +356,11 @@ def _stat_key(path: str) -> str:
 
 
 def open_entry(entry: Path, size: int, observer: Observer | None = None) -> Decoded | None:
-    """Open an entry of the cache; None where there is none, or a damaged one, which is deleted."""
-    if not entry.is_dir():
+    """Open an entry of the cache with pixels; None where there is none, or a damaged one, which is deleted."""
+    if not entry.is_dir() or streamed_from(entry):
         return None
     try:
-        index = json.loads((entry / INDEX).read_text("utf-8"))
-        digests, inputs = index["digests"], index["inputs"]
-        unreadable = {int(row): str(reason) for row, reason in index["unreadable"].items()}
+        digests, inputs, unreadable = _read_index(entry / INDEX)
         pixels = np.memmap(entry / PIXELS, np.uint8, "r", shape=(len(digests), size, size, 3))
         whole = len(digests) == len(inputs) and pixels.nbytes == (entry / PIXELS).stat().st_size
         if not whole or not all(_rows_intact(pixels, inputs, unreadable)):
@@ -281,10 +370,34 @@ def open_entry(entry: Path, size: int, observer: Observer | None = None) -> Deco
             observer.say(f"cache: {entry} is damaged ({error}); decoding again")
         delete(entry)
         return None
-    # Mark it as used now, so that it is evicted last. The cache may be read-only.
-    with contextlib.suppress(OSError):
-        os.utime(entry / INDEX)
     return Decoded(pixels=pixels, digests=digests, inputs=inputs, unreadable=unreadable, entry=entry)
+
+
+def streamed_from(entry: Path) -> Cache | None:
+    """Give the cache that streams by an entry; None where the entry has pixels, or is gone."""
+    return Cache(folder=entry.parent, streams=True) if (entry / DIGESTS).is_file() else None
+
+
+def _read_index(path: Path) -> tuple[list[str], list[str], dict[int, str]]:
+    """Read digests, inputs and what is unreadable of an entry, and mark it as used, so that it is evicted last."""
+    index = json.loads(path.read_text("utf-8"))
+    unreadable = {int(row): str(reason) for row, reason in index["unreadable"].items()}
+    # The cache may be read-only.
+    with contextlib.suppress(OSError):
+        os.utime(path)
+    return index["digests"], index["inputs"], unreadable
+
+
+def _write_index(path: Path, decoded: Decoded) -> None:
+    index = {
+        "digests": decoded.digests,
+        "inputs": decoded.inputs,
+        "unreadable": {str(row): reason for row, reason in decoded.unreadable.items()},
+    }
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(index, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _rows_intact(pixels: np.ndarray, inputs: list[str], unreadable: dict[int, str]) -> list[bool]:
@@ -315,17 +428,9 @@ def _make_entry(
             observer.say(f"cache: {cache} cannot be written ({error.strerror or error}); {fallback}")
             return None
         decoded = _decode(table, size, pixels, observer)
-        index = {
-            "digests": decoded.digests,
-            "inputs": decoded.inputs,
-            "unreadable": {str(row): reason for row, reason in decoded.unreadable.items()},
-        }
         try:
             pixels.flush()
-            with (tmp_dir / INDEX).open("w", encoding="utf-8") as file:
-                json.dump(index, file)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_index(tmp_dir / INDEX, decoded)
         except OSError as error:
             observer.say(f"cache: {cache} cannot be written ({error.strerror or error}); {fallback}")
             pixels.flags.writeable = False
@@ -362,8 +467,8 @@ def _allocate(shape: tuple[int, ...]) -> np.ndarray:
             return _map(file, shape)
     except OSError as error:
         raise SignsclfError(
-            f"{tempfile.gettempdir()}: no space for {n_bytes / 1e9:.1f} GB of decoded images "
-            f"({error.strerror or error}); free space there, set TMPDIR, or give a smaller --size"
+            f"{tempfile.gettempdir()}: no space for {size_text(n_bytes)} of decoded images "
+            f"({error.strerror or error}); free space there, set TMPDIR, or give --cache stream or a smaller --size"
         ) from error
 
 

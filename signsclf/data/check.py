@@ -19,10 +19,10 @@ from signsclf.data.nearduplicates import describe, group_near_duplicates, thumbn
 from signsclf.data.rows import is_missing
 from signsclf.errors import BadImageError, has_extra
 from signsclf.files import csv_bytes, make_folder, write_atomic
+from signsclf.machine import usable_cores
 from signsclf.observer import Observer
 from signsclf.outputs import COUNT_FILES
 from signsclf.text import columns, fitted, visible
-from signsclf.threads import usable_cores
 
 if TYPE_CHECKING:
     from signsclf.data.table import Source

@@ -21,6 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from signsclf.data.pixels import Pixels
+
 SIDE = 32
 """Side of the thumbnails in pixels."""
 MIN_LAYOUT = 0.99
@@ -41,6 +43,7 @@ _FLAT = 0.02
 # The projection knows signs alone: what looks alike to it must be laid out alike too.
 _LEAST_OF_BOTH = 0.85
 _BLOCK = 1024
+_AT_ONCE = 64  # images that are taken together
 _STRICTER = 2
 
 
@@ -68,13 +71,14 @@ def describe(thumbnails: np.ndarray) -> np.ndarray:
     return described
 
 
-def describe_all(pixels: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+def describe_all(pixels: Pixels, rows: np.ndarray | None = None) -> np.ndarray:
     """Describe rows of uint8 images (n, H, W, 3), by default all, chunk by chunk; see `describe`."""
     rows = np.arange(len(pixels)) if rows is None else rows
     described = np.zeros((len(rows), _LAYOUT + _projection()[1].shape[1]), np.float32)
     for start in range(0, len(rows), _BLOCK):
         chunk = rows[start : start + _BLOCK]
-        described[start : start + _BLOCK] = describe(np.stack([thumbnail(pixels[row]) for row in chunk]))
+        parts = (pixels[chunk[part : part + _AT_ONCE]] for part in range(0, len(chunk), _AT_ONCE))
+        described[start : start + _BLOCK] = describe(np.stack([thumbnail(image) for part in parts for image in part]))
     return described
 
 

@@ -14,10 +14,11 @@ import numpy as np
 
 from signsclf.choices import Layout, Reading, SplitName
 from signsclf.data import nearduplicates
-from signsclf.data.cache import AUTO, Decoded, cache_folder, decode_all, decode_some
+from signsclf.data.cache import AUTO, Cache, Decoded, choose_cache, decode_all, decode_some
 from signsclf.data.copies import group_named_copies, group_repeats
 from signsclf.data.gtsrb import CLASS_NAMES, class_id
 from signsclf.data.labels import spelling_key
+from signsclf.data.pixels import Pixels
 from signsclf.data.rows import is_missing
 from signsclf.data.table import Source, apply_crop, by_class_id, describe, read_source
 from signsclf.errors import BadImageError, ModelError, SourceError
@@ -52,7 +53,7 @@ class Evaluation:
         rois: box of each that the network sees, or None where it sees the whole.
         groups: physical object of each, or the photo that it is a copy of; None where neither is known.
         sizes: (width, height) in pixels of each as photographed, or None where the source's csv does not say it.
-        pixels: uint8 (N, H, W, 3), each as the network sees it.
+        pixels: uint8 (N, H, W, 3), each as the network sees it, or their stream.
         twins: training's path and label of each image in ``seen_in_training``, by the image's name.
         train_counts: images of each class that training had, in class order; empty where not known.
         n_calibrated: how many of the images fitted temperature and reject threshold, and with early stopping chose the
@@ -62,7 +63,7 @@ class Evaluation:
         ungrouped: whether the source tells no group of each.
         training: the table of the images that the network was trained on, where the source has them and they are not
             those evaluated; else empty.
-        cache: folder of decoded images, or None.
+        cache: how decoded images are kept.
     """
 
     classifier: Classifier
@@ -78,7 +79,7 @@ class Evaluation:
     rois: tuple[tuple[int, int, int, int] | None, ...]
     groups: tuple[str | None, ...]
     sizes: tuple[tuple[int, int] | None, ...]
-    pixels: np.ndarray
+    pixels: Pixels
     twins: dict[str, tuple[str, str]]
     train_counts: tuple[int, ...]
     n_calibrated: int
@@ -86,7 +87,7 @@ class Evaluation:
     n_distinct: int
     ungrouped: np.ndarray
     training: np.ndarray
-    cache: Path | None = None
+    cache: Cache | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as one JSON object."""
@@ -135,8 +136,8 @@ def evaluate(
     found = _matched(found, classifier.labels, observer)
     declared = dict(zip(found.table["path"], found.roi_image_wh, strict=True))
     found = apply_crop(found, classifier.config.crop == Crop.ROI.value)
-    record, folder = training_record(user_path(model, ModelError)), cache_folder(cache, observer)
-    chosen, chosen_split, decoded = _choose(found, split, record, classifier.size[0], folder, observer)
+    record, where = training_record(user_path(model, ModelError)), choose_cache(cache, observer)
+    chosen, chosen_split, decoded = _choose(found, split, record, classifier.size[0], where, observer)
     index = {label: i for i, label in enumerate(classifier.labels)}
     if unknown := sorted(set(chosen["label"]) - set(index)):
         known = ", ".join(classifier.labels[:5])
@@ -148,7 +149,7 @@ def evaluate(
             f"{found.root}: class {unknown[0]!r} is none that the model knows ({known}, …); labels must match{way}"
         )
     if decoded is None:
-        decoded = decode_all(chosen, classifier.size[0], folder, observer)
+        decoded = decode_all(chosen, classifier.size[0], where, observer)
     names = [found.relative(path) for path in chosen["path"]]
     unreadable = tuple(
         (names[i], reason.removeprefix(f"{chosen['path'][i]}: ")) for i, reason in decoded.unreadable.items()
@@ -193,7 +194,7 @@ def evaluate(
         n_distinct=len(set(decoded.digests)),
         ungrouped=ungrouped,
         training=_training(found, record or [], chosen_split),
-        cache=folder,
+        cache=where,
     )
 
 
@@ -248,7 +249,7 @@ def _matched(source: Source, labels: tuple[str, ...], observer: Observer) -> Sou
     return named
 
 
-def infer(classifier: Classifier, pixels: np.ndarray, observer: Observer | None = None) -> np.ndarray:
+def infer(classifier: Classifier, pixels: Pixels, observer: Observer | None = None) -> np.ndarray:
     """Probabilities (N, C) of uint8 images (N, H, W, 3) at the model's size, batch by batch.
 
     They are float64, and float32 where that would take more than half a gigabyte.
@@ -296,7 +297,7 @@ def _choose(
     split: SplitName | None,
     record: list[dict[str, str]] | None,
     size: int,
-    cache: Path | None,
+    cache: Cache | None,
     observer: Observer,
 ) -> tuple[np.ndarray, str, Decoded | None]:
     """Choose the rows to evaluate: their table, the name of the split, and their pixels if it took these to choose."""
@@ -323,7 +324,7 @@ def _choose(
 
 
 def _from_record(
-    source: Source, record: list[dict[str, str]], wanted: SplitName, size: int, cache: Path | None, observer: Observer
+    source: Source, record: list[dict[str, str]], wanted: SplitName, size: int, cache: Cache | None, observer: Observer
 ) -> tuple[np.ndarray, Decoded] | None:
     """Give training's rows of a split and their pixels; None where there are none, or the source is another one.
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from signsclf.data.pixels import Pixels
 from signsclf.errors import first_line
 from signsclf.export.verify import seconds_a_run
 from signsclf.inference.classifier import Classifier
@@ -21,6 +22,7 @@ from signsclf.model import folder as modelfolder
 ACCURACY_LOSS = 0.003
 """Largest loss of accuracy, as a share of the images, with which the file is kept."""
 CALIBRATION_IMAGES = 256
+_CHUNK = 1_024
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def write_int8(
     folder: Path,
     config: modelfolder.Config,
     calibration: np.ndarray,
-    pixels: np.ndarray,
+    pixels: Pixels,
     targets: np.ndarray,
     force: bool = False,
 ) -> QuantizationResult:
@@ -86,9 +88,7 @@ def write_int8(
         _quantize(folder / modelfolder.ONNX, path, calibration)
         fp32 = Classifier(folder, config=config)
         int8 = Classifier(folder, config=config, file=modelfolder.ONNX_INT8)
-        right, right_fp32 = (
-            float(np.mean(classifier.probabilities(pixels).argmax(1) == targets)) for classifier in (int8, fp32)
-        )
+        right, right_fp32 = (_accuracy(classifier, pixels, targets) for classifier in (int8, fp32))
         lost = 100 * (right_fp32 - right)
         refused = right_fp32 - right > ACCURACY_LOSS and not force
         limit = f", limit {100 * ACCURACY_LOSS:g}" if refused else f" (n = {len(pixels):,})"
@@ -108,6 +108,12 @@ def write_int8(
     if found.result != "written":
         path.unlink(missing_ok=True)
     return found
+
+
+def _accuracy(classifier: Classifier, pixels: Pixels, targets: np.ndarray) -> float:
+    parts = [slice(start, start + _CHUNK) for start in range(0, len(pixels), _CHUNK)]
+    hits = [classifier.probabilities(pixels[part]).argmax(1) == targets[part] for part in parts]
+    return float(np.mean(np.concatenate(hits)))
 
 
 def _quantize(source: Path, target: Path, calibration: np.ndarray) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 MAX_CACHE_BYTES = 20 * 1024**3
 """The cache keeps the most recently used entries up to this size, and always the newest; writing one evicts others."""
-PIXELS, INDEX, COPY = "pixels.bin", "index.json", "archive.bin"
-"""The files that an entry may have: decoded images and their index, or a copy of an archive."""
+PIXELS, INDEX, DIGESTS, COPY = "pixels.bin", "index.json", "digests.json", "archive.bin"
+"""The files that an entry may have: decoded images and their index, or the index of streamed images alone, or a copy of
+an archive."""
+_FILES = (PIXELS, INDEX, DIGESTS, COPY)
 _TAG = "CACHEDIR.TAG"
 _TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Images decoded by signsclf; may be deleted.\n"
 _NAME = re.compile(r"[0-9a-f]{32}(\.[0-9a-f]{8}\.tmp)?")
@@ -75,9 +77,9 @@ def _evict(cache: Path, wanted: int) -> None:
     total = wanted
     for entry in _entries(cache):
         with contextlib.suppress(OSError):
-            n_bytes = _bytes(entry, (PIXELS, COPY))
+            n_bytes = _bytes(entry)
             if entry.suffix != ".tmp":
-                used = next((path for name in (INDEX, COPY) if (path := entry / name).exists()), entry)
+                used = next((path for name in (INDEX, DIGESTS, COPY) if (path := entry / name).exists()), entry)
                 kept.append((used.stat().st_mtime, n_bytes, entry))
             elif time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(entry, ignore_errors=True)
@@ -110,17 +112,15 @@ def _entries(folder: Path) -> list[Path]:
         return [
             path
             for path in sorted(found)
-            if path.is_dir()
-            and not path.is_symlink()
-            and {part.name for part in path.iterdir()} <= {PIXELS, INDEX, COPY}
+            if path.is_dir() and not path.is_symlink() and {part.name for part in path.iterdir()} <= set(_FILES)
         ]
     except OSError:
         return []
 
 
-def _bytes(entry: Path, names: tuple[str, ...] = (PIXELS, INDEX, COPY)) -> int:
+def _bytes(entry: Path) -> int:
     total = 0
-    for name in names:
+    for name in _FILES:
         with contextlib.suppress(OSError):
             total += (entry / name).stat().st_size
     return total

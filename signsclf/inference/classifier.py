@@ -22,6 +22,7 @@ from signsclf.files import is_remote, refuse_credentials, user_path
 from signsclf.inference import runtime
 from signsclf.inference.arrivals import arriving
 from signsclf.inference.listing import why_no_image
+from signsclf.machine import usable_cores
 from signsclf.model.folder import (
     CARD,
     CONFIG,
@@ -34,7 +35,6 @@ from signsclf.model.folder import (
     read_text,
     verify_sums,
 )
-from signsclf.threads import usable_cores
 
 Array: TypeAlias = np.ndarray[Any, Any]
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | Array

@@ -17,7 +17,7 @@ import onnxruntime  # noqa: E402
 
 from signsclf.errors import DeviceError, ModelError, SignsclfError, first_line, install_command  # noqa: E402
 from signsclf.files import native_path  # noqa: E402
-from signsclf.threads import usable_cores  # noqa: E402
+from signsclf.machine import usable_cores  # noqa: E402
 
 if _TELEMETRY_UNSET and hasattr(onnxruntime, "disable_telemetry_events"):
     onnxruntime.disable_telemetry_events()

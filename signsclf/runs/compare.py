@@ -13,7 +13,7 @@ import numpy as np
 
 from signsclf import images
 from signsclf.choices import Layout
-from signsclf.data.cache import AUTO, cache_folder
+from signsclf.data.cache import AUTO, choose_cache
 from signsclf.data.split import Split
 from signsclf.data.table import Source, describe, read_source
 from signsclf.errors import BadImageError, ModelError, SignsclfError, SourceError
@@ -102,7 +102,7 @@ class _Runner:
         self, out: Path, request: RunRequest, cache: str | Path, observer: Observer, stop: threading.Event
     ) -> None:
         self.out, self.request, self.observer, self.stop = out, request, observer, stop
-        self.cache = cache_folder(cache, observer)
+        self.cache = choose_cache(cache, observer)
         self.split: Split | None = None
         self.device = ""
 
@@ -156,8 +156,8 @@ class _Runner:
         if not len(prepared.split.rows("valid")):
             raise SourceError("compare: no image is held out, so there is nothing to compare on; give --valid-fraction")
         if prepared.decoded.entry is None and prepared.source.layout is not Layout.SYNTHETIC:
-            # It could not be written, which was said: the other models do without.
-            self.cache = None
+            # It has no room or cannot be written, which was said: the other models do without.
+            self.cache = replace(self.cache, folder=None)
         self.split, self.device = prepared.split, describe_device(prepared.recipe.device)
         folder = self.out / name
         kept = folder.exists() and not self.request.overwrite

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from signsclf.choices import Int8Policy
-from signsclf.data.cache import AUTO, cache_folder
+from signsclf.data.cache import AUTO, choose_cache
 from signsclf.data.table import read_source
 from signsclf.errors import ModelError, SignsclfError
 from signsclf.files import absolute_source, user_path
@@ -109,7 +109,7 @@ def _export_unfinished(run: Path, out: Path, changes: dict[str, Any], cache: str
         seconds=checkpoint["seconds"],
         stopped=False,
     )
-    prepared = restore(run, replace(record, request=request), cache_folder(cache, observer), observer)
+    prepared = restore(run, replace(record, request=request), choose_cache(cache, observer), observer)
     loaders = build_loaders(prepared)
     with new_folder(out, request.overwrite) as partial:
         shutil.copytree(run / modelfolder.RUN, partial / modelfolder.RUN, dirs_exist_ok=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from signsclf import images
 from signsclf.choices import Int8Policy
+from signsclf.data.pixels import Pixels
 from signsclf.errors import BadImageError, ModelError, ParityError, SignsclfError
 from signsclf.export.golden import REPLAY
 from signsclf.export.int8 import CALIBRATION_IMAGES, write_int8
@@ -136,7 +137,7 @@ def finish(
         rows = valid_rows if len(valid_rows) else spread(decoded_train, _INT8_IMAGES)
         for_ranges = pixels[spread(decoded_train, CALIBRATION_IMAGES)]
         force = request.int8 is Int8Policy.FORCE
-        int8 = write_int8(folder, config, for_ranges, pixels[rows], targets[rows], force)
+        int8 = write_int8(folder, config, for_ranges, prepared.decoded.take(rows).pixels, targets[rows], force)
         observer.say(str(int8))
         figures["int8"] = {**int8.to_dict(), "evaluated_on": "valid" if len(valid_rows) else "train"}
     writer.close(figures)
@@ -212,8 +213,8 @@ def _parity_rows(valid_rows: np.ndarray, train_rows: np.ndarray) -> np.ndarray:
     return np.concatenate([chosen, spread(train_rows, PARITY_IMAGES - len(chosen))])
 
 
-def _by_chunks(predict: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Predict these rows, which are copied out of a mapped array a chunk at a time."""
+def _by_chunks(predict: Callable[[np.ndarray], np.ndarray], pixels: Pixels, rows: np.ndarray) -> np.ndarray:
+    """Predict these rows, which are taken a chunk at a time."""
     return np.concatenate([predict(pixels[rows[i : i + _CHUNK]]) for i in range(0, len(rows), _CHUNK)])
 
 

@@ -12,7 +12,7 @@ from fastai.metrics import F1Score, accuracy
 from torch import nn
 
 from signsclf.choices import Layout, Reading
-from signsclf.data.cache import AUTO, cache_folder
+from signsclf.data.cache import AUTO, choose_cache
 from signsclf.data.table import Source
 from signsclf.errors import SignsclfError
 from signsclf.files import user_path
@@ -68,7 +68,7 @@ def learner(
             f"--arch {planned.arch.name}: not trained by torch's gradients; choose another, such as signnet or resnet34"
         )
     model = build_network(planned, observer)
-    prepared = prepare(planned, skip_bad, observer, cache_folder(cache, observer))
+    prepared = prepare(planned, skip_bad, observer, choose_cache(cache, observer))
     loaders = build_loaders(prepared)
     # With the data: an exported learner has other loaders, empty ones, and does not hold it.
     loaders.origin = Origin(prepared=prepared, network=model)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from signsclf.choices import Int8Policy, Layout
+from signsclf.data.cache import Cache
 from signsclf.errors import ModelError
 from signsclf.export.golden import noise_images
 from signsclf.export.int8 import write_int8
@@ -23,6 +24,7 @@ from signsclf.observer import Observer
 from signsclf.recipe import Optimizer, Recipe, Solver
 from signsclf.runs.prepare import Plan
 from signsclf.runs.writer import ModelFolderWriter, new_config
+from signsclf.text import size_text
 from signsclf.training.architectures import Architecture, body_and_head
 from signsclf.training.settings import own_settings
 
@@ -37,7 +39,7 @@ _passed: set[tuple[str, int, int, bool]] = set()
 
 @own_settings()
 def preflight(
-    planned: Plan, model: nn.Module, out: Path, int8: Int8Policy, cache: Path | None, observer: Observer
+    planned: Plan, model: nn.Module, out: Path, int8: Int8Policy, cache: Cache | None, observer: Observer
 ) -> int:
     """Export a copy of the untrained network as the trained one will be, next to its output folder.
 
@@ -46,7 +48,7 @@ def preflight(
     Args:
         model: the network, which is left as it is.
         out: the model folder to be.
-        cache: where images will be decoded to; None where they are decoded already, or are not kept.
+        cache: how images will be kept; None where they are decoded already.
 
     Returns:
         Bytes that a new entry of the cache must leave free for the run; 0 where they share no disk.
@@ -57,7 +59,8 @@ def preflight(
     """
     began = time.monotonic()
     arch, size, classes = planned.arch, planned.recipe.size, planned.source.classes
-    leave = _check_disk(planned, model, out, cache, observer)
+    kept = None if cache is None or cache.streams else cache.folder
+    leave = _check_disk(planned, model, out, kept, observer)
     key = (arch.name, len(classes), size, int8 is not Int8Policy.NONE)
     prefix = f".{out.name}.check-"
     try:
@@ -132,12 +135,12 @@ def _check_disk(planned: Plan, model: nn.Module, out: Path, cache: Path | None, 
         return 0
     if free < needed:
         raise ModelError(
-            f"{out.parent}: the run needs up to {_size(needed)} of disk space and {_size(free)} are free; free "
+            f"{out.parent}: the run needs up to {size_text(needed)} of disk space and {size_text(free)} are free; free "
             "some, or give --out a folder on another disk"
         )
-    counted = f"{SAFETY} times {_size(checkpoints)} of checkpoints and {_size(files)} of model files"
-    cached = f"; the cache takes up to {_size(decoded)}" if decoded else ""
-    observer.say(f"disk: the run needs up to {_size(needed)} ({counted}), {_size(free)} are free{cached}")
+    counted = f"{SAFETY} times {size_text(checkpoints)} of checkpoints and {size_text(files)} of model files"
+    cached = f"; the cache takes up to {size_text(decoded)}" if decoded else ""
+    observer.say(f"disk: the run needs up to {size_text(needed)} ({counted}), {size_text(free)} are free{cached}")
     return needed if decoded and _same_disk(out.parent, cache) else 0
 
 
@@ -157,7 +160,3 @@ def _same_disk(one: Path, other: Path) -> bool:
         return one.stat().st_dev == found.stat().st_dev
     except OSError:
         return False
-
-
-def _size(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:,.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:,.0f} MB"

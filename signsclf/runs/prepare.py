@@ -11,7 +11,7 @@ import numpy as np
 
 from signsclf import images
 from signsclf.choices import Layout, Reading
-from signsclf.data.cache import Decoded, decode_all, fingerprint
+from signsclf.data.cache import Cache, Decoded, decode_all, fingerprint
 from signsclf.data.copies import contradictions, group_named_copies, group_repeats, same_files
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.labels import refuse_labels
@@ -188,7 +188,7 @@ def prepare(
     planned: Plan,
     skip_bad: bool,
     observer: Observer,
-    cache: Path | None = None,
+    cache: Cache | None = None,
     split: Split | None = None,
     leave: int = 0,
 ) -> Prepared:

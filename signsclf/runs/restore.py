@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from signsclf.choices import Layout
-from signsclf.data.cache import Decoded, fingerprint, open_entry
+from signsclf.data.cache import Cache, Decoded, fingerprint, open_entry, streamed_from
 from signsclf.data.rows import make_table
 from signsclf.data.split import Split
 from signsclf.data.table import Source
@@ -23,7 +23,7 @@ from signsclf.training import architectures
 from signsclf.training.learner import choose_device
 
 
-def restore(partial: Path, record: Record, cache: Path | None, observer: Observer, leave: int = 0) -> Prepared:
+def restore(partial: Path, record: Record, cache: Cache | None, observer: Observer, leave: int = 0) -> Prepared:
     """Prepare a run again: bit for bit what it trained on.
 
     Images that are gone, one or all, are taken from the cache's entry that the run decoded to, while it is there.
@@ -69,14 +69,19 @@ def restore(partial: Path, record: Record, cache: Path | None, observer: Observe
     return held
 
 
-def follow(partial: Path, record: Record, observer: Observer) -> Prepared:
+def follow(partial: Path, record: Record, processes: int, observer: Observer) -> Prepared:
     """Prepare what another process has prepared and recorded, from the cache's entry that it decoded to, if any.
+
+    Args:
+        processes: how many train together.
 
     Raises:
         SourceError, ModelError: see `restore`.
     """
-    held = record.held and _held(partial, record, record.held, _read_rows(partial))
-    return held or restore(partial, record, None, observer)
+    if held := record.held and _held(partial, record, record.held, _read_rows(partial)):
+        return held
+    cache = record.held and streamed_from(Path(record.held.entry))
+    return restore(partial, record, cache or Cache(streams=None, processes=processes), observer)
 
 
 def _held(partial: Path, record: Record, held: Held, rows: list[dict[str, str]]) -> Prepared | None:

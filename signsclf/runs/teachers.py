@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from signsclf.data.cache import Decoded, decode_some
+from signsclf.data.cache import Cache, Decoded, decode_some
 from signsclf.data.split import Split
 from signsclf.evaluation.evaluate import inputs_of, training_record
 from signsclf.observer import Observer
@@ -16,7 +15,7 @@ from signsclf.training.teachers import Teacher, find_teachers
 
 
 def seen_by_teachers(
-    recipe: Recipe, classes: Sequence[str], split: Split, decoded: Decoded, cache: Path | None = None
+    recipe: Recipe, classes: Sequence[str], split: Split, decoded: Decoded, cache: Cache | None = None
 ) -> int | None:
     """Count the validation images that a teacher was trained on, recognised by their pixels at the teacher's size.
 
@@ -38,13 +37,13 @@ def seen_by_teachers(
         record = training_record(teacher.folder)
         if record is None or not _knows_its_own(teacher):
             return None
-        at_its_size = decoded.take(rows)
-        if teacher.config.input_size[0] != recipe.size:
-            at_its_size = decode_some(split.table, rows, teacher.config.input_size[0], cache)
-        if at_its_size.unreadable:
+        at_its_size, size = [decoded.inputs[row] for row in rows], teacher.config.input_size[0]
+        if size != recipe.size:
+            at_its_size = decode_some(split.table, rows, size, cache).inputs
+        if not all(at_its_size):
             return None
         trained = inputs_of(record, "train")
-        seen |= [digest in trained for digest in at_its_size.inputs]
+        seen |= [digest in trained for digest in at_its_size]
     return int(seen.sum())
 
 

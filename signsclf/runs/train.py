@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from signsclf.choices import Layout, Reading, Tracker
-from signsclf.data.cache import AUTO, cache_folder
+from signsclf.data.cache import AUTO, Cache, choose_cache
 from signsclf.data.gtsrb import class_names_mirror
 from signsclf.data.table import Source
 from signsclf.errors import RunError, SignsclfError, is_out_of_memory
 from signsclf.export.onnx import torch_logits
 from signsclf.files import absolute_source, csv_bytes, json_bytes, user_path, write_atomic
+from signsclf.machine import usable_cores
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer, Observers, PlanSummary
 from signsclf.recipe import Flip, Recipe, Solver
@@ -50,7 +51,6 @@ from signsclf.runs.resolve import refuse_processes
 from signsclf.runs.restore import follow as prepare_again
 from signsclf.runs.restore import restore
 from signsclf.runs.tracking import create_run, reporting, require_tracker
-from signsclf.threads import usable_cores
 from signsclf.training import architectures
 from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.checkpoint import read_checkpoint
@@ -101,7 +101,8 @@ def train(
         source: what `signsclf.data.table.read_source` takes or gave: a folder, a .zip, a table, or "synthetic".
         out: the model folder to write.
         recipe: what is None in it is chosen from the data; None takes the default recipe.
-        cache: where decoded images are kept for the next run: a folder, "auto" for the user's own, "off" for nowhere.
+        cache: where decoded images are kept: a folder, or "auto" for the user's own, also for the next run; "off" for
+            this run alone; "stream" for nowhere, see `signsclf.data.cache.choose_cache`.
         observer: told of everything that happens.
         stop: once it is set, training ends after the current batch; `resume` continues from there.
         world: the processes that share the training, of which this is the first; the others call `follow`.
@@ -120,13 +121,13 @@ def train(
     out = user_path(out).absolute()
     if track is not None:
         require_tracker(track)
-    with claimed(out), _shared_cache(cache_folder(cache, observer), world) as folder:
+    with claimed(out), _shared_cache(choose_cache(cache, observer, world.size), world) as kept:
         refuse_taken(out, request.overwrite)
         planned = read_plan(source, request.reading, recipe or Recipe(), observer, world.size)
         request = replace(request, source=planned.source.origin, reading=planned.source.reading)
         model = build_network(planned, observer)
-        leave = preflight(planned, model, out, request.int8, folder, observer)
-        prepared = prepare(planned, request.skip_bad, observer, folder, leave=leave)
+        leave = preflight(planned, model, out, request.int8, kept, observer)
+        prepared = prepare(planned, request.skip_bad, observer, kept, leave=leave)
         if track is not None:
             request = replace(request, track=create_run(track, out.name))
         return begin(request, prepared, model, out, observer, stop, world)
@@ -173,7 +174,7 @@ def follow(
     record = read_record(partial)
     checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
     with _logged(partial):
-        prepared = prepare_again(partial, record, observer)
+        prepared = prepare_again(partial, record, world.size, observer)
         # The first process hands out its weights.
         model = build_network(prepared.plan, observer, fresh=False)
         return _fit_and_finish(record.request, prepared, model, partial, checkpoint, observer, stop, world)
@@ -211,7 +212,7 @@ def resume(
         raise TypeError(f"resume: {min(unknown)!r} belongs to the run; what may change is {sorted(CHANGEABLE)}")
     out = final_folder(user_path(out).absolute())
     partial = partial_folder(out)
-    with claimed(out), _shared_cache(cache_folder(cache, observer), world) as folder:
+    with claimed(out), _shared_cache(choose_cache(cache, observer, world.size), world) as kept:
         record = read_record(partial)
         refuse_processes(record.recipe.shards, world.size)
         if source is not None:
@@ -222,7 +223,7 @@ def resume(
         checkpoint = read_checkpoint(partial) if (partial / modelfolder.CHECKPOINT).is_file() else None
         observer.say(f"resuming {partial}" + ("" if checkpoint else ": it has no checkpoint yet, so from the start"))
         with _logged(partial):
-            prepared = restore(partial, record, folder, observer)
+            prepared = restore(partial, record, kept, observer)
             write_record(partial, replace(record, held=_held(prepared) or record.held))
             model = build_network(prepared.plan, observer, fresh=checkpoint is None)
             preflight(prepared.plan, model, out, request.int8, None, observer)
@@ -256,20 +257,20 @@ def search_lr(
     if planned.arch.solver is not Solver.GRADIENT:
         raise SignsclfError(f"--arch {planned.arch.name}: not trained by torch's gradients, so no rate can be searched")
     model = build_network(planned, observer)
-    prepared = prepare(planned, skip_bad, observer, cache_folder(cache, observer))
+    prepared = prepare(planned, skip_bad, observer, choose_cache(cache, observer))
     learner = build_learner(build_loaders(prepared), model, prepared.arch, prepared.recipe)
     share = _share(learner.dls, prepared.recipe, World(), stop or threading.Event())
     return find_lr(learner, prepared.recipe, observer=observer, stop=stop, share=share)
 
 
 @contextlib.contextmanager
-def _shared_cache(folder: Path | None, world: World) -> Iterator[Path | None]:
-    """Give the cache's folder, or a temporary one where there is none: several processes map the same images."""
-    if folder is not None or world.size == 1:
-        yield folder
+def _shared_cache(cache: Cache, world: World) -> Iterator[Cache]:
+    """Give the cache a temporary folder where it has none: several processes map the same images, or share digests."""
+    if cache.folder is not None or world.size == 1:
+        yield cache
         return
     with tempfile.TemporaryDirectory(prefix="signsclf-", ignore_cleanup_errors=True) as tmp:
-        yield Path(tmp)
+        yield replace(cache, folder=Path(tmp))
 
 
 @contextlib.contextmanager

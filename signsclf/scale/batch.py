@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from signsclf.errors import SignsclfError
+from signsclf.machine import usable_cores
 from signsclf.scale.claims import Claims
 from signsclf.scale.plan import Plan, check_model
 from signsclf.scale.shards import part_path, parts_in, write_part
 from signsclf.scale.worker import IMAGE_SECONDS, Worker
-from signsclf.threads import usable_cores
 
 _LOOK_SECONDS = 0.2
 _OTHERS_SECONDS = 2.0  # between looks at what other processes have claimed

@@ -22,10 +22,10 @@ from typing import Any
 from signsclf import images
 from signsclf.errors import SignsclfError
 from signsclf.inference.classifier import Classifier
+from signsclf.machine import usable_cores
 from signsclf.scale.manifest import Rows, read_rows
 from signsclf.scale.plan import MANIFEST, Plan, check_model, open_plan
 from signsclf.scale.shards import part_bytes, part_path, predict_rows, write_part
-from signsclf.threads import usable_cores
 
 IMAGE_SECONDS = 60.0
 _BEAT_SECONDS = 0.25

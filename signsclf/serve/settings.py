@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field, fields
 
 from signsclf.errors import SignsclfError
+from signsclf.machine import usable_cores
 from signsclf.serve.hosts import is_host_name, is_loopback, is_origin
-from signsclf.threads import usable_cores
 
 MAX_BATCH = 32
 _ROUTE = re.compile(r"/[A-Za-z0-9._~:@/-]{0,200}")

@@ -191,11 +191,6 @@ class Share:
         each = self.shards // self.world.size
         return range(self.world.rank * each, (self.world.rank + 1) * each)
 
-    def rows(self, n: int) -> slice:
-        """Which of a batch's ``n`` images they hold."""
-        parts = cut(n, self.shards)
-        return slice(parts[self.mine[0]].start, parts[self.mine[-1]].stop)
-
     def batches(self, n: int) -> range:
         """Which of ``n`` validation batches this process evaluates."""
         taken = cut(n, self.world.size)[self.world.rank]

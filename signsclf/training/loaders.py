@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from fasttransform import Pipeline, Transform
 from PIL import Image
 
 from signsclf import images
+from signsclf.data.pixels import Pixels, StreamedPixels
 from signsclf.recipe import Balance
 from signsclf.training.augment import BatchAugment
 from signsclf.training.distributed import Share, cut
@@ -31,6 +32,7 @@ from signsclf.training.distributed import Share, cut
 _SIGNS_AT_ONCE = 128
 _MAX_FREE_SHARE = 0.25
 """Images that take more of a GPU's free memory than this stay in the CPU's: training needs the rest."""
+_READ_AHEAD = 2  # batches
 _PLAIN_PHASE = 3_000
 """Plain iteration: phases 0 and 1 train, 1,000 searches a learning rate and 2,000 times steps."""
 
@@ -89,7 +91,7 @@ class SourceRows:
     """What each row of a source is: its label, and its pixels or the sign that is rendered in their place.
 
     Attributes:
-        pixels: uint8 (n, side, side, 3).
+        pixels: uint8 (n, side, side, 3), or their stream.
         labels: of each row; rows beyond those of ``pixels`` are rendered.
         classes: in index order.
         paths: of each row, for people to read; "" where there is no file.
@@ -98,7 +100,7 @@ class SourceRows:
         render: makes the images of synthetic signs; goes with ``rendered``.
     """
 
-    pixels: np.ndarray
+    pixels: Pixels
     labels: Sequence[str]
     classes: Sequence[str]
     paths: Sequence[str] | None = None
@@ -197,27 +199,66 @@ class DevicePixels:
     Rows are copied to the device as they are needed, or all at once where a GPU has the memory to keep them.
     """
 
-    def __init__(self, pixels: np.ndarray) -> None:
+    def __init__(self, pixels: Pixels) -> None:
         self.pixels = pixels
         self._resident: torch.Tensor | None = None
 
     @property
-    def reads_a_file(self) -> bool:
-        """Whether rows that are taken come from a mapped file."""
-        return isinstance(self.pixels, np.memmap) and self._resident is None
+    def reads_files(self) -> bool:
+        """Whether rows that are taken come from files, mapped or decoded."""
+        return self._resident is None and isinstance(self.pixels, (np.memmap, StreamedPixels))
 
-    def take(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
-        """Give these rows on the device, uint8 (N, H, W, 3)."""
-        if self._resident is None and self.pixels.nbytes <= _MAX_FREE_SHARE * _free_memory(device):
+    def take(self, rows: np.ndarray, device: torch.device, read: np.ndarray | None = None) -> torch.Tensor:
+        """Give these rows on the device, uint8 (N, H, W, 3).
+
+        Args:
+            read: the rows, where they have been read already.
+        """
+        if self._resident is None and self._fits(device):
             self._resident = torch.from_numpy(np.array(self.pixels)).to(device)
         if self._resident is None:
-            return torch.from_numpy(self.pixels[rows]).to(device)
+            return torch.from_numpy(self.pixels[rows] if read is None else read).to(device)
         return self._resident[torch.from_numpy(rows).to(device)]
+
+    def _fits(self, device: torch.device) -> bool:
+        return isinstance(self.pixels, np.ndarray) and self.pixels.nbytes <= _MAX_FREE_SHARE * _free_memory(device)
 
 
 def _free_memory(device: torch.device) -> int:
     """Bytes that are free on a GPU; 0 for other devices, to which rows go as they are needed."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+
+
+class ReadAhead:
+    """Reads rows of files before they are needed, in a thread of its own: as a context, which ends that thread.
+
+    It waits for the disk, or decodes, while the batches before are trained on.
+
+    Args:
+        source: whose rows are read.
+    """
+
+    def __init__(self, source: SourceRows) -> None:
+        self._source = source
+        self._coming: dict[tuple[int, int], Future[np.ndarray]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead")
+
+    def __enter__(self) -> ReadAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def want(self, key: tuple[int, int], rows: np.ndarray) -> None:
+        """Begin to read those of the rows that are not rendered, once those wanted before are read."""
+        if self._source.on_device.reads_files:
+            photos = rows[~self._source.is_rendered(rows)]
+            self._coming[key] = self._thread.submit(self._source.pixels.__getitem__, photos)
+
+    def wait(self, key: tuple[int, int]) -> np.ndarray | None:
+        """Give the rows that were wanted by this key; None where they come from no file."""
+        coming = self._coming.pop(key, None)
+        return None if coming is None else coming.result()
 
 
 class RowLoader(TfmdDL):
@@ -316,43 +357,52 @@ class RowLoader(TfmdDL):
         self, order: np.ndarray, key: tuple[int, ...], first: int = 0, share: Share | None = None
     ) -> Iterator[tuple[torch.Tensor | list[torch.Tensor], torch.Tensor]]:
         """Yield finished batches of these rows, see `batches`; ``key`` seeds what is random in them."""
-        pixels, signs = self.source.pixels, {}
-        with ThreadPoolExecutor(1, thread_name_prefix="signsclf-ahead") as ahead:
-            for batch in range(first, len(order) // self.bs if self.drop_last else -(-len(order) // self.bs)):
-                rows, following = (order[i * self.bs : (i + 1) * self.bs] for i in (batch, batch + 1))
-                if self.source.on_device.reads_a_file:
-                    # The next batch's pages come from the disk meanwhile: this thread waits, and takes no core.
-                    wanted = following if share is None else following[share.rows(len(following))]
-                    ahead.submit(np.take, pixels, np.sort(wanted[~self.source.is_rendered(wanted)]), 0)
+        n, signs = len(order) // self.bs if self.drop_last else -(-len(order) // self.bs), {}
+
+        def rows_of(batch: int) -> np.ndarray:
+            return order[batch * self.bs : (batch + 1) * self.bs]
+
+        with ReadAhead(self.source) as ahead:
+            for later in range(first, n + _READ_AHEAD):
+                if later < n:
+                    for number, part in _parts(rows_of(later), share):
+                        ahead.want((later, number), rows_of(later)[part])
+                batch = later - _READ_AHEAD
+                if batch < first:
+                    continue
+                rows = rows_of(batch)
                 if share is not None:
-                    yield self._parts(rows, (*key, batch), share)
+                    yield self._micro_batches(rows, (*key, batch), share, ahead)
                     continue
                 if self.source.rendered is not None and batch not in signs:
                     signs = self._render_ahead(order, batch, key)
-                x, y = self._load(rows, signs.get(batch), (*key, batch))
+                x, y = self._load(rows, signs.get(batch), (*key, batch), ahead.wait((batch, 0)))
                 yield self._normalized(*self._augmented(x, y, (*key, batch)))
 
-    def _parts(self, rows: np.ndarray, key: tuple[int, ...], share: Share) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def _micro_batches(
+        self, rows: np.ndarray, key: tuple[int, ...], share: Share, ahead: ReadAhead
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Make the micro-batches of ``share`` out of a batch's rows, each as it would be in any other process."""
         of_batch = torch.from_numpy(self.source.targets[rows]).to(self._workshop)
-        pieces, parts, y = cut(len(rows), share.shards), [], of_batch
-        for number in share.mine:
-            x, _ = self._load(rows[pieces[number]], None, (*key, number))
-            x, y = self._augmented(x, of_batch, key, pieces[number])
+        parts, y = [], of_batch
+        for number, part in _parts(rows, share):
+            x, _ = self._load(rows[part], None, (*key, number), ahead.wait((key[-1], number)))
+            x, y = self._augmented(x, of_batch, key, part)
             x, y = self._normalized(x, y)
             parts.append(x)
         return parts, y
 
     def _load(
-        self, rows: np.ndarray, signs: torch.Tensor | None, key: tuple[int, ...]
+        self, rows: np.ndarray, signs: torch.Tensor | None, key: tuple[int, ...], read: np.ndarray | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gather these rows, float (N, 3, H, W) in 0 to 1 and int64 (N,).
 
         Args:
             signs: the images of those rows that are rendered, in their order; None renders them here.
+            read: the pixels of those that are not, where they have been read already; None reads them here.
         """
         rendered = self.source.is_rendered(rows)
-        x = self.source.on_device.take(rows[~rendered], self._workshop).permute(0, 3, 1, 2).float().div_(255)
+        x = self.source.on_device.take(rows[~rendered], self._workshop, read).permute(0, 3, 1, 2).float().div_(255)
         if rendered.any():
             x = torch.cat([x, self._render(rows[rendered], key) if signs is None else signs])
             places = np.argsort(rendered, kind="stable")
@@ -413,6 +463,14 @@ class RowLoader(TfmdDL):
         x, y = self._augmented(*self._load(self._sorted(order[:n]), None, key), key)
         shown = x.mul(255).round().clamp(0, 255).byte()
         return shown.permute(0, 2, 3, 1).contiguous().cpu().numpy(), y.cpu().numpy()
+
+
+def _parts(rows: np.ndarray, share: Share | None) -> list[tuple[int, slice]]:
+    """Give number and place of the parts of a batch that are made here: micro-batches of ``share``, or all in one."""
+    if share is None:
+        return [(0, slice(None))]
+    pieces = cut(len(rows), share.shards)
+    return [(number, pieces[number]) for number in share.mine]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,8 @@ from tinysource import Watched
 
 from signsclf import images
 from signsclf.data import cache
-from signsclf.data.cache import cache_folder, decode_all, digest, fingerprint
+from signsclf.data.cache import Cache, cache_folder, decode_all, fingerprint
+from signsclf.data.pixels import digest
 from signsclf.data.rows import make_table
 from signsclf.errors import SignsclfError
 from signsclf.imagefiles import cachefolder
@@ -101,7 +102,7 @@ def test_no_room_for_the_mapped_file_is_one_line(source, tmp_path, monkeypatch):
 
     monkeypatch.setattr(cache, "IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    with pytest.raises(SignsclfError, match=r"no space for .* GB .*No space left.*free space"):
+    with pytest.raises(SignsclfError, match=r"no space for .* MB .*No space left.*free space"):
         decode_all(source, 12)
 
 
@@ -126,11 +127,11 @@ def same(one, other) -> bool:
 
 
 def test_a_second_run_decodes_nothing_and_reads_the_same(source, folder, monkeypatch):
-    first = decode_all(source, 12, folder)
+    first = decode_all(source, 12, Cache(folder=folder))
     assert same(first, decode_all(source, 12))
     assert len(entries(folder)) == 1
     monkeypatch.setattr(images, "decode", None)
-    second = decode_all(source, 12, folder)
+    second = decode_all(source, 12, Cache(folder=folder))
     assert isinstance(second.pixels, np.memmap)
     assert same(first, second)
     with pytest.raises(ValueError, match="read-only"):
@@ -139,7 +140,7 @@ def test_a_second_run_decodes_nothing_and_reads_the_same(source, folder, monkeyp
 
 @pytest.mark.parametrize("change", ["content", "roi", "size", "order", "member"])
 def test_what_decides_the_pixels_makes_a_new_entry(source, folder, tmp_path, change):
-    decode_all(source, 12, folder)
+    decode_all(source, 12, Cache(folder=folder))
     size = 12
     if change == "content":
         # Of the same length, at a time that says nothing: as a tool that keeps times would.
@@ -158,14 +159,14 @@ def test_what_decides_the_pixels_makes_a_new_entry(source, folder, tmp_path, cha
             archive.write(source["path"][1], "in/one.png")
     else:
         size = 13
-    assert same(decode_all(source, size, folder), decode_all(source, size))
+    assert same(decode_all(source, size, Cache(folder=folder)), decode_all(source, size))
     assert len(entries(folder)) == 2
 
 
 @pytest.mark.parametrize("harm", ["pixel", "short", "long", "index", "nonsense", "gone", "other table"])
 def test_a_damaged_entry_is_told_and_made_anew(source, folder, harm):
     whole = decode_all(source, 12)
-    decode_all(source, 12, folder)
+    decode_all(source, 12, Cache(folder=folder))
     pixels, index = entries(folder)[0] / "pixels.bin", entries(folder)[0] / "index.json"
     if harm == "pixel":
         data = bytearray(pixels.read_bytes())
@@ -184,18 +185,18 @@ def test_a_damaged_entry_is_told_and_made_anew(source, folder, harm):
     else:
         index.write_text('{"digests": [], "inputs": [], "unreadable": {}}')
     watched = Watched()
-    assert same(decode_all(source, 12, folder, observer=watched), whole)
+    assert same(decode_all(source, 12, Cache(folder=folder), observer=watched), whole)
     assert len(watched.lines) == 1
     assert "damaged" in watched.lines[0]
     watched.lines.clear()
-    assert same(decode_all(source, 12, folder, observer=watched), whole)
+    assert same(decode_all(source, 12, Cache(folder=folder), observer=watched), whole)
     assert watched.lines == []
 
 
 def test_two_at_once_both_read_the_same(source, folder):
     whole = decode_all(source, 12)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: decode_all(source, 12, folder), range(24)))
+        found = list(pool.map(lambda _: decode_all(source, 12, Cache(folder=folder)), range(24)))
     assert all(same(one, whole) for one in found)
     assert len(entries(folder)) == 1
 
@@ -207,13 +208,13 @@ def test_killed_half_way_the_next_run_makes_it_anew(source, folder, tmp_path):
 import pickle, sys, time
 from pathlib import Path
 from signsclf import images
-from signsclf.data.cache import decode_all
+from signsclf.data.cache import Cache, decode_all
 plain = images.decode
 def slow(*args):
     print("decoding", flush=True)
     time.sleep(60)
 images.decode = slow
-decode_all(pickle.loads(Path({str(tmp_path / "table.pkl")!r}).read_bytes()), 12, Path({str(folder)!r}))
+decode_all(pickle.loads(Path({str(tmp_path / "table.pkl")!r}).read_bytes()), 12, Cache(folder=Path({str(folder)!r})))
 """
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert run.stdout.readline() == b"decoding\n"
@@ -222,11 +223,11 @@ decode_all(pickle.loads(Path({str(tmp_path / "table.pkl")!r}).read_bytes()), 12,
     run.stdout.close()
     [abandoned] = entries(folder)
     assert abandoned.suffix == ".tmp"
-    assert same(decode_all(source, 12, folder), whole)
+    assert same(decode_all(source, 12, Cache(folder=folder)), whole)
     assert len(entries(folder)) == 2
     # A day later it is nobody's work any more, and the next entry's maker sweeps it away.
     os.utime(abandoned, (time.time() - 2 * 86_400,) * 2)
-    decode_all(source, 13, folder)
+    decode_all(source, 13, Cache(folder=folder))
     assert not abandoned.exists()
 
 
@@ -236,7 +237,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on_without(source, folder, monkeyp
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     watched = Watched()
-    assert same(decode_all(source, 12, folder, observer=watched), decode_all(source, 12))
+    assert same(decode_all(source, 12, Cache(folder=folder), observer=watched), decode_all(source, 12))
     assert len(watched.lines) == 1
     assert "No space left on device" in watched.lines[0]
     assert entries(folder) == []
@@ -245,28 +246,31 @@ def test_a_full_disk_is_told_and_the_run_goes_on_without(source, folder, monkeyp
 def test_a_folder_that_cannot_be_made_is_told(source, tmp_path):
     (tmp_path / "file").write_text("")
     watched = Watched()
-    decode_all(source, 12, tmp_path / "file" / "cache", observer=watched)
+    decode_all(source, 12, Cache(folder=tmp_path / "file" / "cache"), observer=watched)
     assert len(watched.lines) == 1
     assert "cannot be written" in watched.lines[0]
 
 
 def test_the_entries_used_last_are_kept(source, folder, monkeypatch):
     (folder / "mine").mkdir(parents=True)
-    monkeypatch.setattr(cachefolder, "MAX_CACHE_BYTES", 7 * 3 * (8 * 8 + 9 * 9 + 10 * 10))
+    # Pixels of three sizes, and the indexes of two entries beside what the third will have.
+    decode_all(source, 8, Cache(folder=folder))
+    index = next(entry / "index.json" for entry in entries(folder) if entry.name != "mine").stat().st_size
+    monkeypatch.setattr(cachefolder, "MAX_CACHE_BYTES", 7 * 3 * (8 * 8 + 9 * 9 + 10 * 10) + 2 * index)
     for size, age in ((8, 300), (9, 200)):
-        decode_all(source, size, folder)
+        decode_all(source, size, Cache(folder=folder))
         newest = max((e for e in entries(folder) if e.name != "mine"), key=lambda e: (e / "index.json").stat().st_mtime)
         os.utime(newest / "index.json", (time.time() - age,) * 2)
-    decode_all(source, 8, folder)  # used again, so that the other one is the oldest
-    decode_all(source, 10, folder)
-    decode_all(source, 11, folder)
+    decode_all(source, 8, Cache(folder=folder))  # used again, so that the other one is the oldest
+    decode_all(source, 10, Cache(folder=folder))
+    decode_all(source, 11, Cache(folder=folder))
     sizes = {(e / "pixels.bin").stat().st_size // 21 for e in entries(folder) if e.name != "mine"}
     assert sizes == {100, 121}
     assert (folder / "mine").is_dir()
 
 
 def test_a_cache_that_may_only_be_read_is_read(source, folder, monkeypatch):
-    first = decode_all(source, 12, folder)
+    first = decode_all(source, 12, Cache(folder=folder))
 
     def refuse(*args, **kwargs):
         raise PermissionError(30, "Read-only file system")
@@ -275,7 +279,7 @@ def test_a_cache_that_may_only_be_read_is_read(source, folder, monkeypatch):
         monkeypatch.setattr(os, call, refuse)
     watched = Watched()
     monkeypatch.setattr(images, "decode", None)
-    assert same(decode_all(source, 12, folder, observer=watched), first)
+    assert same(decode_all(source, 12, Cache(folder=folder), observer=watched), first)
     assert watched.lines == []
     monkeypatch.undo()
     assert len(entries(folder)) == 1
@@ -293,7 +297,7 @@ def test_a_disk_that_is_full_at_the_end_does_not_cost_the_decoding(source, folde
 
     monkeypatch.setattr(*((np.memmap, "flush") if call == "flush" else (os, "fsync")), full)
     watched = Watched()
-    found = decode_all(source, 12, folder, observer=watched)
+    found = decode_all(source, 12, Cache(folder=folder), observer=watched)
     assert same(found, whole)
     assert found.entry is None
     assert len(decoded) == 6  # once each of those that can be read as files
@@ -303,10 +307,10 @@ def test_a_disk_that_is_full_at_the_end_does_not_cost_the_decoding(source, folde
 
 def test_space_that_the_run_needs_is_left_free(source, folder):
     watched = Watched()
-    assert decode_all(source, 12, folder, observer=watched, reserve_bytes=10**18).entry is None
+    assert decode_all(source, 12, Cache(folder=folder), observer=watched, reserve_bytes=10**18).entry is None
     assert len(watched.lines) == 1
     assert "the run itself needs the space" in watched.lines[0]
-    assert decode_all(source, 12, folder, reserve_bytes=1).entry in entries(folder)
+    assert decode_all(source, 12, Cache(folder=folder), reserve_bytes=1).entry in entries(folder)
 
 
 def test_a_folder_with_a_mapped_file_is_never_renamed(source, folder, monkeypatch):
@@ -329,11 +333,11 @@ def test_a_folder_with_a_mapped_file_is_never_renamed(source, folder, monkeypatc
 
     monkeypatch.setattr(np, "memmap", Mapped)
     monkeypatch.setattr(Path, "rename", rename)
-    first = decode_all(source, 12, folder)
+    first = decode_all(source, 12, Cache(folder=folder))
     assert entries(folder) == [first.entry]
     assert cachefolder.clear(folder) == (0, 1)
     assert {path.name for path in first.entry.iterdir()} == {"pixels.bin", "index.json"}
-    assert same(first, decode_all(source, 12, folder))
+    assert same(first, decode_all(source, 12, Cache(folder=folder)))
     del first
     assert cachefolder.clear(folder)[1] == 0
 
@@ -349,15 +353,15 @@ def test_where_space_cannot_be_taken_ahead_it_is_written(source, folder, monkeyp
         monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
     monkeypatch.setattr(cache, "_fill", lambda *args, plain=cache._fill: filled.append(args[1]) or plain(*args))
     filled = []
-    found = decode_all(source, 12, folder)
+    found = decode_all(source, 12, Cache(folder=folder))
     assert same(found, decode_all(source, 12))
     assert found.entry is not None
     assert filled == ([] if os.name == "nt" else [7 * 12 * 12 * 3])
 
 
 def test_clearing_takes_what_is_its_own(source, folder, tmp_path):
-    decode_all(source, 12, folder)
-    decode_all(source, 13, folder)
+    decode_all(source, 12, Cache(folder=folder))
+    decode_all(source, 13, Cache(folder=folder))
     (folder / ("0" * 32 + ".01234567.tmp")).mkdir()
     (folder / ("1" * 32)).symlink_to(tmp_path, target_is_directory=True)
     (folder / ("2" * 32)).mkdir()
@@ -373,7 +377,7 @@ def test_clearing_takes_what_is_its_own(source, folder, tmp_path):
 
 
 def test_taking_rows_keeps_the_entry(source, folder):
-    decoded = decode_all(source, 12, folder)
+    decoded = decode_all(source, 12, Cache(folder=folder))
     taken = decoded.take([4, 0, 3])
     assert np.array_equal(taken.pixels, decoded.pixels[[4, 0, 3]])
     assert (taken.inputs, list(taken.unreadable)) == ([decoded.inputs[4], decoded.inputs[0], ""], [2])
@@ -384,7 +388,7 @@ def test_synthetic_signs_are_not_cached(folder):
     from signsclf.data.synthetic import table
 
     synthetic_signs = table(per_class=1)[:4]
-    decode_all(synthetic_signs, 12, folder)
+    decode_all(synthetic_signs, 12, Cache(folder=folder))
     assert not folder.exists()
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from tinysource import flags
 
 from signsclf import images
-from signsclf.data.cache import decode_all
+from signsclf.data.cache import Cache, decode_all
 from signsclf.data.places import is_address
 from signsclf.data.table import describe, read_source
 from signsclf.errors import BadImageError, SignsclfError, SourceError
@@ -193,12 +193,12 @@ class TestSources:
         for i, label in enumerate("aabb"):
             store.put(f"few/{label}/{i}.png", picture(i))
         table = read_source("s3://bucket/few").table
-        first = decode_all(table, 8, tmp_path / "c")
+        first = decode_all(table, 8, Cache(folder=tmp_path / "c"))
         store.seen.clear()
-        assert decode_all(table, 8, tmp_path / "c").entry == first.entry is not None
+        assert decode_all(table, 8, Cache(folder=tmp_path / "c")).entry == first.entry is not None
         assert not [path for _, path in store.seen if path.endswith(".png")]
         store.put("few/a/0.png", picture(99) + b"more")
-        assert decode_all(table, 8, tmp_path / "c").pixels[0, 0, 0, 0] == 99
+        assert decode_all(table, 8, Cache(folder=tmp_path / "c")).pixels[0, 0, 0, 0] == 99
 
     @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
     def test_a_table_and_its_images(self, store, name):

@@ -10,6 +10,7 @@ import torch
 from tinysource import TINY, one_thread
 
 from signsclf.choices import Int8Policy
+from signsclf.data.cache import Cache
 from signsclf.errors import ModelError, ParityError
 from signsclf.export import onnx as export
 from signsclf.export.golden import noise_images
@@ -126,7 +127,7 @@ def no_export(monkeypatch):
 
 def test_the_cache_leaves_the_run_its_space(source, tmp_path, no_export):
     watched = Watched()
-    leave = check(source, tmp_path / "m", cache=tmp_path / "none yet" / "cache", observer=watched)
+    leave = check(source, tmp_path / "m", cache=Cache(folder=tmp_path / "none yet" / "cache"), observer=watched)
     assert leave > 20_000_000
     assert "the cache takes up to 0 MB" in watched.lines[0]
     assert check(source, tmp_path / "m", cache=None) == 0

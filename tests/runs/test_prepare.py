@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from tinysource import TINY, Watched
 
+from signsclf.data.cache import Cache
 from signsclf.data.table import describe, read_source
 from signsclf.errors import SourceError
 from signsclf.observer import Observer
@@ -106,7 +107,7 @@ def test_unreadable_images_are_left_out_of_one_decoding(place, tmp_path):
     root = place(*(f"{label}/{i}.png" for label in ("cat", "dog") for i in range(4)))
     (root / "cat" / "0.png").write_bytes(b"no image")
     watched = Watched()
-    found = prepare(plan(read_source(root), Recipe(**TINY)), True, watched, tmp_path / "cache")
+    found = prepare(plan(read_source(root), Recipe(**TINY)), True, watched, Cache(folder=tmp_path / "cache"))
     assert [name for name, _ in found.skipped] == ["cat/0.png"]
     assert len(found.names) == len(found.decoded.digests) == len(found.decoded_rows) == 7
     assert [total for task, done, total in watched.progressed if (task, done) == ("decoding", total)] == [8]

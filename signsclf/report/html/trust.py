@@ -134,7 +134,7 @@ def _example(context: ReportContext) -> np.ndarray:
     rows = rows[np.argsort(-context.probabilities.max(axis=1)[rows], kind="stable")[:200]]
     height, width = context.pixels.shape[1:3]
     top, left = height // 4, width // 4
-    middle = context.pixels[rows, top : height - top, left : width - left].astype(np.float32)
+    middle = context.pixels[rows][:, top : height - top, left : width - left].astype(np.float32)
     # Neither dark nor blazing, so that darkness, over-exposure and fog all show.
     light = np.abs(middle.mean(axis=(1, 2, 3)) - 128)
     return context.pixels[rows[int(np.argmax(middle.std(axis=(1, 2)).mean(axis=1) - light))]]
