@@ -95,9 +95,9 @@ CacheOption = Annotated[
     str,
     typer.Option(
         "--cache",
-        help="Folder for decoded images, which later runs reuse; auto: the user's cache folder. Images that find no "
-        "room there stay in memory, and those that find none there are streamed: decoded anew in every epoch. stream: "
-        "always; off: decoded for this run alone.",
+        help="Folder for decoded images, which later runs reuse; auto: the user's cache folder. Images that do not fit "
+        "there stay in memory; those that do not fit there either are streamed: decoded anew in every epoch. stream: "
+        "always streamed; off: decoded for this run alone.",
         metavar="DIR|stream|off",
     ),
 ]

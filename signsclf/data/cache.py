@@ -1,7 +1,7 @@
 """Decode every image of a table at the training size, in parallel: into a cache on disk, into memory, or as a stream.
 
-The three kinds give the same pixels. A stream decodes its images whenever they are taken, and needs room for none; only
-the digests of all are kept.
+The three kinds give the same pixels. A stream decodes its images whenever they are taken, and needs space for none;
+only the digests of all are kept.
 
 An entry of the cache is a folder named by a hash of all that decides its pixels. It is written under a temporary name
 and renamed, so that it is complete or absent even if several processes write it; each row is checked against its digest
@@ -41,7 +41,7 @@ IN_MEMORY_BYTES = 2 * 1024**3
 """With the cache off, a larger array is mapped from an unnamed temporary file, so that the system can drop its pages
 when memory is short."""
 MEMORY_SHARE = 0.5
-"""Images that find no room in the cache stay in memory up to this share of what is available."""
+"""Images that do not fit in the cache stay in memory up to this share of what is available."""
 AUTO, OFF, STREAM = "auto", "off", "stream"
 _FORMAT = 2
 # What posix_fallocate raises on file systems that cannot reserve space.
@@ -55,7 +55,7 @@ class Cache:
 
     Attributes:
         folder: of the cache, for later runs too; None keeps nothing for them.
-        streams: decode images whenever they are taken; None where they find no room in the folder or in memory.
+        streams: decode images whenever they are taken; None where they fit neither in the folder nor in memory.
         max_bytes: most bytes of an entry; None where the disk alone decides.
         processes: how many need them in memory.
     """
@@ -180,7 +180,7 @@ def decode_some(
 
 
 def choose_cache(choice: str | Path, observer: Observer | None = None, processes: int = 1) -> Cache:
-    """Resolve ``--cache``: "auto" and a folder stream where neither it nor memory has room, "stream" always does.
+    """Resolve ``--cache``: "auto" and a folder stream what fits neither there nor in memory, "stream" all.
 
     Args:
         observer: see `cache_folder`.
@@ -225,7 +225,7 @@ def fingerprint(relative_paths: list[str], labels: list[str], digests: list[str]
 
 
 def _lacks_disk(cache: Cache, n_bytes: int, reserve_bytes: int) -> str:
-    """Tell why the cache has no room for a new entry; "" where it has."""
+    """Tell why a new entry does not fit in the cache; "" where it does."""
     if cache.max_bytes is not None and n_bytes > cache.max_bytes:
         most = size_text(cache.max_bytes)
         return f"{size_text(n_bytes)} of pixels are more than it keeps ({most}); --cache DIR keeps them"
@@ -235,16 +235,16 @@ def _lacks_disk(cache: Cache, n_bytes: int, reserve_bytes: int) -> str:
         return ""
     if free >= n_bytes + reserve_bytes:
         return ""
-    return f"{size_text(n_bytes)} of pixels are more than {cache.folder} has room for ({size_text(free)} are free)"
+    return f"{size_text(n_bytes)} of pixels do not fit on the disk of {cache.folder} ({size_text(free)} are free)"
 
 
 def _lacks_memory(n_bytes: int) -> str:
-    """Tell why so many bytes find no room in memory; "" where they do."""
+    """Tell why so many bytes do not fit in memory; "" where they do."""
     available = available_memory()
-    room = IN_MEMORY_BYTES if available is None else int(MEMORY_SHARE * available)
-    if n_bytes <= room:
+    most = IN_MEMORY_BYTES if available is None else int(MEMORY_SHARE * available)
+    if n_bytes <= most:
         return ""
-    return f"{size_text(n_bytes)} of pixels are more than it has room for ({size_text(room)})"
+    return f"{size_text(n_bytes)} of pixels are more than it may take ({size_text(most)})"
 
 
 def _is_rendered(table: np.ndarray) -> bool:

@@ -1,4 +1,4 @@
-"""Decode images to the training size: one, or those of a table whenever they are taken, which needs no room for all."""
+"""Decode images to the training size: one, or those of a table whenever they are taken, never held all at once."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class _Runner:
         if not len(prepared.split.rows("valid")):
             raise SourceError("compare: no image is held out, so there is nothing to compare on; give --valid-fraction")
         if prepared.decoded.entry is None and prepared.source.layout is not Layout.SYNTHETIC:
-            # It has no room or cannot be written, which was said: the other models do without.
+            # It does not fit or cannot be written, which was said: the other models do without.
             self.cache = replace(self.cache, folder=None)
         self.split, self.device = prepared.split, describe_device(prepared.recipe.device)
         folder = self.out / name

@@ -96,7 +96,7 @@ def test_auto_maps_then_keeps_in_memory_then_streams_and_says_why(source, tmp_pa
     assert isinstance(pixels, StreamedPixels)
     assert lines == [
         why,
-        "memory: 1 MB of pixels are more than it has room for (1 MB)",
+        "memory: 1 MB of pixels are more than it may take (1 MB)",
         "images: streamed, decoded anew in every epoch",
     ]
 
