@@ -6,7 +6,8 @@
 Renders its own images, JPEG files of ``--side`` pixels or a few more. First it trains an epoch on ``--images`` of them
 again and again, from the cache and streamed in turn. Then it trains a small network on ``--large`` of them, whose
 decoded pixels are ten times the memory that the process is allowed by a control group (version 1 or 2, as root; else by
-``ulimit -d``): streamed, and from the cache without that limit. Prints seconds, peak memory, and whether the weights are equal.
+``ulimit -d``): streamed, and from the cache without that limit. Prints seconds, peak memory, and whether the weights
+are equal.
 """
 
 from __future__ import annotations
