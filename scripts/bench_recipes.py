@@ -3,9 +3,11 @@
     python scripts/bench_recipes.py recipes.txt SOURCE --page PAGE.md [--folds 3] [--seeds 1] [--models bench]
 
 A line of recipes.txt is ``NAME: options of signsclf train``; # begins a comment. ``{NAME}`` in the options is the
-model folder that an earlier recipe made for the same fold and seed: ``small: --recipe fast --teacher {large}``. Every
-image is evaluated once a seed, from the exported file of the model that held it out. Recipes are compared by image
-(McNemar's exact test) and by group, such as the frames of one track (permutation test, interval of the difference).
+model folder that an earlier recipe made for the same fold and seed: ``small: --recipe fast --teacher {large}``.
+``NAME: fastai ARCH SIZE EPOCHS`` is plain fastai, not for the first line: ``vision_learner`` and ``fine_tune`` on the
+same files, with the same ImageNet weights. Every image is evaluated once a seed, from the exported file of the model
+that held it out. Recipes are compared by image (McNemar's exact test) and by group, such as the frames of one track
+(permutation test, interval of the difference).
 
 Prints a table, and appends a line of JSON for each recipe to the log, failures too; PAGE.md is the page of docs/log
 that tells of them. Models that exist already are not trained again.
@@ -31,6 +33,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "docs" / "log" / "experiments.jsonl"
+ANSWERS = "answers.json"
+"""What plain fastai made of the images that it did not train on, in place of a model folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,11 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("bench"), help="where the model folders are kept")
     parser.add_argument("--machine", default=machine(), help="what the log says of this machine")
     parser.add_argument("--log", type=Path, default=LOG)
+    parser.add_argument("--fastai", nargs=4, help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.fastai:
+        fine_tune_fastai(asked.source, *asked.fastai)
+        return
     recipes = read_recipes(asked.recipes.read_text(encoding="utf-8"))
     places = [(k, seed) for seed in range(asked.seeds) for k in range(1, (asked.only_folds or asked.folds) + 1)]
     found: dict[str, Answers | str] = {}
@@ -114,8 +122,10 @@ def train(name: str, options: str, asked: argparse.Namespace, place: tuple[int, 
         raise Failed(f"there is no model of {error}") from None
     digest = hashlib.sha256(f"{filled} {asked.source}".encode()).hexdigest()[:8]
     folder = asked.models.absolute() / f"{name}-{digest}-fold{k}of{asked.folds}-seed{seed}"
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / ANSWERS).is_file():
         return folder
+    if filled.split()[:1] == ["fastai"]:
+        return train_fastai(filled.split()[1:], folder, asked, next(iter(earlier.values()), None))
     command = [sys.executable, "-m", "signsclf", "train", asked.source, *shlex.split(filled)]
     command += ["--fold", f"{k}/{asked.folds}", "--seed", str(seed), "--out", str(folder), "--overwrite"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -124,6 +134,69 @@ def train(name: str, options: str, asked: argparse.Namespace, place: tuple[int, 
         # The log is read elsewhere.
         raise Failed(last.replace(str(asked.models.absolute()), asked.models.name))
     return folder
+
+
+def train_fastai(words: list[str], folder: Path, asked: argparse.Namespace, first: Path | None) -> Path:
+    """Fine-tune with plain fastai, in a process of its own, on the split of the first recipe's model."""
+    if len(words) != 3 or first is None:
+        raise Failed("fastai: not ARCH SIZE EPOCHS, or no recipe before it")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, __file__, asked.recipes, asked.source, "--page", asked.page, "--fastai", *words, first]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed((done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1])
+    (folder / ANSWERS).write_text(done.stdout.strip().splitlines()[-1])
+    return folder
+
+
+def fine_tune_fastai(source: str, arch: str, size: str, epochs: str, first: str) -> None:
+    """Print seconds, and whether each held-out image is right by its name, as JSON."""
+    import csv
+    import time
+    import warnings
+
+    import torch
+    from fastai.callback.progress import ProgressCallback  # noqa: F401 - gives no_bar()
+    from fastai.callback.schedule import fine_tune  # noqa: F401 - gives fine_tune()
+    from fastai.data.block import CategoryBlock, DataBlock
+    from fastai.data.transforms import FuncSplitter, Normalize
+    from fastai.vision.augment import Resize, ResizeMethod, aug_transforms
+    from fastai.vision.core import PILImage
+    from fastai.vision.data import ImageBlock
+    from fastai.vision.learner import vision_learner
+
+    from signsclf import images
+    from signsclf.data.table import read_source
+    from signsclf.training.architectures import find_architecture, imagenet_weights
+
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    found, weights = read_source(source), find_architecture(arch)
+    with (Path(first) / "run" / "split.csv").open(newline="", encoding="utf-8") as file:
+        split = {row["path"]: row for row in csv.DictReader(file)}
+    names = [found.relative(path) for path in found.table["path"]]
+    path_of = {name: path for name, path in zip(names, found.table["path"], strict=True) if name in split}
+    began = time.monotonic()
+    loaders = DataBlock(
+        (ImageBlock, CategoryBlock),
+        get_items=lambda _: list(path_of),
+        get_x=lambda name: PILImage.create(images.decode(images.read(path_of[name]), name)),
+        get_y=lambda name: split[name]["label"],
+        splitter=FuncSplitter(lambda name: split[name]["split"] == "valid"),
+        item_tfms=Resize(int(size), method=ResizeMethod.Squish),
+        batch_tfms=[*aug_transforms(), Normalize.from_stats(weights.mean, weights.std)],
+    ).dataloaders(source, bs=32, num_workers=0)
+    learner = vision_learner(loaders, arch, pretrained=False)
+    body = learner.model[0].model
+    missing = body.load_state_dict(imagenet_weights(weights), strict=False).missing_keys
+    if missing:
+        raise SystemExit(f"{arch}: ImageNet's weights have no {missing[0]}")
+    with learner.no_bar(), learner.no_logging():
+        learner.fine_tune(int(epochs))
+        predicted, targets = learner.get_preds()
+    right = (predicted.argmax(1) == targets).tolist()
+    held_out = list(loaders.valid.items)
+    print(json.dumps({"seconds": time.monotonic() - began, "right": dict(zip(held_out, right, strict=True))}))
 
 
 def answers(source: str, folders: dict[tuple[int, int], Path]) -> Answers:
@@ -140,13 +213,24 @@ def answers(source: str, folders: dict[tuple[int, int], Path]) -> Answers:
     groups: list[str] = []
     right, seconds = [], []
     for (_, seed), folder in folders.items():
+        if (folder / ANSWERS).is_file():
+            theirs = json.loads((folder / ANSWERS).read_text(encoding="utf-8"))
+            names += [f"{seed} {name}" for name in theirs["right"]]
+            right.append(np.array(list(theirs["right"].values())))
+            seconds.append(theirs["seconds"])
+            continue
         found = evaluate(folder, source, split=SplitName.VALID)
         names += [f"{seed} {name}" for name in found.names]
         groups += [group or f"image {name}" for group, name in zip(found.groups, found.names, strict=True)]
         right.append(found.probabilities.argmax(axis=1) == found.targets)
         seconds.append(read_config(folder).figures["training"]["seconds"])
+    # Of one order, whoever answered: plain fastai tells no groups.
+    order = sorted(range(len(names)), key=names.__getitem__)
     return Answers(
-        names=tuple(names), right=np.concatenate(right), groups=tuple(groups), seconds=float(np.mean(seconds))
+        names=tuple(names[i] for i in order),
+        right=np.concatenate(right)[order],
+        groups=tuple(groups[i] for i in order) if groups else (),
+        seconds=float(np.mean(seconds)),
     )
 
 
@@ -181,7 +265,8 @@ def row(name: str, found: dict[str, Answers | str]) -> str:
     if isinstance(own, str):
         return f"{name:24} failed: {own}"
     f = figures_of(name, found)
-    line = f"{name:24} {f['accuracy']:7.3f} %  n = {len(own.names):,} in {len(set(own.groups)):,} groups"
+    line = f"{name:24} {f['accuracy']:7.3f} %  n = {len(own.names):,}"
+    line += f" in {len(set(own.groups)):,} groups" if own.groups else ""
     if "difference" in f:
         line += f"  {f['difference']:+.3f} ({f['low']:+.3f} to {f['high']:+.3f}) points"
         line += f"  p = {f['p_groups']:.3g} by group," if "p_groups" in f else "  p ="

@@ -87,6 +87,7 @@ class Solver(str, Enum):
     """How an architecture is fitted."""
 
     GRADIENT = "gradient"  # torch's gradients
+    PROBE = "probe"  # logistic regression on the features of the network, which is frozen
     LEAST_SQUARES = "least squares"  # a linear system, solved
     NUMPY = "NumPy"  # gradients written out by hand
 
@@ -141,6 +142,18 @@ class Recipe:
     )
     freeze_epochs: int | None = _setting(
         "Epochs before --epochs, in which only the head is trained.", low=0, high=1_000
+    )
+    freeze: bool = _setting(
+        "Train the last layer alone: a linear probe, solved on the features of the network, which are computed once.",
+        default=False,
+    )
+    probe_first: bool = _setting(
+        "Start the last layer from a linear probe in place of --freeze-epochs, then train all layers.", default=False
+    )
+    search: bool = _setting(
+        "Try a linear probe, and fine-tuning of several kinds, on a part of the training images, by successive "
+        "halving; train with the one that does best on the rest of them.",
+        default=False,
     )
     batch_size: int | None = _setting("Images in a batch.", low=2, high=8_192)
     shards: int | None = _setting(
@@ -237,6 +250,9 @@ class Recipe:
             kind = value_type(setting.name)
             if issubclass(kind, Enum):
                 object.__setattr__(self, setting.name, _choice(setting.name, kind, value))
+            elif kind is bool:
+                if not isinstance(value, bool):
+                    raise SignsclfError(f"{option_name(setting.name)}: {value!r} is neither true nor false")
             elif kind is not str:
                 _check_number(setting, kind, value)
         for name in ("arch", "weights"):
@@ -253,6 +269,8 @@ class Recipe:
             raise SignsclfError(
                 "--epoch-images: 1 is too few for a batch; give 0 for as many as there are, or at least 2"
             )
+        if self.freeze and self.probe_first:
+            raise SignsclfError("--probe-first: with --freeze nothing is trained after the probe; leave one out")
         if self.epochs is not None and (self.epochs + (self.freeze_epochs or 0)) == 0:
             raise SignsclfError("--epochs: 0 with no --freeze-epochs trains nothing; give at least one epoch")
 
@@ -303,7 +321,7 @@ def describe(name: str) -> str:
     setting = Recipe.__dataclass_fields__[name]
     low, high, default = setting.metadata["low"], setting.metadata["high"], setting.default
     bounds = [] if low is None else [f"{low:,} to {high:,}"]
-    if default is not None:
+    if default is not None and not isinstance(default, bool):
         bounds.append(f"default: {default.value if isinstance(default, Enum) else default}")
     text: str = setting.metadata["help"]
     return text + (f"  [{'; '.join(bounds)}]" if bounds else "")
@@ -316,7 +334,7 @@ Recipe.__doc__ = "\n    ".join(
 
 @functools.cache
 def value_type(name: str) -> type:
-    """Return the type of a field's values: `int`, `float`, `str` or an enumeration; `float` for ``lr``.
+    """Return the type of a field's values: `int`, `float`, `str`, `bool` or an enumeration; `float` for ``lr``.
 
     Of a field with several values (see `is_repeated`) it is that of each.
     """
@@ -415,7 +433,19 @@ def small_photos() -> Recipe:
     return Recipe(arch="signnet", weights="none", size=32, flip=Flip.ALWAYS)
 
 
-PRESETS = {"transfer": transfer, "fast": fast, "best": best, "photos": photos, "small-photos": small_photos}
+def auto() -> Recipe:
+    """Fine-tune as `photos` does, or otherwise: whatever does best on a part of the training images."""
+    return photos().replace(search=True)
+
+
+PRESETS = {
+    "transfer": transfer,
+    "fast": fast,
+    "best": best,
+    "photos": photos,
+    "small-photos": small_photos,
+    "auto": auto,
+}
 
 COMPARED_ARCHITECTURES = (
     "linear-regression",

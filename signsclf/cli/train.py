@@ -187,7 +187,9 @@ def train_command(
 
     folder = shown_path(final_folder(outcome.folder))
     if outcome.stopped:
-        eprint(f"stopped; resume with: signsclf train --resume {folder}")
+        begun = partial_folder(final_folder(outcome.folder)).exists()
+        resuming = f"stopped; resume with: signsclf train --resume {folder}"
+        eprint(resuming if begun else "stopped before the training began")
         raise typer.Exit(128 + (observer.stop.signal or 2))
     if outcome.metrics:
         echo(headline(outcome.metrics))

@@ -15,10 +15,11 @@ from pathlib import Path
 
 MAX_CACHE_BYTES = 20 * 1024**3
 """The cache keeps the most recently used entries up to this size, and always the newest; writing one evicts others."""
-PIXELS, INDEX, DIGESTS, COPY = "pixels.bin", "index.json", "digests.json", "archive.bin"
+PIXELS, INDEX = "pixels.bin", "index.json"
+DIGESTS, COPY, FEATURES = "digests.json", "archive.bin", "features.npy"
 """The files that an entry may have: decoded images and their index, or the index of streamed images alone, or a copy of
-an archive."""
-_FILES = (PIXELS, INDEX, DIGESTS, COPY)
+an archive, or what a frozen network makes of images."""
+_FILES = (PIXELS, INDEX, DIGESTS, COPY, FEATURES)
 _TAG = "CACHEDIR.TAG"
 _TAG_TEXT = "Signature: 8a477f597d28d172789f06886806bc55\n# Images decoded by signsclf; may be deleted.\n"
 _NAME = re.compile(r"[0-9a-f]{32}(\.[0-9a-f]{8}\.tmp)?")
@@ -79,7 +80,7 @@ def _evict(cache: Path, wanted: int) -> None:
         with contextlib.suppress(OSError):
             n_bytes = _bytes(entry)
             if entry.suffix != ".tmp":
-                used = next((path for name in (INDEX, DIGESTS, COPY) if (path := entry / name).exists()), entry)
+                used = next((path for name in _FILES[1:] if (path := entry / name).exists()), entry)
                 kept.append((used.stat().st_mtime, n_bytes, entry))
             elif time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
                 shutil.rmtree(entry, ignore_errors=True)

@@ -23,10 +23,11 @@ from signsclf.observer import Observer
 from signsclf.outputs import COMPARISON_FILES, refuse_replacing
 from signsclf.recipe import COMPARED_ARCHITECTURES, Recipe, SplitBy
 from signsclf.report.comparison import Comparison, ModelResult, write_comparison
+from signsclf.runs.building import build_network
 from signsclf.runs.folder import RunRequest, claimed
 from signsclf.runs.preflight import preflight
 from signsclf.runs.prepare import Plan, Prepared, plan, prepare
-from signsclf.runs.train import begin, build_network
+from signsclf.runs.train import begin
 from signsclf.text import file_text
 from signsclf.training import architectures
 from signsclf.training.learner import describe_device

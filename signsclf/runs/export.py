@@ -17,11 +17,12 @@ from signsclf.files import absolute_source, user_path
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.recipe import Crop
+from signsclf.runs.building import build_loaders
 from signsclf.runs.finish import reexport
 from signsclf.runs.folder import CHANGEABLE, RunRequest, claimed, make_partial, read_record, refuse_taken
 from signsclf.runs.holdouts import evaluate_holdouts, sample_pixels
 from signsclf.runs.restore import restore
-from signsclf.runs.train import Outcome, build_loaders, finish_run
+from signsclf.runs.train import Outcome, finish_run
 from signsclf.training.checkpoint import read_checkpoint
 from signsclf.training.fit import FitResult
 from signsclf.training.loaders import planned_samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from signsclf.files import user_path
 from signsclf.model.folder import RUN
 from signsclf.observer import Observer
 from signsclf.recipe import Recipe, Solver
+from signsclf.runs.building import build_loaders, build_network, start_head
 from signsclf.runs.export import new_folder
 from signsclf.runs.folder import CHANGEABLE, RunRequest, refuse_images_inside, refuse_taken
 from signsclf.runs.prepare import Prepared, prepare, read_plan
-from signsclf.runs.train import Outcome, build_loaders, build_network, finish_run, write_inputs
+from signsclf.runs.train import Outcome, finish_run, write_inputs
 from signsclf.training.fit import FitResult
 from signsclf.training.learner import build_learner
 from signsclf.training.loaders import planned_samples
@@ -63,13 +65,16 @@ def learner(
     """
     observer = observer or Observer()
     planned = read_plan(source, layout, recipe or Recipe(), observer)
-    if planned.arch.solver is not Solver.GRADIENT:
+    if planned.solver is not Solver.GRADIENT:
+        what = "freeze" if planned.recipe.freeze else f"arch {planned.arch.name}"
         raise SignsclfError(
-            f"--arch {planned.arch.name}: not trained by torch's gradients; choose another, such as signnet or resnet34"
+            f"--{what}: not trained by torch's gradients; leave it out, or choose another, such as resnet34"
         )
     model = build_network(planned, observer)
     prepared = prepare(planned, skip_bad, observer, choose_cache(cache, observer))
     loaders = build_loaders(prepared)
+    if prepared.recipe.probe_first:
+        start_head(prepared, loaders, model, observer, threading.Event())
     # With the data: an exported learner has other loaders, empty ones, and does not hold it.
     loaders.origin = Origin(prepared=prepared, network=model)
     made = build_learner(loaders, model, prepared.arch, prepared.recipe)

@@ -21,7 +21,7 @@ from signsclf.export.int8 import write_int8
 from signsclf.export.onnx import fold_temperature, torch_logits, write_network
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
-from signsclf.recipe import Optimizer, Recipe, Solver
+from signsclf.recipe import Optimizer, Solver
 from signsclf.runs.prepare import Plan
 from signsclf.runs.writer import ModelFolderWriter, new_config
 from signsclf.text import size_text
@@ -125,7 +125,7 @@ def _tamed(model: nn.Module, arch: Architecture, n_classes: int, pixels: np.ndar
 def _check_disk(planned: Plan, model: nn.Module, out: Path, cache: Path | None, observer: Observer) -> int:
     recipe, n_rows = planned.recipe, len(planned.source.table)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    checkpoints = _checkpoint_copies(recipe, planned.arch) * weights
+    checkpoints = _checkpoint_copies(planned) * weights
     files = 4 * weights + _FIXED_BYTES + _BYTES_A_ROW * n_rows
     needed = round(SAFETY * (checkpoints + files))
     decoded = 0 if cache is None or planned.source.layout is Layout.SYNTHETIC else n_rows * 3 * recipe.size**2
@@ -144,12 +144,13 @@ def _check_disk(planned: Plan, model: nn.Module, out: Path, cache: Path | None, 
     return needed if decoded and _same_disk(out.parent, cache) else 0
 
 
-def _checkpoint_copies(recipe: Recipe, arch: Architecture) -> int:
+def _checkpoint_copies(planned: Plan) -> int:
     """Count the copies of the weights in the last checkpoint and in the one being written.
 
     They are the current weights, those of the kept epoch, the moving average, and the state of the optimizer.
     """
-    if arch.solver is not Solver.GRADIENT:
+    recipe = planned.recipe
+    if planned.solver is not Solver.GRADIENT:
         return 0
     return 2 * (2 + bool(recipe.ema_decay) + (1 if recipe.optimizer is Optimizer.SGD else 2))
 

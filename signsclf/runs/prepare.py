@@ -26,7 +26,7 @@ from signsclf.files import user_path
 from signsclf.metrics.classification import evenly_spaced
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
-from signsclf.recipe import Crop, Device, Flip, Recipe, SplitBy
+from signsclf.recipe import Crop, Device, Flip, Recipe, Solver, SplitBy
 from signsclf.runs.resolve import Facts, choose_arch, resolve
 from signsclf.runs.teachers import say_seen, seen_by_teachers
 from signsclf.training import architectures
@@ -52,6 +52,11 @@ class Plan:
     reasons: dict[str, str]
     test_paths: tuple[str, ...] = ()
 
+    @property
+    def solver(self) -> Solver:
+        """How the network is fitted."""
+        return Solver.PROBE if self.recipe.freeze else self.arch.solver
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -64,6 +69,7 @@ class Prepared:
         skipped: unreadable images that were left out, (relative path, reason).
         fingerprint: of the data.
         n_seen_by_teacher: see `signsclf.runs.teachers.seen_by_teachers`.
+        cache: how the images, and features of them, are kept.
     """
 
     plan: Plan
@@ -73,6 +79,7 @@ class Prepared:
     skipped: tuple[tuple[str, str], ...]
     fingerprint: str
     n_seen_by_teacher: int | None = 0
+    cache: Cache | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -114,6 +121,8 @@ def plan(source: Source, recipe: Recipe, processes: int = 1) -> Plan:
         SignsclfError: the recipe does not suit the source or the machine.
         ModelError: there is no such architecture, or a teacher cannot teach these classes.
     """
+    if recipe.search:
+        raise SignsclfError("--search: for train alone; leave it out")
     is_synthetic = source.layout is Layout.SYNTHETIC
     test_paths = tuple(source.table["path"][source.table["split"] == "test"])
     source = apply_crop(source, recipe.crop is Crop.ROI)
@@ -153,7 +162,7 @@ def plan(source: Source, recipe: Recipe, processes: int = 1) -> Plan:
         smallest_size=arch.smallest_size,
         largest_size=arch.largest_size,
         is_normalised=architectures.is_normalised(arch),
-        solver=arch.solver,
+        solver=Solver.PROBE if recipe.freeze and arch.solver is Solver.GRADIENT else arch.solver,
         processes=processes,
     )
     recipe, more = resolve(recipe, facts)
@@ -235,6 +244,7 @@ def prepare(
         skipped=skipped,
         fingerprint=fingerprint(list(names), table["label"].tolist(), decoded.digests),
         n_seen_by_teacher=n_seen,
+        cache=cache,
     )
 
 

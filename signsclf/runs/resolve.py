@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from signsclf.errors import SignsclfError
-from signsclf.recipe import AUTO_LR, Augment, BatchNorm, Device, Flip, Optimizer, Precision, Recipe, Solver
+from signsclf.recipe import (
+    AUTO_LR,
+    Augment,
+    BatchNorm,
+    Device,
+    Flip,
+    Optimizer,
+    Precision,
+    Recipe,
+    Solver,
+    option_name,
+)
 
 SMALL_SIDE = 56.0
 """Images whose median side is smaller, in pixels, are small: signs, CIFAR-10."""
@@ -20,7 +31,7 @@ _SYNTHETIC_PER_CLASS, _SYNTHETIC_PER_CLASS_AT_MOST = 200, 500
 _TEACHER_WEIGHT, _TEACHER_TEMPERATURE = 0.9, 2.0
 _PLAIN = (
     *(("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN)),
-    ("shards", 1),
+    *(("shards", 1), ("freeze", False), ("probe_first", False)),
 )
 """The only values that networks without torch's gradients take."""
 
@@ -113,8 +124,11 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
     if facts.solver is Solver.GRADIENT:
         _choose_shards(chosen, facts)
     elif facts.processes > 1:
-        raise SignsclfError(f"--arch {recipe.arch}: not trained by torch's gradients, so in one process only")
-    if facts.solver is Solver.LEAST_SQUARES:
+        what = "--freeze" if facts.solver is Solver.PROBE else f"--arch {recipe.arch}"
+        raise SignsclfError(f"{what}: not trained by torch's gradients, so in one process only")
+    if facts.solver is Solver.PROBE:
+        _choose_probe(chosen, facts)
+    elif facts.solver is Solver.LEAST_SQUARES:
         _choose_solved(chosen, facts)
     elif facts.solver is Solver.NUMPY:
         _choose_numpy(chosen, facts)
@@ -191,7 +205,8 @@ class _Choices:
         if wanted not in (None, value):
             flag, shown = name.replace("_", "-"), getattr(wanted, "value", wanted)
             shown = " ".join(shown) if isinstance(shown, tuple) else shown
-            raise SignsclfError(f"--{flag} {shown}: not for {self.recipe.arch}: {reason}; leave it out")
+            given = f"--{flag}" if isinstance(shown, bool) else f"--{flag} {shown}"
+            raise SignsclfError(f"{given}: not for {self.recipe.arch}: {reason}; leave it out")
         if value is not None:
             self.choose(name, value, reason)
 
@@ -262,7 +277,9 @@ def _choose_size(chosen: _Choices, facts: Facts) -> None:
 def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
     imagenet = chosen.recipe.weights == "imagenet"
     near = imagenet and not facts.is_gtsrb
-    if imagenet:
+    if chosen.recipe.probe_first:
+        chosen.fix("freeze_epochs", 0, "the head starts from a linear probe")
+    elif imagenet:
         steps = max(1, chosen.epoch(facts) // chosen.recipe.batch_size)
         chosen.choose("freeze_epochs", max(1, min(8, math.ceil(60 / steps))), "the new head first, some 60 steps")
     else:
@@ -285,8 +302,9 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
 
 def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
     recipe = chosen.recipe
-    if recipe.freeze_epochs:
-        raise SignsclfError("--freeze-epochs: from scratch there is nothing worth freezing; leave it out")
+    for name in ("freeze_epochs", "probe_first"):
+        if getattr(recipe, name):
+            raise SignsclfError(f"{option_name(name)}: from scratch there is nothing worth freezing; leave it out")
     chosen.fix("batch_norm", BatchNorm.TRAIN, "from scratch there are no statistics to keep")
     chosen.choose("freeze_epochs", 0, "from scratch")
     sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch in _OF_SGD)
@@ -306,6 +324,22 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
         chosen.choose(
             "augment", Augment.LIGHT, f"{chosen.recipe.epochs} epochs: images that change little teach faster"
         )
+
+
+def _choose_probe(chosen: _Choices, facts: Facts) -> None:
+    if chosen.recipe.weights == "none" or facts.is_synthetic:
+        what = "synthetic signs are new ones every epoch" if facts.is_synthetic else "random weights"
+        raise SignsclfError(f"--freeze: {what}, whose features are not worth keeping; leave it out")
+    why = "with --freeze a linear probe is solved, not trained in steps"
+    for name in ("lr", "optimizer", "teacher"):
+        chosen.fix(name, None, why)
+    for name, only in (
+        *(("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.KEEP)),
+        *(("shards", 1), ("patience", 0), ("add_synthetic", 0), ("augment", Augment.NONE)),
+    ):
+        chosen.fix(name, only, why)
+    chosen.fix("precision", Precision.FP32, why)
+    chosen.choose_length(facts, facts.n_train, 1, why)
 
 
 def _choose_solved(chosen: _Choices, facts: Facts) -> None:

@@ -18,17 +18,16 @@ from torch import nn
 
 from signsclf.choices import Layout, Reading, Tracker
 from signsclf.data.cache import AUTO, Cache, choose_cache
-from signsclf.data.gtsrb import class_names_mirror
-from signsclf.data.table import Source
+from signsclf.data.table import Source, read_source
 from signsclf.errors import RunError, SignsclfError, is_out_of_memory
-from signsclf.export.onnx import torch_logits
 from signsclf.files import absolute_source, csv_bytes, json_bytes, user_path, write_atomic
 from signsclf.machine import usable_cores
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer, Observers, PlanSummary
-from signsclf.recipe import Flip, Recipe, Solver
+from signsclf.recipe import Recipe, Solver
 from signsclf.report import plots
 from signsclf.runs import rehearsal
+from signsclf.runs.building import build_loaders, build_network, direct_fit, fit_apart, start_head
 from signsclf.runs.finish import finish
 from signsclf.runs.folder import (
     CHANGEABLE,
@@ -46,19 +45,18 @@ from signsclf.runs.folder import (
     write_record,
 )
 from signsclf.runs.preflight import preflight
-from signsclf.runs.prepare import Plan, Prepared, prepare, read_plan, training_rows
+from signsclf.runs.prepare import Prepared, prepare, read_plan
 from signsclf.runs.resolve import refuse_processes
 from signsclf.runs.restore import follow as prepare_again
 from signsclf.runs.restore import restore
+from signsclf.runs.search import search
 from signsclf.runs.tracking import create_run, reporting, require_tracker
-from signsclf.training import architectures
-from signsclf.training.augment import STRENGTHS, BatchAugment
 from signsclf.training.checkpoint import read_checkpoint
-from signsclf.training.direct import DirectFit, LeastSquares, NumpyFit
+from signsclf.training.direct import DirectFit
 from signsclf.training.distributed import Share, World
 from signsclf.training.fit import Fit, FitResult, LrSearch, find_lr, phases
 from signsclf.training.learner import build_learner, describe_device
-from signsclf.training.loaders import LoaderConfig, SourceRows, dataloaders, mix_seed, planned_samples
+from signsclf.training.loaders import planned_samples
 from signsclf.training.pace import Pace, estimate
 from signsclf.training.settings import own_settings
 
@@ -71,7 +69,8 @@ class Outcome:
     """The result of a training.
 
     Attributes:
-        folder: the model folder, or the .partial folder of a stopped run.
+        folder: the model folder, or the .partial folder of a stopped run; of one that is stopped while it searches
+            there is none yet.
         source: what was trained on: an absolute path, or "synthetic".
         stopped: whether it was interrupted and can be resumed.
         metrics: figures on the validation images, from the exported file; None where there are none.
@@ -123,11 +122,19 @@ def train(
         require_tracker(track)
     with claimed(out), _shared_cache(choose_cache(cache, observer, world.size), world) as kept:
         refuse_taken(out, request.overwrite)
-        planned = read_plan(source, request.reading, recipe or Recipe(), observer, world.size)
+        found = source if isinstance(source, Source) else read_source(source, request.reading)
+        recipe = recipe or Recipe()
+        planned = read_plan(found, request.reading, recipe.replace(search=False), observer, world.size)
         request = replace(request, source=planned.source.origin, reading=planned.source.reading)
         model = build_network(planned, observer)
         leave = preflight(planned, model, out, request.int8, kept, observer)
         prepared = prepare(planned, request.skip_bad, observer, kept, leave=leave)
+        if recipe.search:
+            stop = stop or threading.Event()
+            chosen = search(recipe, found, prepared, observer, stop, world.size)
+            if stop.is_set():
+                return Outcome(folder=out, source=request.source, stopped=True, metrics=None)
+            prepared = replace(prepared, plan=replace(chosen, source=planned.source))
         if track is not None:
             request = replace(request, track=create_run(track, out.name))
         return begin(request, prepared, model, out, observer, stop, world)
@@ -254,8 +261,9 @@ def search_lr(
     """Search for a learning rate; arguments as of `train`. Nothing is kept; setting ``stop`` cuts the search short."""
     observer = observer or Observer()
     planned = read_plan(source, layout, recipe or Recipe(), observer)
-    if planned.arch.solver is not Solver.GRADIENT:
-        raise SignsclfError(f"--arch {planned.arch.name}: not trained by torch's gradients, so no rate can be searched")
+    if planned.solver is not Solver.GRADIENT:
+        what = "--freeze" if planned.recipe.freeze else f"--arch {planned.arch.name}"
+        raise SignsclfError(f"{what}: not trained by torch's gradients, so no rate can be searched")
     model = build_network(planned, observer)
     prepared = prepare(planned, skip_bad, observer, choose_cache(cache, observer))
     learner = build_learner(build_loaders(prepared), model, prepared.arch, prepared.recipe)
@@ -332,6 +340,8 @@ def _fit_and_finish(
     stop, rehearses = stop or threading.Event(), request.rehearsal and rehearsal.rehearses(prepared)
     world.announce()
     with world.connected(recipe.device.value):
+        if recipe.probe_first and checkpoint is None and is_first:
+            start_head(prepared, loaders, model, observer, stop)
         world.hand_out(list(model.state_dict().values()))
         fit = _fitter(prepared, loaders, model, partial, checkpoint, observer, stop, world)
         observer.planned(_summary(prepared, fit.seconds_left if isinstance(fit, Fit) else None, world, rehearses))
@@ -366,28 +376,15 @@ def _rehearse(
     if held is None:
         observer.say("not calibrated: no class has two groups of images, so nothing can be held out")
         return None, False
-    model, loaders = build_network(held.plan, Observer()), build_loaders(held)
-    steps = rehearsal.Steps(observer)
-    if held.arch.solver is Solver.GRADIENT:
-        learner = build_learner(loaders, model, held.arch, held.recipe)
-        found = Fit(learner, model, held.recipe, observer=steps, stop=stop).run()
-    else:
-        found = _direct(held)(loaders, model, held.recipe, observer=steps, stop=stop).run()
+    found, logits = fit_apart(held, rehearsal.Steps(observer), stop)
     if found.stopped:
         return None, True
-    model.load_state_dict(found.state)
-    rows, pixels = held.split.rows("valid"), held.decoded.pixels
-    parts = [torch_logits(model.cpu(), held.arch, pixels[rows[i : i + 1024]]) for i in range(0, len(rows), 1024)]
-    answers = rehearsal.answers(held, np.concatenate(parts))
+    answers = rehearsal.answers(held, logits)
     observer.say(
-        f"rehearsed for the calibration: {len(rows):,} images held out of a training like it, "
+        f"rehearsed for the calibration: {len(logits):,} images held out of a training like it, "
         f"accuracy {100 * (answers.logits.argmax(1) == answers.targets).mean():.2f} % ({found.seconds:.1f} s)"
     )
     return answers, False
-
-
-def _direct(prepared: Prepared) -> type[DirectFit]:
-    return LeastSquares if prepared.arch.solver is Solver.LEAST_SQUARES else NumpyFit
 
 
 def _fitter(
@@ -401,9 +398,9 @@ def _fitter(
     world: World,
 ) -> Fit | DirectFit:
     """Make what will train the network."""
-    recipe, solver = prepared.recipe, prepared.arch.solver
-    if solver is not Solver.GRADIENT:
-        return _direct(prepared)(loaders, model, recipe, observer=observer, stop=stop)
+    recipe = prepared.recipe
+    if prepared.plan.solver is not Solver.GRADIENT:
+        return direct_fit(prepared, loaders, model, observer, stop)
     learner = build_learner(loaders, model, prepared.arch, recipe)
     share = _share(loaders, recipe, world, stop)
     threads = torch.get_num_threads()
@@ -496,57 +493,6 @@ def finish_run(
     metrics = finish(prepared, request, result, planned, partial, observer, rehearsed)
     modelfolder.publish(partial, out, request.overwrite)
     return Outcome(folder=out, source=request.source, stopped=False, metrics=metrics)
-
-
-def build_network(planned: Plan, observer: Observer, fresh: bool = True) -> nn.Module:
-    """Build the network of a plan at its seed; where ``fresh``, with the weights that training starts from.
-
-    Raises:
-        SignsclfError: the recipe's size does not suit it.
-        ModelError: the weights cannot be had or do not fit.
-    """
-    recipe, arch, classes = planned.recipe, planned.arch, planned.source.classes
-    torch.manual_seed(mix_seed(recipe.seed))
-    model = architectures.create(arch, len(classes), recipe.size)
-    architectures.refuse_size(model, arch, recipe.size)
-    if fresh:
-        told = architectures.load_weights(model, arch, len(classes), recipe.weights, classes)
-        observer.say(f"start: {told}")
-    return model
-
-
-def build_loaders(prepared: Prepared) -> DataLoaders:
-    """Make the training and the validation loader."""
-    recipe, classes = prepared.recipe, prepared.source.classes
-    mirror = None
-    if recipe.flip is Flip.MAP:
-        index = {name: i for i, name in enumerate(classes)}
-        mirror = np.array([index.get(class_names_mirror().get(name, ""), -1) for name in classes])
-    labels, train_rows, rendered = training_rows(prepared)
-    render = None
-    if rendered is not None:
-        # Photographs never meet the renderer, not even its import.
-        from signsclf.training.synthetic import render_batch as render
-    paths = prepared.split.table["path"].tolist()
-    rows = SourceRows(
-        pixels=prepared.decoded.pixels,
-        labels=labels,
-        classes=classes,
-        paths=paths + [""] * (len(labels) - len(paths)),
-        rendered=rendered,
-        render=render,
-    )
-    config = LoaderConfig(
-        batch_size=recipe.batch_size,
-        mean=prepared.arch.mean,
-        std=prepared.arch.std,
-        balance=recipe.balance,
-        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, mirror),
-        device=recipe.device.value,
-        seed=recipe.seed,
-        epoch_images=recipe.epoch_images,
-    )
-    return dataloaders(rows, train_rows, prepared.split.rows("valid"), config)
 
 
 def write_search(search: LrSearch, folder: Path) -> None:

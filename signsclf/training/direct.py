@@ -106,15 +106,18 @@ class DirectFit(ABC):
                 )
 
     @torch.inference_mode()
+    def _outputs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Give logits (n, C) and targets (n,) of the validation images, batch by batch."""
+        return [(self.model(x), y) for x, y in self.loaders.valid]
+
     def _evaluate(self, lr: float | None, train_loss: float, began: float, n_rows: int) -> None:
         """Add one of ``n_rows`` rows to the history; keep the weights, with patience if they are the best so far."""
-        outputs = [(self.model(x), y) for x, y in self.loaders.valid]
         row = {
             "epoch": len(self.history) + 1,
             "phase": "all",
             "lr": lr,
             "train_loss": train_loss,
-            **evaluated(outputs),
+            **evaluated(self._outputs()),
             "seconds": round(time.monotonic() - began, 2),
         }
         score = epoch_score(row)

@@ -339,7 +339,11 @@ class RowLoader(TfmdDL):
     def shared(self, share: Share) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield those of the batches of plain rows that ``share`` evaluates."""
         taken = share.batches(len(self))
-        yield from self._read(self.rows[taken.start * self.bs : taken.stop * self.bs], (self.seed, _PLAIN_PHASE, 0))
+        yield from self.in_order(self.rows[taken.start * self.bs : taken.stop * self.bs])
+
+    def in_order(self, rows: np.ndarray) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield batches of any of the source's rows, in their order; a validation loader's are whole and plain."""
+        yield from self._read(rows, (self.seed, _PLAIN_PHASE, 0))
 
     def _sampled(self, phase: int, epoch: int, shards: int) -> np.ndarray:
         """Rows of an epoch in the order of its batches; within a micro-batch, rendered ones come last."""

@@ -20,6 +20,9 @@ CHANGED = {
     "samples": ("5000", 5000),
     "epoch_images": ("700", 700),
     "freeze_epochs": ("3", 3),
+    "freeze": (None, True),
+    "probe_first": (None, True),
+    "search": (None, True),
     "batch_size": ("24", 24),
     "shards": ("4", 4),
     "lr": ("0.003", 0.003),
@@ -92,7 +95,8 @@ def test_every_field_of_the_recipe_carries_its_help_and_numbers_their_range():
 @pytest.mark.parametrize("command", ["train", "lr-find"])
 def test_a_flag_reaches_its_field_and_no_other(recipe_of, name, command):
     text, value = CHANGED[name]
-    values = recipe_of(f"--{name.replace('_', '-')}", text, command=command).to_dict()
+    given = [f"--{name.replace('_', '-')}"] + ([] if text is None else [text])
+    values = recipe_of(*given, command=command).to_dict()
     default = Recipe().to_dict()
     assert values[name] == value != default[name] or name == "flip"
     assert {k: v for k, v in values.items() if k != name} == {k: v for k, v in default.items() if k != name}

@@ -19,8 +19,9 @@ from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
 from signsclf.recipe import Recipe
 from signsclf.runs import preflight
+from signsclf.runs.building import build_network
 from signsclf.runs.prepare import read_plan
-from signsclf.runs.train import build_network, train
+from signsclf.runs.train import train
 
 RECIPE = Recipe(**TINY)
 Usage = namedtuple("Usage", "total used free")
