@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from signsclf import images
-from signsclf.data.nearduplicates import describe, group_near_duplicates, thumbnail
+from signsclf.data.nearduplicates import DESCRIBED, describe, group_near_duplicates, thumbnail
 from signsclf.data.rows import is_missing
 from signsclf.errors import BadImageError, has_extra
 from signsclf.files import csv_bytes, make_folder, write_atomic
@@ -152,7 +152,7 @@ def check(source: Source, workers: int | None = None, observer: Observer | None 
 
     Duplicates have the same size and the same pixels after decoding to upright RGB, so that a lossless copy in another
     format is one, and a JPEG of a PNG is not, but a near-duplicate. Only hashes and, of images without a group, vectors
-    to compare are kept in memory, about 1 KB each.
+    to compare are kept in memory, about half a kilobyte each.
 
     Args:
         workers: decoding threads; by default one per core, at most 8.
@@ -171,7 +171,7 @@ def check(source: Source, workers: int | None = None, observer: Observer | None 
     repeated: dict[bytes, list[int]] = {}
     smallest = largest = None
     alone = is_missing(table["group"])
-    compared = _Compared()
+    compared = _Compared(int(alone.sum()))
     for row, decoded in enumerate(_decode_all(paths, workers or min(usable_cores(), _MAX_WORKERS))):
         if decoded.reason:
             unreadable.append((source.relative(paths[row]), decoded.reason))
@@ -210,12 +210,17 @@ def check(source: Source, workers: int | None = None, observer: Observer | None 
 
 
 class _Compared:
-    """Images to be compared with each other: described in chunks, so that no thumbnail is kept for long."""
+    """Images to be compared with each other: described in chunks, so that no thumbnail is kept for long.
 
-    def __init__(self) -> None:
+    Args:
+        most: how many there are at most.
+    """
+
+    def __init__(self, most: int) -> None:
         self._rows: list[int] = []
         self._waiting: list[np.ndarray] = []
-        self._described: list[np.ndarray] = []
+        # Half precision is finer than the distances that are compared. Pages that are not written take no memory.
+        self._described = np.empty((most, DESCRIBED), np.float16)
 
     def add(self, row: int, small: np.ndarray) -> None:
         self._rows.append(row)
@@ -230,7 +235,7 @@ class _Compared:
         if not self._rows:
             return []
         first = group_near_duplicates(
-            np.concatenate(self._described),
+            self._described[: len(self._rows)],
             [labels[row] for row in self._rows],
             progress=lambda done, n: observer.progress("comparing", done, n),
         )
@@ -240,7 +245,8 @@ class _Compared:
         return [rows for rows in found.values() if len(rows) > 1]
 
     def _describe(self) -> None:
-        self._described.append(describe(np.stack(self._waiting)))
+        stop = len(self._rows)
+        self._described[stop - len(self._waiting) : stop] = describe(np.stack(self._waiting))
         self._waiting = []
 
 

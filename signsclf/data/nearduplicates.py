@@ -35,6 +35,8 @@ LARGEST = 50
 """Of one class, a larger group that also has more than a quarter of the images is taken for a sign that they all look
 alike, as X-rays do: the class is grouped again by half the distances, up to twice."""
 
+DESCRIBED = 232
+"""Numbers that describe an image: layout and appearance."""
 _MATRIX = Path(__file__).with_name("appearance.npz")
 _CELLS, _FINE = 8, 16
 _LAYOUT = _CELLS * _CELLS * 3
@@ -74,7 +76,7 @@ def describe(thumbnails: np.ndarray) -> np.ndarray:
 def describe_all(pixels: Pixels, rows: np.ndarray | None = None) -> np.ndarray:
     """Describe rows of uint8 images (n, H, W, 3), by default all, chunk by chunk; see `describe`."""
     rows = np.arange(len(pixels)) if rows is None else rows
-    described = np.zeros((len(rows), _LAYOUT + _projection()[1].shape[1]), np.float32)
+    described = np.zeros((len(rows), DESCRIBED), np.float32)
     for start in range(0, len(rows), _BLOCK):
         chunk = rows[start : start + _BLOCK]
         parts = (pixels[chunk[part : part + _AT_ONCE]] for part in range(0, len(chunk), _AT_ONCE))

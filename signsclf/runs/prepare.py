@@ -303,10 +303,13 @@ def hold_out_again(prepared: Prepared) -> Prepared:
 def _group_found(table: np.ndarray, grouped: np.ndarray, decoded: Decoded, observer: Observer) -> np.ndarray:
     """Group the near-duplicates among the images of which the source does not tell the object; say how many."""
     rows = np.flatnonzero(is_missing(table["group"]))
-    described = describe_all(decoded.pixels, rows)
-    first = group_near_duplicates(
-        described, table["label"][rows], progress=lambda done, n: observer.progress("comparing", done, n)
-    )
+    labels, first, done = table["label"][rows], np.arange(len(rows)), 0
+    # One class after the other: what describes an image takes a kilobyte.
+    for label in dict.fromkeys(labels.tolist()):
+        places = np.flatnonzero(labels == label)
+        first[places] = places[group_near_duplicates(describe_all(decoded.pixels, rows[places]), labels[places])]
+        done += len(places)
+        observer.progress("comparing", done, len(rows))
     keys = [""] * len(table)
     for row, key in zip(rows.tolist(), names_of_groups(first), strict=True):
         keys[row] = key
