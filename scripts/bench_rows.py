@@ -1,7 +1,8 @@
-"""A large table: seconds and memory of listing, describing, splitting, fingerprints, and figures with intervals.
+"""A large table: seconds and memory of listing, describing, splitting, fingerprints, figures with intervals, checking.
 
-    python scripts/bench_rows.py                   # 1,000,000 rows of a CSV, 1,000,000 1×1 images in a zip archive
+    python scripts/bench_rows.py                   # 1,000,000 rows of a CSV, 1,000,000 images in a zip archive
     python scripts/bench_rows.py --rows 100000
+    python scripts/bench_rows.py --check           # also decode and compare all images, as `data check` does
 
 Each stage prints its seconds, the memory that the process holds after it, and the peak so far, in MB. Digests and
 probabilities are made up. Linux only: memory is read from /proc. All files are made in a temporary folder (TMPDIR names
@@ -19,6 +20,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +28,29 @@ import numpy as np
 from PIL import Image
 
 from signsclf.data.cache import fingerprint
+from signsclf.data.check import TINY, check
+from signsclf.data.rows import with_columns
 from signsclf.data.split import hold_out
 from signsclf.data.table import describe, read_source
 from signsclf.metrics.classification import Report
 from signsclf.metrics.intervals import group_numbers
 from signsclf.recipe import SplitBy
 
-CLASSES, FRAMES = 50, 10
+CLASSES, FRAMES, SIDE = 50, 10, TINY
 
 
 def make(folder: Path, n: int) -> Path:
-    """Write a zip archive of 1×1 images in class folders, and a table of them with a group for every `FRAMES` rows."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(buffer, "PNG")
+    """Write a zip archive of noise in class folders, and a table of its images with a group for every `FRAMES` rows."""
+    generator = np.random.default_rng(0)
     table = folder / "images.csv"
     with zipfile.ZipFile(folder / "images.zip", "w") as archive, table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "group"])
         for row in range(n):
             label = f"class {row // FRAMES % CLASSES:02}"
-            name = f"{label}/{row:08}.png"
+            name = f"{label}/{row:08}.bmp"
+            buffer = io.BytesIO()
+            Image.frombytes("RGB", (SIDE, SIDE), generator.bytes(3 * SIDE**2)).save(buffer, "BMP")
             archive.writestr(name, buffer.getvalue())
             writer.writerow([f"images.zip/{name}", label, f"object {row // FRAMES}"])
     return table
@@ -69,7 +74,9 @@ def measured(name: str, work: Callable[[], Any]) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
-    rows = parser.parse_args().rows
+    parser.add_argument("--check", action="store_true")
+    asked = parser.parse_args()
+    rows = asked.rows
     with tempfile.TemporaryDirectory(prefix="signsclf-rows-") as tmp:
         # In a process of its own, whose memory is not counted.
         with ProcessPoolExecutor(1) as maker:
@@ -88,6 +95,12 @@ def main() -> None:
         probabilities = np.random.default_rng(0).dirichlet(np.ones(CLASSES), len(valid))
         groups = group_numbers(table["group"][valid])
         measured("figures", lambda: Report.from_probabilities(probabilities, targets, source.classes, groups))
+        if asked.check:
+            # Without their groups, so that all are compared with each other.
+            alone = replace(source, table=with_columns(source.table, group=[None] * rows))
+            del source, split, table, names, digests, probabilities
+            if measured("check", lambda: check(alone)).unreadable:
+                raise SystemExit("images cannot be read")
 
 
 if __name__ == "__main__":

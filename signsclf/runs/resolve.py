@@ -336,10 +336,9 @@ def _choose_probe(chosen: _Choices, facts: Facts) -> None:
     for name, only in (
         *(("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.KEEP)),
         *(("shards", 1), ("patience", 0), ("add_synthetic", 0), ("augment", Augment.NONE)),
+        *(("precision", Precision.FP32), ("epochs", 1), ("epoch_images", 0), ("samples", facts.n_train)),
     ):
         chosen.fix(name, only, why)
-    chosen.fix("precision", Precision.FP32, why)
-    chosen.choose_length(facts, facts.n_train, 1, why)
 
 
 def _choose_solved(chosen: _Choices, facts: Facts) -> None:

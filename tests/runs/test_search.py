@@ -31,7 +31,9 @@ def others(tmp_path_factory):
 
 def test_a_frozen_network_has_another_last_layer_alone(wanted, others, model, tmp_path):
     watched = Watched()
-    folder = train(others, tmp_path / "m", wanted.replace(freeze=True), observer=watched, cache=tmp_path / "c").folder
+    folder = train(
+        others, tmp_path / "m", wanted.replace(freeze=True, samples=None), observer=watched, cache=tmp_path / "c"
+    ).folder
     verify_sums(folder)
     before, after = (load_file(path / "model.safetensors") for path in (model, folder))
     changed = [name for name in after if not torch.allclose(before[name], after[name], atol=1e-6)]
@@ -40,7 +42,7 @@ def test_a_frozen_network_has_another_last_layer_alone(wanted, others, model, tm
     assert config.figures["valid"]["accuracy"] > 0.9
     assert (config.recipe["freeze"], config.recipe["freeze_epochs"], config.recipe["lr"]) == (True, 0, None)
     again = Watched()
-    train(others, tmp_path / "again", wanted.replace(freeze=True), observer=again, cache=tmp_path / "c")
+    train(others, tmp_path / "again", frozen, observer=again, cache=tmp_path / "c")
     assert "computing features" in {task for task, *_ in watched.progressed}
     assert "computing features" not in {task for task, *_ in again.progressed}
 
@@ -67,7 +69,9 @@ def test_what_does_best_on_a_part_of_the_training_images_is_trained_on_all(wante
 
     monkeypatch.setattr(searching, "fit_apart", watching)
     watched = Watched()
-    folder = train(others, tmp_path / "m", wanted.replace(search=True), observer=watched, cache="off").folder
+    # A length that is given excludes the probe, which has none.
+    recipe = wanted.replace(search=True, samples=None)
+    folder = train(others, tmp_path / "m", recipe, observer=watched, cache="off").folder
     told = [line.removeprefix("search: ") for line in watched.lines if line.startswith("search: ")]
     assert told[0].startswith("4 trainings on ")
     assert told[-1].endswith(" does best")
@@ -118,6 +122,7 @@ def test_a_search_that_is_stopped_leaves_nothing(wanted, others, tmp_path, cli, 
     ("changes", "told"),
     [
         ({"freeze": True, "weights": "none"}, "--freeze: random weights"),
+        ({"freeze": True, "epochs": 5}, "--epochs 5: not for signnet: with --freeze"),
         ({"freeze": True, "lr": 0.1}, "--lr 0.1: not for signnet: with --freeze"),
         ({"freeze": True, "augment": "strong"}, "--augment strong: not for signnet: with --freeze"),
         ({"freeze": True, "freeze_epochs": 2}, "--freeze-epochs 2: not for signnet"),
