@@ -30,10 +30,8 @@ def others(tmp_path_factory):
 
 
 def test_a_frozen_network_has_another_last_layer_alone(wanted, others, model, tmp_path):
-    watched = Watched()
-    folder = train(
-        others, tmp_path / "m", wanted.replace(freeze=True, samples=None), observer=watched, cache=tmp_path / "c"
-    ).folder
+    frozen, watched = wanted.replace(freeze=True, samples=None), Watched()
+    folder = train(others, tmp_path / "m", frozen, observer=watched, cache=tmp_path / "c").folder
     verify_sums(folder)
     before, after = (load_file(path / "model.safetensors") for path in (model, folder))
     changed = [name for name in after if not torch.allclose(before[name], after[name], atol=1e-6)]
