@@ -157,13 +157,16 @@ def _recipe(config: modelfolder.Config, training: dict[str, Any]) -> list[str]:
         ]
     best = training.get("best_epoch")
     options = {**recipe, "weights": "FILE" if config.initial_weights.startswith("local ") else recipe.get("weights")}
+    if options.get("fold"):
+        # The fold says it, and the two exclude each other.
+        options.pop("valid_fraction", None)
     given = [
-        (name.replace("_", "-"), str(value))
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
         for name, values in options.items()
         for value in (values if isinstance(values, list) else [values])
-        if value is not None
+        if value is not None and value is not False
     ]
-    command = shlex.join(["signsclf", "train", "SOURCE", *(f"--{name}={value}" for name, value in given), "--out=NEW"])
+    command = shlex.join(["signsclf", "train", "SOURCE", *given, "--out=NEW"])
     return [
         f"- {named}",
         f"- {spent}" + (f"; epoch {best} was the best on the validation images and is kept" if best else ""),

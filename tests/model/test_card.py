@@ -184,6 +184,12 @@ def test_it_lists_checksums_and_the_command_that_makes_it_again():
     ]
     assert shlex.split(command) == words
     assert "--weights=FILE" in of({}, recipe=recipe, initial_weights="local a'b")
+    # A flag has no value, and a fold excludes the fraction that it comes to.
+    flags = {"fold": "1/5", "valid_fraction": 0.2, "freeze": True, "search": False}
+    command = of({}, recipe=recipe | flags).partition("```sh\n")[2].partition("\n```")[0]
+    words = shlex.split(command)
+    assert {"--fold=1/5", "--freeze"} <= set(words) and not {"--valid-fraction=0.2", "--search=False"} & set(words)
+    assert not [word for word in words if "valid-fraction" in word or "search" in word]
     by_hand = of({}, recipe=recipe | {"epochs": None})
     assert "trained by hand in fastai" in by_hand and "signsclf train SOURCE" not in by_hand
 
