@@ -15,6 +15,7 @@ import argparse
 import csv
 import io
 import re
+import sys
 import tempfile
 import time
 import zipfile
@@ -71,6 +72,12 @@ def measured(name: str, work: Callable[[], Any]) -> Any:
     return result
 
 
+def own_bytes(table: np.ndarray) -> int:
+    """Bytes of a table and of all that its cells refer to."""
+    cells = {id(cell): sys.getsizeof(cell) for name in table.dtype.names for cell in table[name]}
+    return table.nbytes + sum(cells.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
@@ -85,6 +92,7 @@ def main() -> None:
         source = measured("list", lambda: read_source(table_file))
         if len(source.table) != rows:
             raise SystemExit(f"{len(source.table):,} rows were read of {rows:,}")
+        print(f"the table alone: {own_bytes(source.table) // 10**6:,} MB", flush=True)
         measured("describe", lambda: describe(source))
         split = measured("split", lambda: hold_out(source.table, SplitBy.GROUP, 0.2, 0))
         table, names = split.table, measured("names", lambda: [source.relative(path) for path in source.table["path"]])
