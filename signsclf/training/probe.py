@@ -89,9 +89,9 @@ class ProbeFit(DirectFit):
         self.model.eval().to(recipe.device.value)
         # Of all images, whatever the split: another one, or another fold, finds them in the cache.
         self._plain = self._features(mirrored=False)
-        views = [self._plain[train.rows]]
+        views = [self._plain]
         if recipe.flip is Flip.ALWAYS:
-            views.append(self._features(mirrored=True)[train.rows])
+            views.append(self._features(mirrored=True))
         self.model.cpu()
         if self.stop.is_set():
             return
@@ -99,7 +99,7 @@ class ProbeFit(DirectFit):
         counts = np.bincount(targets, minlength=self.loaders.c)
         self.samples += counts * len(views)
         weights = class_weights(counts, recipe.balance)[targets]
-        task = _Task(views, targets, weights, self.loaders.c, recipe.label_smoothing)
+        task = _Task(views, train.rows, targets, weights, self.loaders.c, recipe.label_smoothing)
         penalty = recipe.weight_decay
         if penalty is None:
             penalty = self._chosen_penalty(task)
@@ -124,40 +124,50 @@ class ProbeFit(DirectFit):
         if folder is not None:
             with contextlib.suppress(OSError, ValueError):
                 found = np.load(folder / FEATURES, mmap_mode="r", allow_pickle=False)
-                if found.shape == (len(self.data.inputs), self.layer.in_features) and found.dtype == np.float32:
+                if found.shape == self._shape and found.dtype == np.float32:
                     return found
-        features = self._embedded(mirrored)
-        if folder is not None and not self.stop.is_set():
+            # Row by row into a file, so that no number of images fills the memory.
             tmp = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
             try:
-                make_space(folder.parent, features.nbytes)
+                make_space(folder.parent, 4 * len(self.data.inputs) * self.layer.in_features)
                 tmp.mkdir()
-                np.save(tmp / FEATURES, features)
+                with (tmp / FEATURES).open("wb") as file:
+                    about = {"descr": "<f4", "fortran_order": False, "shape": self._shape}
+                    np.lib.format.write_array_header_1_0(file, about)
+                    for features in self._embedded(mirrored):
+                        file.write(features.astype("<f4").tobytes())
+                if self.stop.is_set():
+                    return np.zeros((0, self.layer.in_features), np.float32)
                 tmp.rename(folder)
+                return np.load(folder / FEATURES, mmap_mode="r", allow_pickle=False)
             except OSError:
                 # Full, read-only, or another process was first: the features are kept for this run alone.
+                pass
+            finally:
                 shutil.rmtree(tmp, ignore_errors=True)
-        return features
+        return np.concatenate(list(self._embedded(mirrored)) or [np.zeros((0, self.layer.in_features), np.float32)])
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return len(self.data.inputs), self.layer.in_features
 
     @torch.inference_mode()
-    def _embedded(self, mirrored: bool) -> np.ndarray:
-        rows = np.arange(len(self.data.inputs))
-        found = np.zeros((len(rows), self.layer.in_features), np.float32)
+    def _embedded(self, mirrored: bool) -> Iterator[np.ndarray]:
+        """Yield the features of all rows in order, float32 (N, features); fewer where it is stopped."""
         seen: list[torch.Tensor] = []
         hook = self.layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-        done = 0
+        done, n = 0, len(self.data.inputs)
         try:
             # Validation batches are whole and plain, whatever rows they are of.
-            for x, _ in self.loaders.valid.in_order(rows):
+            for x, _ in self.loaders.valid.in_order(np.arange(n)):
                 if self.stop.is_set():
-                    break
+                    return
                 self.model(x.flip(-1) if mirrored else x)
-                found[done : done + len(x)] = seen.pop().float().cpu().numpy()
+                yield seen.pop().float().cpu().numpy()
                 done += len(x)
-                self.observer.progress("computing features", done, len(rows))
+                self.observer.progress("computing features", done, n)
         finally:
             hook.remove()
-        return found
 
     def _key(self, mirrored: bool) -> str:
         """Hash all that decides features: the network but for its last layer, the images, the device."""
@@ -194,22 +204,29 @@ class _Task:
     """A weighted logistic regression on standardised features, in double precision, a chunk of images at a time.
 
     Args:
-        views: of the same images, each float32 (n, features).
-        targets: class of each image, int (n,).
-        weights: of each image in the loss (n,).
+        views: of the same images, each float32 (N, features).
+        rows: of the images that count, int (n,).
+        targets: class of each of these, int (n,).
+        weights: of each in the loss (n,).
         n_classes: C.
         smoothing: of the labels.
     """
 
     def __init__(
-        self, views: list[np.ndarray], targets: np.ndarray, weights: np.ndarray, n_classes: int, smoothing: float
+        self,
+        views: list[np.ndarray],
+        rows: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray,
+        n_classes: int,
+        smoothing: float,
     ) -> None:
-        self.views, self.targets, self.n_classes = views, targets, n_classes
+        self.views, self.rows, self.targets, self.n_classes = views, rows, targets, n_classes
         self.weights = torch.from_numpy(weights)
         one_hot = nn.functional.one_hot(torch.from_numpy(targets), n_classes).double()
         self.wanted = one_hot * (1 - smoothing) + smoothing / n_classes
         n = len(views) * len(targets)
-        chunks = [slice(start, start + _CHUNK) for start in range(0, len(targets), _CHUNK)]
+        chunks = [rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
         self.mean = sum(view[chunk].sum(0, dtype=np.float64) for view in views for chunk in chunks) / n
         squares = sum(((view[chunk] - self.mean) ** 2).sum(0) for view in views for chunk in chunks)
         self.scale = np.sqrt(squares / n) + 1e-6
@@ -249,7 +266,7 @@ class _Task:
         for view in self.views:
             for start in range(0, len(places), _CHUNK):
                 chunk = places[start : start + _CHUNK]
-                x = torch.from_numpy((view[chunk] - self.mean) / self.scale)
+                x = torch.from_numpy((view[self.rows[chunk]] - self.mean) / self.scale)
                 logits = x @ solution[:, :-1].T + solution[:, -1]
                 losses = -(self.wanted[chunk] * logits.log_softmax(1)).sum(1)
                 weight = self.weights[chunk]

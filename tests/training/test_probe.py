@@ -124,6 +124,13 @@ def test_it_stops_on_request_and_keeps_no_half_of_the_features(tmp_path):
     assert not list(tmp_path.rglob("features.npy"))
 
 
+def test_where_nothing_can_be_kept_the_features_are_of_this_run_alone(tmp_path):
+    (tmp_path / "file").write_text("")
+    expected = probe().run().state
+    found = probe(tmp_path / "file" / "cache").run().state
+    assert all(torch.equal(expected[name], found[name]) for name in found)
+
+
 def test_a_network_without_a_linear_layer_at_its_end_is_refused():
     model = network()
     model[-1] = nn.Linear(model[-1].in_features, len(CLASSES), bias=False)
