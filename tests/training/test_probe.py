@@ -12,6 +12,7 @@ from tinysource import Watched
 from torch import nn
 
 from signsclf.errors import SignsclfError
+from signsclf.training import probe as probing
 from signsclf.training.architectures import create, find_architecture
 from signsclf.training.probe import PENALTIES, ProbeData, ProbeFit
 
@@ -122,6 +123,14 @@ def test_it_stops_on_request_and_keeps_no_half_of_the_features(tmp_path):
     result = probe(tmp_path, stop=stop).run()
     assert result.stopped
     assert not list(tmp_path.rglob("features.npy"))
+
+
+def test_what_is_too_large_to_hold_is_read_in_chunks_to_the_same_end(monkeypatch):
+    expected = probe(weight_decay=0.05).run().state
+    monkeypatch.setattr(probing, "_HELD", 0)
+    monkeypatch.setattr(probing, "_CHUNK", 7)
+    found = probe(weight_decay=0.05).run().state
+    assert all(torch.allclose(expected[name], found[name], atol=1e-4) for name in found)
 
 
 def test_where_nothing_can_be_kept_the_features_are_of_this_run_alone(tmp_path):
