@@ -1,4 +1,4 @@
-"""A large table: seconds and memory of listing, describing, splitting, fingerprints, figures with intervals, checking.
+"""A large table: seconds and memory of listing, splitting, fingerprints, figures with intervals, reports and checking.
 
     python scripts/bench_rows.py                   # 1,000,000 rows of a CSV, 1,000,000 images in a zip archive
     python scripts/bench_rows.py --rows 100000
@@ -36,6 +36,7 @@ from signsclf.data.table import describe, read_source
 from signsclf.metrics.classification import Report
 from signsclf.metrics.intervals import group_numbers
 from signsclf.recipe import SplitBy
+from signsclf.report.files import write_report
 
 CLASSES, FRAMES, SIDE = 50, 10, TINY
 
@@ -98,11 +99,12 @@ def main() -> None:
         table, names = split.table, measured("names", lambda: [source.relative(path) for path in source.table["path"]])
         digests = [f"{row:032x}" for row in range(rows)]
         measured("fingerprint", lambda: fingerprint(names, table["label"].tolist(), digests))
-        valid = split.rows("valid")
-        targets = np.array([source.classes.index(label) for label in table["label"][valid]])
-        probabilities = np.random.default_rng(0).dirichlet(np.ones(CLASSES), len(valid))
-        groups = group_numbers(table["group"][valid])
-        measured("figures", lambda: Report.from_probabilities(probabilities, targets, source.classes, groups))
+        targets = np.array([source.classes.index(label) for label in table["label"]])
+        probabilities = np.random.default_rng(0).dirichlet(np.ones(CLASSES), rows)
+        groups = group_numbers(table["group"])
+        report = measured("figures", lambda: Report.from_probabilities(probabilities, targets, source.classes, groups))
+        folder = Path(tmp) / "report"
+        measured("report", lambda: write_report(folder, report, probabilities, targets, source.classes, names, None))
         if asked.check:
             # Without their groups, so that all are compared with each other.
             alone = replace(source, table=with_columns(source.table, group=[None] * rows))
