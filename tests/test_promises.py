@@ -29,7 +29,7 @@ from signsclf.errors import SignsclfError
 from signsclf.export import onnx as export
 from signsclf.export.onnx import torch_logits
 from signsclf.recipe import SplitBy
-from signsclf.runs import finish
+from signsclf.runs import building, finish
 
 Patch = pytest.MonkeyPatch
 
@@ -85,14 +85,14 @@ def list_what_was_written_here(patch: Patch) -> None:
 
 
 def ask_the_renderer_in_every_training(patch: Patch) -> None:
-    real = signsclf.runs.train.dataloaders
+    real = building.dataloaders
 
     def dataloaders(*given, **more):
         from signsclf.training.synthetic import render_batch
 
         return real(*given, **{**more, "render": render_batch})
 
-    patch.setattr(signsclf.runs.train, "dataloaders", dataloaders)
+    patch.setattr(building, "dataloaders", dataloaders)
 
 
 def import_pandas_to_predict(patch: Patch) -> None:

@@ -233,6 +233,7 @@ def test_recipes_are_trained_once_and_every_experiment_is_logged(bench_recipes, 
     source = tinysource.draw_source(tmp_path / "shapes", tracks=6)
     options = " ".join(tinysource.flags(epochs=1))
     lines = f"base: {options}\nlonger: {options} --epochs 2\nwrong: --arch none\nafter: --weights {{wrong}}\n"
+    lines += "theirs: fastai tf_efficientnet_lite0 32 1\n"
     (tmp_path / "recipes.txt").write_text(lines)
     log = tmp_path / "log.jsonl"
     arguments = ["recipes.txt", str(source), "--folds", "2", "--log", "log.jsonl", "--page", "page.md"]
@@ -240,9 +241,9 @@ def test_recipes_are_trained_once_and_every_experiment_is_logged(bench_recipes, 
     monkeypatch.setattr(sys, "argv", ["bench_recipes.py", *arguments])
     bench_recipes.main()
     logged = [json.loads(line) for line in log.read_text().splitlines()]
-    assert [line["outcome"] for line in logged] == ["holds", "not taken", "failed", "failed"]
+    assert [line["outcome"] for line in logged] == ["holds", "not taken", "failed", "failed", "not taken"]
     assert all(set(line) == test_docs.FIELDS for line in logged)
-    assert [line["n"] for line in logged] == [90, 90, None, None]
+    assert [line["n"] for line in logged] == [90, 90, None, None, 90]
     assert "difference" not in logged[0]["figures"] and "p_groups" in logged[1]["figures"]
     assert "--arch: 'none' is not known" in logged[2]["note"] and "there is no model of 'wrong'" in logged[3]["note"]
     assert str(tmp_path) not in log.read_text()

@@ -399,6 +399,26 @@ def test_a_busy_server_is_asked_again_when_it_said(page):
     assert max(times) - min(times) >= 950
 
 
+def test_an_answer_leaves_alone_what_is_typed_meanwhile(page):
+    choose(page, file("wide.png", "green", (80, 60)))
+    verdict(page, "green")
+    page.get_by_role("button", name="Crop").click()
+    held = []
+    page.route("**/predict*", lambda route: held.append(route))
+    with page.expect_request("**/predict*"):
+        page.get_by_label("Right").fill("40")
+        page.keyboard.press("Tab")
+    page.get_by_label("Bottom").fill("60")
+    with page.expect_response("**/predict*"):
+        held.pop().continue_()
+    verdict(page, "green")
+    expect(page.locator("#going")).to_be_hidden()
+    expect(page.get_by_label("Bottom")).to_have_value("60")
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Bottom")).to_have_attribute("aria-invalid", "true")
+    expect(page.locator("#crop-wrong")).to_contain_text("within 0 to 59")
+
+
 def test_four_at_a_time_and_all_can_be_cancelled(page):
     held = []
     page.route("**/predict*", lambda route: held.append(route))
