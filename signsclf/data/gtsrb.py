@@ -65,10 +65,12 @@ GROUPS: dict[str, tuple[int, ...]] = {
 }
 """The benchmark's own six groups of classes; every ClassId is in exactly one."""
 
+BOTH_WAYS = (27, 28, 29, 31)
+"""Classes whose signs, 133, 136, 138 and 142 of the catalogue, stand mirrored on the left side of a road."""
 _SYMMETRIC = (11, 12, 13, 15, 17, 18, 22, 26, 30, 35)
 _SWAPPED = ((19, 20), (33, 34), (36, 37), (38, 39))
 MIRROR: dict[int, int] = {
-    **{c: c for c in _SYMMETRIC},
+    **{c: c for c in (*_SYMMETRIC, *BOTH_WAYS)},
     **dict(_SWAPPED),
     **{right: left for left, right in _SWAPPED},
 }

@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 
 
+_AS_SHARP = 1.3
+"""A sensor with so many times the pixels that are shown leaves no trace of its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Optics:
     """How far images are changed. Chances are shares of the images; everything is sampled independently for each image.
@@ -30,7 +34,8 @@ class Optics:
         motion_length: the longest motion blur, share of the side.
         noise: standard deviation of the sensor's noise at most, share of full scale.
         grain: chance of up to nine times that, as a sensor has it at night.
-        downscale: chance that the sensor had about as few pixels as are shown, 0.7 to 1.3 a side, each of one colour.
+        downscale: chance that the sensor had about as few pixels as are shown, 0.7 to 1.3 a side, each of one colour;
+            where it is known how many it had, chance that this is seen.
         jpeg: chance of JPEG compression.
         jpeg_quality: JPEG's quality at least, 1 to 90.
     """
@@ -117,10 +122,13 @@ class Exposures:
     jpeg_quality: np.ndarray | None
 
     @classmethod
-    def sample(cls, n: int, optics: Optics, rng: np.random.Generator) -> Exposures:
+    def sample(cls, n: int, optics: Optics, rng: np.random.Generator, pixels: np.ndarray | None = None) -> Exposures:
         """Sample the exposures of ``n`` images.
 
         The order of the calls belongs to the result: trainings that resume need the same numbers from the same seed.
+
+        Args:
+            pixels: how many the sensor had a side for each one that is shown, (N,); None samples that, too.
         """
         gain = np.exp(rng.normal(0, 1, (n, 3)) * optics.color_cast + rng.normal(0, optics.exposure, (n, 1)))
         shadow = shadow_edge = blur = motion = motion_angle = None
@@ -151,7 +159,13 @@ class Exposures:
         if optics.downscale:
             # A batch is resampled in one go, so that it has a few sizes instead of one for each image.
             scales = rng.uniform(0.7, 1.3, 4)
-            downscale = tuple((float(scale), rng.random(n) < optics.downscale / 4) for scale in scales)
+            which, chance = rng.integers(4, size=n), optics.downscale
+            if pixels is not None:
+                few = pixels[pixels < _AS_SHARP]
+                scales = rng.choice(few, 4) if len(few) else scales
+                which, chance = np.abs(pixels[:, None] - scales).argmin(1), np.where(pixels < _AS_SHARP, chance, 0)
+            seen = rng.random(n) < chance
+            downscale = tuple((float(scale), seen & (which == k)) for k, scale in enumerate(scales))
         if optics.jpeg:
             chosen = np.flatnonzero(rng.random(n) < optics.jpeg)
             jpeg_quality = np.full(n, np.nan)

@@ -14,7 +14,7 @@ from PIL import Image
 from signsclf.data.optics import Exposures
 from signsclf.data.synthetic import backgrounds, render_sign
 from signsclf.data.synthetic import scene as scenery
-from signsclf.data.synthetic.scene import FORMS, OPTICS, Scenes, Windows
+from signsclf.data.synthetic.scene import FORMS, OPTICS, Scenes, Windows, hue_matrices
 from signsclf.training.camera import expose, one_side, per_image
 
 Edge = float | torch.Tensor
@@ -74,7 +74,8 @@ def render_batch(class_ids: np.ndarray, size: int, seed: int, device: torch.devi
     """
     rng = np.random.default_rng(seed)
     scenes = Scenes.sample(class_ids, rng)
-    return expose(render_scenes(scenes, size, device), Exposures.sample(len(class_ids), OPTICS, rng))
+    exposures = Exposures.sample(len(class_ids), OPTICS, rng, scenes.sensor_pixels() / size)
+    return expose(render_scenes(scenes, size, device), exposures)
 
 
 def render_scenes(scenes: Scenes, size: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -167,8 +168,12 @@ def _weathered(scenes: Scenes, stock: _Stock, sign: torch.Tensor) -> torch.Tenso
     share = bleached * vivid * per_image(scenes.fading, sign)
     pale = torch.tensor(scenery.PALE).to(sign).view(1, 3, 1, 1)
     colours = colours + (pale * alpha - colours) * share
+    turned = torch.from_numpy(hue_matrices(scenes.hue).astype(np.float32)).to(sign)
+    colours = torch.einsum("nij,njhw->nihw", turned, colours).clamp_min(0)
     grey = (colours * torch.tensor(scenery.LUMA).to(sign).view(1, 3, 1, 1)).sum(1, keepdim=True)
     colours = grey + (colours - grey) * per_image(scenes.saturation, sign)
+    peeling = _windows(stock.patterns, scenes.peeling_pattern, sign) - (1 - per_image(scenes.peeling, sign))
+    colours = colours + (per_image(scenes.bare, sign) * alpha - colours) * (peeling * scenery.PEELED_EDGE).clamp(0, 1)
     dirt, shadow = per_image(scenes.dirt, sign), per_image(scenes.shadow, sign)
     edge = ((_windows(stock.patterns, scenes.shadow_pattern, sign) - 0.5) * 4 + 0.5).clamp(0, 1)
     return colours * (1 - dirt * _windows(stock.patterns, scenes.dirt_pattern, sign)) * (1 - shadow * edge)

@@ -27,7 +27,7 @@ def test_training_counts_add_up_to_the_official_total():
 def test_mirroring_twice_gives_the_same_class():
     assert all(gtsrb.MIRROR[gtsrb.MIRROR[c]] == c for c in gtsrb.MIRROR)
     names = gtsrb.class_names_mirror()
-    assert len(names) == len(gtsrb.MIRROR) == 18
+    assert len(names) == len(gtsrb.MIRROR) == 22
     assert all(names[names[name]] == name for name in names)
 
 
@@ -36,6 +36,7 @@ def test_mirroring_turns_left_into_right_and_refuses_digits():
     assert names["Keep left"] == "Keep right"
     assert names["Turn right ahead"] == "Turn left ahead"
     assert names["Priority road"] == "Priority road"
+    assert names["Children"] == "Children"  # who face either side of the road
     assert "Stop" not in names
     assert not any("Speed limit" in name or "oundabout" in name for name in names)
     for name, mirrored in names.items():

@@ -11,7 +11,7 @@ from signsclf import images
 from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.data.optics import Exposures
 from signsclf.data.synthetic import frame
-from signsclf.data.synthetic.scene import OPTICS, Scenes
+from signsclf.data.synthetic.scene import OPTICS, Scenes, hue_matrices
 from signsclf.training.camera import expose
 from signsclf.training.synthetic import render_batch, render_scenes
 
@@ -76,6 +76,23 @@ def test_both_renderers_show_the_same_scene():
     apart = np.abs(ones - batches).mean((1, 2, 3))
     assert apart.max() < 0.02 and apart.mean() < 0.01
     assert np.abs(ones - np.roll(batches, 1, 0)).mean() > 0.1
+
+
+def test_a_turn_of_hue_leaves_greys_and_turns_red_to_orange():
+    turn, back = hue_matrices(np.array([0.2, -0.2]))
+    assert np.allclose(turn @ [0.4, 0.4, 0.4], 0.4) and np.allclose(turn @ back, np.eye(3))
+    red, green, blue = turn @ [0.8, 0.1, 0.1]
+    assert red > green > blue
+
+
+def test_where_foil_is_gone_the_grey_below_it_shows():
+    scene = Scenes.sample(np.full(40, 38), np.random.default_rng(0))
+    whole = replace(scene, peeling=np.zeros(40), bare=np.full(40, 0.9), cover=np.zeros(40, int))
+    before, after = (render_scenes(s, 32) for s in (whole, replace(whole, peeling=np.full(40, 0.4))))
+    changed = (before - after).abs().amax(1) > 0.02
+    assert 0.02 < changed.float().mean() < 0.3
+    blue = before[:, 2] > before[:, 0] * 1.5
+    assert (after - before)[:, 0][changed & blue].mean() > 0
 
 
 @pytest.mark.slow

@@ -59,8 +59,8 @@ def render_frame(class_id: int, track: int, frame: int, seed: int, sizes: tuple[
     of_frame = np.random.default_rng((seed, class_id, track, frame + 1))
     ids = np.array([class_id])
     seen = Scenes.sample(ids, of_track).passed_by(Scenes.sample(ids, of_frame))
-    exposures = Exposures.sample(1, OPTICS, of_frame)
     side = _long_side(frame, sizes, of_track, of_frame)
+    exposures = Exposures.sample(1, OPTICS, of_frame, seen.sensor_pixels() / side)
     aspect = float(seen.views()[1][0])
     width, height = (max(4, round(side * min(1.0, share))) for share in (aspect, 1 / aspect))
     return expose(render_scene(seen, height, width), exposures)
@@ -197,8 +197,14 @@ def _weathered(s: Any, sign: np.ndarray) -> np.ndarray:
         share = np.where(is_blue, np.float32(scene.BLEACHED_BLUE), np.float32(scene.BLEACHED)) * vivid * s.fading
         colours = colours + (np.array(scene.PALE, np.float32) * alpha - colours) * share
     # Written out, because the rounding of a matrix product may depend on the number of threads.
+    turned = scene.hue_matrices(s.hue).astype(np.float32)
+    colours = np.concatenate([sum(row[i] * colours[..., i : i + 1] for i in range(3)) for row in turned], 2)
+    colours = np.maximum(colours, 0)
     grey = sum(np.float32(weight) * colours[..., i : i + 1] for i, weight in enumerate(scene.LUMA))
     colours = grey + (colours - grey) * s.saturation
+    if s.peeling:
+        share = np.clip((_pattern(s.peeling_pattern, height, width) - (1 - s.peeling)) * scene.PEELED_EDGE, 0, 1)
+        colours = colours + (s.bare * alpha - colours) * share
     if s.dirt:
         colours = colours * (1 - s.dirt * _pattern(s.dirt_pattern, height, width))
     if s.shadow:

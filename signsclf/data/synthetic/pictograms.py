@@ -85,9 +85,28 @@ def slippery_old(c: Canvas) -> None:
     c.stroke(smooth([(530, 800), (660, 765), (560, 720), (590, 685)], closed=False), 18)
 
 
+def slippery_plain(c: Canvas) -> None:
+    """Draw a car without lamps, its roof an outline, whose tracks curl below it."""
+    c.polygon([(397, 521), (622, 576), (600, 660), (375, 596)], BLACK)
+    c.stroke([(402, 524), (440, 470), (590, 508), (614, 574)], 13)
+    c.stroke([(388, 596), (380, 640)], 30)
+    c.stroke([(588, 655), (582, 705)], 30)
+    c.stroke(
+        smooth([(494, 697), (400, 712), (330, 738), (430, 760), (310, 785), (420, 806), (494, 796)], closed=False), 15
+    )
+    c.stroke(smooth([(580, 704), (520, 720), (530, 752), (610, 766), (702, 786)], closed=False), 15)
+
+
 def lights(c: Canvas) -> None:
     for y, colour in ((430, RED), (575, YELLOW), (720, GREEN)):
         c.disc(500, y, 64, colour)
+
+
+def lights_dull(c: Canvas) -> None:
+    """Draw them as older foils show them: dark, each in a black ring."""
+    for y, colour in ((430, (150, 34, 30)), (575, (196, 140, 36)), (720, (24, 108, 108))):
+        c.disc(500, y, 72, BLACK)
+        c.disc(500, y, 56, colour)
 
 
 def worker(c: Canvas) -> None:

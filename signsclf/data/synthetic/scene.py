@@ -24,10 +24,10 @@ OPTICS = Optics(
     glare=0.3,
     blur=0.007,
     blur_spread=0.9,
-    motion=0.25,
+    motion=0.3,
     motion_length=0.13,
     noise=0.02,
-    downscale=0.45,
+    downscale=0.8,
     jpeg=0.08,
 )
 """The camera of rendered signs; how much light they stand in belongs to the scene."""
@@ -38,6 +38,8 @@ BLEACHED, BLEACHED_BLUE = 0.75, 0.4
 """How far vivid colours fade to `PALE`: sun bleaches the red foils most, the blue ones less, and hardly the black."""
 LUMA = (0.30, 0.59, 0.11)
 """Weights of red, green and blue in the grey that a weaker saturation leaves."""
+PEELED_EDGE = 8
+"""How sharply peeling ends: the slope across the threshold of its pattern."""
 PLATE, PLATE_TEXT = (-0.84, 1.04, 0.84, 1.8), (-0.56, 1.28, 0.56, 1.48)
 """The plate below a sign and the text on it: left, top, right, bottom."""
 PLATE_LEVEL = 0.92
@@ -110,7 +112,10 @@ class Scenes:
         neighbour: position in `FORMS` of another sign on the same pole, int; -1 is none.
         neighbour_shift: by how much that sign's coordinates differ; positive is above.
         fading: by sun, 0 to 1.
+        hue: by how much the pigments differ from new ones, radians about grey; positive turns red to orange.
         saturation: factor of the distance to grey.
+        peeling, bare: how much of the foil is scratched off or covered by paint or snow, 0 to 1, and the grey that shows.
+        peeling_pattern: as ``dirt_pattern``.
         dirt, shadow: share of the light that dirt, and the shadows of leaves, take from the sign.
         shadow_pattern, dirt_pattern: onto the patterns of `backgrounds.clouding`.
         cover: what is in front of the sign: `STICKER`, `TWIG`, `LEAVES` or 0, int.
@@ -144,7 +149,11 @@ class Scenes:
     neighbour: np.ndarray
     neighbour_shift: np.ndarray
     fading: np.ndarray
+    hue: np.ndarray
     saturation: np.ndarray
+    peeling: np.ndarray
+    bare: np.ndarray
+    peeling_pattern: Windows
     dirt: np.ndarray
     shadow: np.ndarray
     shadow_pattern: Windows
@@ -168,12 +177,12 @@ class Scenes:
         n = len(class_ids)
         light, other = rng.standard_normal((2, n))
         # Log-normal, as the centres of GTSRB's images are: one in ten very dark, one in five brighter than can be told.
-        level = np.clip(0.58 * np.exp(0.66 * light), 0.06, 2)
+        level = np.clip(0.58 * np.exp(0.72 * light), 0.06, 3.5)
         background_level = np.exp(0.75 * (0.45 * light + 0.9 * other) - 0.45)
         yaw = np.radians(np.clip(rng.normal(0, 19, n), -50, 50))
         pitch, roll = np.radians(rng.normal(0, 8, n)), np.radians(rng.normal(0, 5.5, n))
         # As GTSRB's boxes have them: 10 % of the sign at least, 16 % in the middle, over 30 % for one in twenty.
-        margin = 0.08 + 0.26 * rng.random(n) ** 1.6
+        margin = 0.08 + 0.30 * rng.random(n) ** 1.6
         margin_jitter = rng.normal(0, 0.04, (n, 4))
         background = Windows.sample(n, backgrounds.TILES, 0.25, 1.0, rng)
         # Sky over trees, a wall in the sun beside one in the shade.
@@ -194,9 +203,12 @@ class Scenes:
             neighbour[with_neighbour] = rng.integers(len(FORMS), size=len(with_neighbour))
         form = _FIRST[class_ids] + (rng.random(n) * _VARIANTS[class_ids]).astype(int)
         fading = bernoulli_uniform(rng, n, 0.25, 0.1, 1.0) ** 1.5
-        saturation = rng.uniform(0.55, 1.1, n)
+        hue = rng.normal(0.05, 0.12, n)
+        saturation = rng.uniform(0.4, 1.25, n)
+        peeling, bare = bernoulli_uniform(rng, n, 0.12, 0.15, 0.45), rng.uniform(0.05, 1, n)
+        peeling_pattern = Windows.sample(n, backgrounds.CLOUDINGS, 0.4, 1.0, rng)
         dirt = bernoulli_uniform(rng, n, 0.35, 0.1, 0.6)
-        shadow = bernoulli_uniform(rng, n, 0.15, 0.2, 0.7)
+        shadow = bernoulli_uniform(rng, n, 0.2, 0.2, 0.8)
         shadow_pattern = Windows.sample(n, backgrounds.CLOUDINGS, 0.3, 0.8, rng)
         dirt_pattern = Windows.sample(n, backgrounds.CLOUDINGS, 0.3, 0.8, rng)
         cover_x, cover_y = rng.uniform(-0.9, 0.9, n), rng.uniform(-0.9, 0.9, n)
@@ -230,7 +242,11 @@ class Scenes:
             neighbour=neighbour,
             neighbour_shift=neighbour_shift,
             fading=fading,
+            hue=hue,
             saturation=saturation,
+            peeling=peeling,
+            bare=bare,
+            peeling_pattern=peeling_pattern,
             dirt=dirt,
             shadow=shadow,
             shadow_pattern=shadow_pattern,
@@ -245,6 +261,14 @@ class Scenes:
             leaf_pattern=leaf_pattern,
             cover_color=cover_color,
         )
+
+    def sensor_pixels(self) -> np.ndarray:
+        """Count the pixels that GTSRB's camera had for a side of each picture, (N,).
+
+        Its pictures leave a tenth of the sign around it, or 5 pixels where that is more: wide margins are those of
+        signs far away.
+        """
+        return 10 + 5 / np.maximum(self.margin, 0.05)
 
     def passed_by(self, other: Scenes) -> Scenes:
         """Show the same signs from another place on the road, in the poses of other scenes mixed with their own.
@@ -277,6 +301,14 @@ class Scenes:
         frame[:, 0, 0], frame[:, 1, 1], frame[:, 2, 2] = 2 / span[:, 0], 2 / span[:, 1], 1
         frame[:, :2, 2] = (margins[:, :2] * (most - least) - least) * 2 / span - 1
         return np.linalg.inv(frame @ seen), span[:, 0] / span[:, 1]
+
+
+def hue_matrices(angle: np.ndarray) -> np.ndarray:
+    """Give the rotations of RGB colours about grey, (..., 3, 3), by these angles in radians; greys stay as they are."""
+    third, cos, sin = 1 / 3, np.cos(angle), np.sin(angle) / 3**0.5
+    same, after, before = cos + (1 - cos) * third, (1 - cos) * third - sin, (1 - cos) * third + sin
+    rows = [[same, after, before], [before, same, after], [after, before, same]]
+    return np.stack([np.stack(row, -1) for row in rows], -2)
 
 
 def homographies(yaw: np.ndarray, pitch: np.ndarray, roll: np.ndarray) -> np.ndarray:

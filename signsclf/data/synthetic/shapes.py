@@ -149,7 +149,7 @@ def arrow_head(tip: Point, degrees: float, length: float, half: float, barb: flo
     return turned([(x, y)] + [(x + dx, y + dy) for dx, dy in right + left], degrees, tip)
 
 
-def _glyph(char: str, w: float, t: float) -> list[list[Point]]:
+def _glyph(char: str, w: float, t: float, hooked: bool) -> list[list[Point]]:
     """Give the middles of a letter's strokes, after DIN 1451, in a box ``w`` by 7, for a pen ``t`` wide."""
     m = t / 2
     left, right, top, bottom, cx = m, w - m, m, 7 - m, w / 2
@@ -173,6 +173,8 @@ def _glyph(char: str, w: float, t: float) -> list[list[Point]]:
         return [[(w - m * 0.6, top), (left + 0.2, top)], [(left + 0.2, 0), (left + 0.08, 3.55)], bowl]
     if char == "6":
         bowl = arc(cx, bottom - 2.0, r, 2.0, 180, 545)
+        if hooked:
+            return [bowl, [(left, 5.0), *arc(cx, top + r * 1.05, r, r * 1.05, 180, 345)]]
         stem = smooth([(right - 0.55, 0.1), (left + r * 0.62, 2.05), (left + 0.03, 4.2), (left, 5.0)], closed=False)
         return [bowl, stem]
     if char == "7":
@@ -201,14 +203,15 @@ def write(
     gap: float,
     centre: Point = (500, 500),
     colour: Colour = BLACK,
+    hooked: bool = False,
 ) -> None:
     """Draw letters in a row about ``centre``: ``height`` in thousandths of the sign; a letter's ``width``, ``pen``
-    and ``gap`` as shares of the height."""
+    and ``gap`` as shares of the height; ``hooked``: a 6 bends over at its top."""
     unit = height / 7
     widths = [7 * width * (0.58 if c == "1" else 1.0) for c in text]
     x = centre[0] - (sum(widths) + 7 * gap * (len(text) - 1)) * unit / 2
     y = centre[1] - height / 2
     for char, w in zip(text, widths, strict=True):
-        for line in _glyph(char, w, 7 * pen):
+        for line in _glyph(char, w, 7 * pen, hooked):
             canvas.stroke([(x + px * unit, y + py * unit) for px, py in line], pen * height, colour)
         x += (w + 7 * gap) * unit

@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageOps
 
+from signsclf.data.gtsrb import BOTH_WAYS
 from signsclf.data.synthetic import pictograms as pic
 from signsclf.data.synthetic.shapes import (
     BLACK,
@@ -58,18 +59,20 @@ def _prohibition(picture: Drawing, c: Canvas, inner: float = 362) -> None:
     picture(c)
 
 
-def _limit(text: str, height: float, width: float, pen: float, inner: float, c: Canvas) -> None:
+def _limit(text: str, height: float, width: float, pen: float, inner: float, hooked: bool, c: Canvas) -> None:
     gap = 0.11 if len(text) == 2 else 0.10
-    _prohibition(lambda d: write(d, text, height, width, pen, gap), c, inner)
+    _prohibition(lambda d: write(d, text, height, width, pen, gap, hooked=hooked), c, inner)
 
 
 def _limits(text: str) -> tuple[Drawing, ...]:
-    """Give a speed limit in today's letters, lighter and heavier ones, and old narrow ones, each with its ring."""
-    two = ((405, 0.54, 0.138), (430, 0.52, 0.122), (378, 0.55, 0.148), (435, 0.42, 0.165))
-    three = ((395, 0.50, 0.138), (410, 0.53, 0.122), (370, 0.46, 0.150), (415, 0.40, 0.160))
+    """Give a speed limit in letters of today, lighter, heavier, old narrow, wide, and small bold ones, with its ring."""
+    two = ((405, 0.54, 0.138), (430, 0.52, 0.122), (378, 0.55, 0.148), (435, 0.42, 0.165), (375, 0.66, 0.135))
+    three = ((395, 0.50, 0.138), (410, 0.53, 0.122), (370, 0.46, 0.150), (415, 0.40, 0.160), (345, 0.56, 0.140))
+    two, three = (*two, (335, 0.62, 0.175)), (*three, (318, 0.53, 0.165))
+    rings = ((366, False), (378, False), (350, False), (360, False), (366, True), (358, True))
     return tuple(
-        partial(_limit, text, *letters, inner)
-        for letters, inner in zip(two if len(text) == 2 else three, (366, 378, 350, 360), strict=True)
+        partial(_limit, text, *letters, *ring)
+        for letters, ring in zip(two if len(text) == 2 else three, rings, strict=True)
     )
 
 
@@ -109,7 +112,7 @@ def _no_entry(height: float, c: Canvas) -> None:
     )
 
 
-def _priority_road(yellow: float, c: Canvas) -> None:
+def _priority_road(yellow: float, line: tuple[int, int, int], c: Canvas) -> None:
     def diamond(half: float, radius: float, colour: tuple[int, int, int]) -> None:
         c.polygon(
             rounded([(500, 500 - half), (500 + half, 500), (500, 500 + half), (500 - half, 500)], radius),
@@ -117,9 +120,9 @@ def _priority_road(yellow: float, c: Canvas) -> None:
         )
 
     diamond(498, 60, WHITE)
-    diamond(482, 52, BLACK)
+    diamond(482, 52, line)
     diamond(462, 44, WHITE)
-    diamond(yellow + 16, 8, BLACK)
+    diamond(yellow + 16, 8, line)
     diamond(yellow, 6, YELLOW)
 
 
@@ -211,7 +214,7 @@ _SIGNS: dict[int, tuple[Drawing, ...]] = {
     9: _overtakings(lorry=False),
     10: _overtakings(lorry=True),
     11: _dangers(pic.crossroads),
-    12: (partial(_priority_road, 290), partial(_priority_road, 260)),
+    12: tuple(partial(_priority_road, *how) for how in ((290, BLACK), (260, BLACK), (305, WHITE))),
     13: (partial(_yield, 94), partial(_yield, 82), partial(_yield, 110)),
     14: (partial(_stop, 330, 0.150), partial(_stop, 350, 0.165)),
     15: (partial(_prohibition, _nothing), partial(_prohibition, _nothing, inner=382)),
@@ -221,10 +224,10 @@ _SIGNS: dict[int, tuple[Drawing, ...]] = {
     20: _dangers(pic.bend_right),
     21: _dangers(pic.double_bend_left),
     22: _dangers(pic.uneven),
-    23: _dangers(pic.slippery, pic.slippery_old),
+    23: _dangers(pic.slippery, pic.slippery_old, pic.slippery_plain),
     24: _dangers(pic.narrows_right),
     25: _dangers(pic.worker, pic.worker_old),
-    26: _dangers(pic.lights),
+    26: _dangers(pic.lights, pic.lights_dull),
     27: _dangers(pic.pedestrian),
     28: _dangers(pic.children, pic.children_old),
     29: _dangers(pic.bicycle),
@@ -274,7 +277,8 @@ def variants(class_id: int) -> int:
     Raises:
         SourceError: the class does not exist.
     """
-    return len(_SIGNS[_MIRRORED.get(_known(class_id), class_id)])
+    drawings = len(_SIGNS[_MIRRORED.get(_known(class_id), class_id)])
+    return 2 * drawings if class_id in BOTH_WAYS else drawings
 
 
 def render_sign(class_id: int, size: int, variant: int = 0) -> Image.Image:
@@ -294,9 +298,10 @@ def render_sign(class_id: int, size: int, variant: int = 0) -> Image.Image:
         raise SourceError(f"a sign of {size} pixels cannot be rendered: use 8 to {MAX_SIZE}")
     if class_id in _MIRRORED:
         return ImageOps.mirror(render_sign(_MIRRORED[class_id], size, variant))
+    mirrored, drawing = divmod(variant, len(_SIGNS[class_id]))
     canvas = Canvas(size)
-    _SIGNS[class_id][variant](canvas)
-    return canvas.finish()
+    _SIGNS[class_id][drawing](canvas)
+    return ImageOps.mirror(canvas.finish()) if mirrored else canvas.finish()
 
 
 def _known(class_id: int) -> int:
