@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-
 _AS_SHARP = 1.3
 """A sensor with so many times the pixels that are shown leaves no trace of its own."""
 

@@ -95,6 +95,22 @@ def test_where_foil_is_gone_the_grey_below_it_shows():
     assert (after - before)[:, 0][changed & blue].mean() > 0
 
 
+def test_a_wide_margin_is_seen_with_few_pixels():
+    scene = Scenes.sample(np.full(2000, 5), np.random.default_rng(0))
+    pixels = scene.sensor_pixels()
+    # Of a sign 15 pixels wide GTSRB shows 25, of one of 50 pixels 60.
+    assert pixels[np.abs(scene.margin - 1 / 3).argmin()] == pytest.approx(25, abs=0.5)
+    assert pixels[np.abs(scene.margin - 0.1).argmin()] == pytest.approx(60, abs=1)
+    exposure = Exposures.sample(2000, OPTICS, np.random.default_rng(0), pixels / 32)
+    scale = np.ones(2000)
+    for how_much, chosen in exposure.downscale:
+        scale[chosen] = how_much
+    assert (scale[pixels > 1.3 * 32] == 1).all()
+    few = pixels < 1.3 * 32
+    assert (scale[few] != 1).mean() == pytest.approx(OPTICS.downscale, abs=0.05)
+    assert np.corrcoef(scale[few & (scale != 1)], pixels[few & (scale != 1)])[0, 1] > 0.8
+
+
 @pytest.mark.slow
 def test_validation_images_have_the_distribution_of_training_images():
     """Light, contrast and sharpness of frames of every size, squashed as decoding does, and of batches."""

@@ -114,7 +114,8 @@ class Scenes:
         fading: by sun, 0 to 1.
         hue: by how much the pigments differ from new ones, radians about grey; positive turns red to orange.
         saturation: factor of the distance to grey.
-        peeling, bare: how much of the foil is scratched off or covered by paint or snow, 0 to 1, and the grey that shows.
+        peeling: how much of the foil is scratched off, or covered by paint or snow, 0 to 1.
+        bare: the grey that shows there, 0 to 1.
         peeling_pattern: as ``dirt_pattern``.
         dirt, shadow: share of the light that dirt, and the shadows of leaves, take from the sign.
         shadow_pattern, dirt_pattern: onto the patterns of `backgrounds.clouding`.

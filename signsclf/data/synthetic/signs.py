@@ -65,7 +65,7 @@ def _limit(text: str, height: float, width: float, pen: float, inner: float, hoo
 
 
 def _limits(text: str) -> tuple[Drawing, ...]:
-    """Give a speed limit in letters of today, lighter, heavier, old narrow, wide, and small bold ones, with its ring."""
+    """Give a speed limit in today's letters, and in lighter, heavier, old narrow, wide, and small bold ones."""
     two = ((405, 0.54, 0.138), (430, 0.52, 0.122), (378, 0.55, 0.148), (435, 0.42, 0.165), (375, 0.66, 0.135))
     three = ((395, 0.50, 0.138), (410, 0.53, 0.122), (370, 0.46, 0.150), (415, 0.40, 0.160), (345, 0.56, 0.140))
     two, three = (*two, (335, 0.62, 0.175)), (*three, (318, 0.53, 0.165))
