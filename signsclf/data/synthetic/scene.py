@@ -182,7 +182,8 @@ class Scenes:
         background_level = np.exp(0.75 * (0.45 * light + 0.9 * other) - 0.45)
         yaw = np.radians(np.clip(rng.normal(0, 19, n), -50, 50))
         pitch, roll = np.radians(rng.normal(0, 8, n)), np.radians(rng.normal(0, 5.5, n))
-        # As GTSRB's boxes have them: 10 % of the sign at least, 16 % in the middle, over 30 % for one in twenty.
+        # Somewhat wider than GTSRB's, which are 16 % of the sign in the middle, and over 30 % for one in twenty: signs
+        # with wide ones are far away, and the hardest to read.
         margin = 0.08 + 0.30 * rng.random(n) ** 1.6
         margin_jitter = rng.normal(0, 0.04, (n, 4))
         background = Windows.sample(n, backgrounds.TILES, 0.25, 1.0, rng)

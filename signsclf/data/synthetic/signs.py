@@ -64,16 +64,20 @@ def _limit(text: str, height: float, width: float, pen: float, inner: float, hoo
     _prohibition(lambda d: write(d, text, height, width, pen, gap, hooked=hooked), c, inner)
 
 
+_MAKES = (
+    ((405, 0.54, 0.138), (395, 0.50, 0.138), 366, False),  # today's
+    ((430, 0.52, 0.122), (410, 0.53, 0.122), 378, False),  # lighter
+    ((378, 0.55, 0.148), (370, 0.46, 0.150), 350, False),  # heavier
+    ((435, 0.42, 0.165), (415, 0.40, 0.160), 360, False),  # old and narrow
+    ((375, 0.66, 0.135), (345, 0.56, 0.140), 366, True),  # wide
+    ((335, 0.62, 0.175), (318, 0.53, 0.165), 358, True),  # small and bold
+)
+"""Makes of speed limits: height, width and pen of two digits and of three, the ring's inner radius, how a 6 ends."""
+
+
 def _limits(text: str) -> tuple[Drawing, ...]:
-    """Give a speed limit in today's letters, and in lighter, heavier, old narrow, wide, and small bold ones."""
-    two = ((405, 0.54, 0.138), (430, 0.52, 0.122), (378, 0.55, 0.148), (435, 0.42, 0.165), (375, 0.66, 0.135))
-    three = ((395, 0.50, 0.138), (410, 0.53, 0.122), (370, 0.46, 0.150), (415, 0.40, 0.160), (345, 0.56, 0.140))
-    two, three = (*two, (335, 0.62, 0.175)), (*three, (318, 0.53, 0.165))
-    rings = ((366, False), (378, False), (350, False), (360, False), (366, True), (358, True))
-    return tuple(
-        partial(_limit, text, *letters, *ring)
-        for letters, ring in zip(two if len(text) == 2 else three, rings, strict=True)
-    )
+    """Give a speed limit in the letters of all makes."""
+    return tuple(partial(_limit, text, *(two if len(text) == 2 else three), *ring) for two, three, *ring in _MAKES)
 
 
 def _end(picture: Drawing, lines: int, c: Canvas) -> None:
