@@ -38,7 +38,7 @@ _ICON = (
     b'stroke-linecap="round" stroke-linejoin="round"/></svg>'
 )
 _TYPES = {".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
-_SIGNS = ((14, 4), (13, 2), (2, 13), (28, 10), (17, 5), (40, 4), (12, 12), (3, 6))
+_SIGNS = ((14, 14), (13, 2), (2, 13), (28, 10), (17, 5), (40, 4), (12, 12), (3, 6))
 """(ClassId, track) of rendered signs that look well; the last is too blurred for the ready-made model to accept."""
 _SEED, _NEAREST, _SIDE = 7, 29, 144
 

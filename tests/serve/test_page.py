@@ -119,7 +119,5 @@ def test_a_model_of_signs_has_rendered_ones(serve, tmp_path):
     assert [sample["name"] for sample in listed] == ["Stop", "Yield"]
     answer = running.get("/samples/0")
     with Image.open(BytesIO(answer.content)) as image:
-        width, height = image.size
-        middle = image.convert("RGB").crop((width // 4, height // 4, 3 * width // 4, 3 * height // 4))
-        red, green, blue = middle.resize((1, 1)).getpixel((0, 0))
+        red, green, blue = image.convert("RGB").resize((1, 1)).getpixel((0, 0))
     assert red > 1.5 * max(green, blue)
