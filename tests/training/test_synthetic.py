@@ -85,6 +85,16 @@ def test_a_turn_of_hue_leaves_greys_and_turns_red_to_orange():
     assert red > green > blue
 
 
+def test_both_renderers_turn_the_hue():
+    scene = replace(Scenes.sample(np.array([14]), np.random.default_rng(3)), hue=np.array([0.6]))
+    plain = replace(scene, hue=np.zeros(1))
+    for alike, other in ((scene, plain), (plain, scene)):
+        one = frame.render_scene(alike, 40, 40)
+        batches = (render_scenes(s, 40)[0].permute(1, 2, 0).numpy() for s in (alike, other))
+        near, far = (np.abs(one - batch).mean() for batch in batches)
+        assert near < far / 4
+
+
 def test_where_foil_is_gone_the_grey_below_it_shows():
     scene = Scenes.sample(np.full(40, 38), np.random.default_rng(0))
     whole = replace(scene, peeling=np.zeros(40), bare=np.full(40, 0.9), cover=np.zeros(40, int))
