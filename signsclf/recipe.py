@@ -101,6 +101,10 @@ class Device(str, Enum):
 
 
 AUTO_LR = "auto"
+SYNTHETIC_WEIGHTS = "synthetic"
+"""``--weights synthetic``: of a network of the package's own that saw rendered traffic signs, and no photograph."""
+NAMED_WEIGHTS = ("none", "imagenet", SYNTHETIC_WEIGHTS)
+"""Weights that are no file's nor folder's."""
 
 
 def _setting(
@@ -130,7 +134,8 @@ class Recipe:
         "Architecture: one of signsclf's own (linear-regression, mlp, signnet …), of torchvision's, or any timm name."
     )
     weights: str | None = _setting(
-        "Weights to start from: imagenet, none, a .safetensors or .pth FILE, or a model folder."
+        "Weights to start from: imagenet; synthetic, learnt from rendered traffic signs (signnet, signnet-fast); none; "
+        "a .safetensors or .pth FILE; or a model folder."
     )
     size: int | None = _setting("Side, in pixels, of the square that images are resized to.", low=8, high=1024)
     epochs: int | None = _setting("Epochs in which all layers are trained.", low=0, high=10_000)
@@ -195,6 +200,12 @@ class Recipe:
     )
     augment: Augment | None = _setting(
         "Augmentation of training images; camera: as seen from a moving car; harsh: in bad light and weather, too."
+    )
+    outliers: float | None = _setting(
+        "Share of each batch to replace by images of no class (parts of images, shuffled ones, textures): fewer other "
+        "things are accepted then; for classes told by the whole of one object, such as signs.",
+        low=0,
+        high=0.5,
     )
     flip: Flip | None = _setting(
         "Mirroring of training images, left to right; map: only signs whose mirror image is a sign (GTSRB)."
@@ -411,16 +422,16 @@ def transfer() -> Recipe:
 
 
 def fast() -> Recipe:
-    """Train a small residual network from scratch, for small images such as signs: minutes on a CPU.
+    """Train a small residual network, for small images such as signs: minutes on a CPU.
 
     Batches are small: in two epochs the number of steps matters more than the noise of each.
     """
-    return Recipe(arch="signnet-fast", weights="none", size=32, batch_size=64, lr=0.2)
+    return Recipe(arch="signnet-fast", size=32, batch_size=64, lr=0.2)
 
 
 def best() -> Recipe:
     """Train a larger network for longer, with the augmentation ``camera``: within half an hour on two cores."""
-    return Recipe(arch="signnet", weights="none", size=32, samples=600_000, augment=Augment.CAMERA)
+    return Recipe(arch="signnet", size=32, samples=600_000, augment=Augment.CAMERA)
 
 
 def photos() -> Recipe:

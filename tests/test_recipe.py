@@ -224,6 +224,7 @@ def test_what_the_user_set_stays():
         batch_norm="train",
         ema_decay=0.5,
         augment="light",
+        outliers=0.1,
         flip="never",
         add_synthetic=0,
         precision="fp32",
@@ -238,6 +239,36 @@ def test_the_architecture_without_pretrained_weights_starts_from_none():
     assert settled(Recipe(arch="signnet"), facts(native_size=None))[0].weights == "none"
     assert settled(Recipe())[0].weights == "imagenet"
     assert settled(Recipe(), facts(is_synthetic=True))[0].arch == "signnet"
+
+
+@pytest.mark.parametrize("arch", ["signnet", "signnet-fast"])
+def test_traffic_signs_are_learnt_from_rendered_ones_that_come_with_the_package(arch):
+    resolved, reasons = settled(Recipe(arch=arch), SIGNS)
+    assert resolved.weights == "synthetic" and "rendered signs" in reasons["weights"]
+    scratch = settled(Recipe(arch=arch, weights="none"), SIGNS)[0]
+    same = ("size", "optimizer", "weight_decay", "batch_norm", "freeze_epochs", "lr_ratio", "add_synthetic", "outliers")
+    assert [getattr(resolved, name) for name in same] == [getattr(scratch, name) for name in same]
+    assert resolved.samples == scratch.samples / (2 if arch == "signnet-fast" else 1)
+    for known in (facts(native_size=None), replace(SIGNS, is_synthetic=True)):
+        assert settled(Recipe(arch=arch), known)[0].weights == "none"
+    assert settled(Recipe(arch="simple-cnn"), SIGNS)[0].weights == "none"
+    assert settled(Recipe(weights="synthetic"), facts(native_size=None))[0].arch == "signnet"
+    assert settled(Recipe(arch=arch, weights="synthetic", freeze_epochs=2), SIGNS)[0].freeze_epochs == 2
+    assert settled(Recipe(arch=arch, freeze=True), replace(SIGNS, solver=Solver.PROBE))[0].weights == "synthetic"
+
+
+def test_outliers_are_for_signs_learnt_by_small_networks():
+    assert settled(Recipe(arch="signnet"), SIGNS)[0].outliers == 0.08
+    assert settled(Recipe(arch="signnet", weights="none"), SIGNS)[0].outliers == 0.08
+    assert settled(Recipe(arch="signnet", outliers=0.0), SIGNS)[0].outliers == 0
+    others = (
+        *((Recipe(), PHOTOS), (Recipe(arch="signnet"), facts(native_size=None))),
+        *((preset("transfer"), replace(SIGNS, native_size=224)), (Recipe(), replace(SIGNS, is_synthetic=True))),
+        (Recipe(arch="signnet", weights="m"), SIGNS),
+    )
+    for recipe, known in others:
+        assert settled(recipe, known)[0].outliers == 0
+    assert settled(Recipe(outliers=0.2))[0].outliers == 0.2
 
 
 def test_pretrained_takes_its_native_size_for_large_photos_and_less_for_small_images():
@@ -313,7 +344,9 @@ def test_enough_small_images_are_learnt_from_scratch_unless_weights_are_given():
 
 def test_how_long_follows_from_how_many_images_there_are_and_whether_they_are_synthetic():
     few, synthetic = facts(n_train=5_000, native_size=None), replace(SIGNS, n_train=8_000, is_synthetic=True)
-    assert [settled(preset("fast"), known)[0].epochs for known in (SIGNS, few, synthetic)] == [2, 15, 38]
+    scratch = preset("fast").replace(weights="none")
+    assert [settled(scratch, known)[0].epochs for known in (SIGNS, few, synthetic)] == [2, 15, 38]
+    assert [settled(preset("fast"), known)[0].epochs for known in (SIGNS, few, synthetic)] == [1, 15, 38]
     assert [settled(Recipe(arch="signnet"), known)[0].epochs for known in (SIGNS, few, synthetic)] == [6, 48, 38]
     assert settled(preset("fast"), SIGNS)[0].augment is Augment.LIGHT
 
@@ -329,6 +362,12 @@ def test_epochs_are_shortened_to_come_to_the_samples(samples):
     assert settled(resolved, known) == (resolved, {})
 
 
+def test_synthetic_signs_come_to_all_the_samples_that_are_asked_for():
+    known = replace(SIGNS, n_train=8_000, is_synthetic=True)
+    resolved = settled(preset("fast").replace(samples=1_200_000), known)[0]
+    assert resolved.epochs * (resolved.epoch_images or 8_000) >= 1_200_000
+
+
 def test_epochs_of_a_length_that_is_asked_for_come_to_the_samples():
     known = facts(n_train=20_000, native_size=None)
     assert settled(Recipe(arch="signnet", samples=77_201, epoch_images=7_000), known)[0].epochs == 12
@@ -342,7 +381,8 @@ def test_epochs_of_a_length_that_is_asked_for_come_to_the_samples():
 
 
 def test_a_schedule_is_as_short_as_what_it_sees_not_as_its_epochs():
-    short, long = (settled(preset("fast").replace(epoch_images=n), SIGNS)[0] for n in (None, 4_000))
+    scratch = preset("fast").replace(weights="none")
+    short, long = (settled(scratch.replace(epoch_images=n), SIGNS)[0] for n in (None, 4_000))
     assert (short.epochs, long.epochs) == (2, 18)
     assert short.augment is long.augment is Augment.LIGHT
     assert settled(Recipe(arch="signnet"), SIGNS)[0].lr == 0.2

@@ -74,6 +74,7 @@ def render(
         "",
         f"- {training.get('n', 0):,} images of {len(config.classes)} classes, source {source}",
         *([f"- and {added} synthetic signs of each class, rendered anew in every epoch"] if added else []),
+        *([f"- from {_escape(config.initial_weights)}"] if config.initial_weights else []),
         f"- data fingerprint `{config.fingerprint[:16]}…` (complete in config.json)",
         f"- classes: {_some(config.classes)}",
         f"- images: the whole image, squashed to {side}×{side} px"

@@ -68,7 +68,7 @@ def build_loaders(prepared: Prepared) -> DataLoaders:
         mean=prepared.arch.mean,
         std=prepared.arch.std,
         balance=recipe.balance,
-        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, mirror),
+        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, mirror, recipe.outliers or 0.0),
         device=recipe.device.value,
         seed=recipe.seed,
         epoch_images=recipe.epoch_images,

@@ -53,7 +53,8 @@ def learner(
 
     It is a ``vision_learner`` on a ``DataBlock``; what fastai does with one works: ``dls.show_batch``, ``lr_find``,
     ``fine_tune``, ``predict``, callbacks, ``export``. Its items are table rows of path, label and row. Epochs, rates,
-    precision, averaging of weights and patience are the caller's: of these the recipe's are for ``signsclf train``.
+    precision, averaging of weights and patience are the caller's: of these the recipe's are for ``signsclf train``. So
+    are outliers, whose targets are no class.
 
     Args:
         source, recipe, cache, observer: see `signsclf.runs.train.train`.
@@ -70,6 +71,7 @@ def learner(
         raise SignsclfError(
             f"--{what}: not trained by torch's gradients; leave it out, or choose another, such as resnet34"
         )
+    planned = replace(planned, recipe=planned.recipe.replace(outliers=0.0))
     model = build_network(planned, observer)
     prepared = prepare(planned, skip_bad, observer, choose_cache(cache, observer))
     loaders = build_loaders(prepared)

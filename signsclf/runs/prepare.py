@@ -26,7 +26,7 @@ from signsclf.files import user_path
 from signsclf.metrics.classification import evenly_spaced
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer
-from signsclf.recipe import Crop, Device, Flip, Recipe, Solver, SplitBy
+from signsclf.recipe import NAMED_WEIGHTS, Crop, Device, Flip, Recipe, Solver, SplitBy
 from signsclf.runs.resolve import Facts, choose_arch, resolve
 from signsclf.runs.teachers import say_seen, seen_by_teachers
 from signsclf.training import architectures
@@ -139,7 +139,7 @@ def plan(source: Source, recipe: Recipe, processes: int = 1) -> Plan:
     # Each synthetic image looked at is rendered.
     side = images.median_side(paths[:: max(1, len(paths) // _SYNTHETIC_LOOKED_AT)] if is_synthetic else paths)
     recipe, reasons = choose_arch(recipe, is_synthetic, len(table), side)
-    if recipe.weights not in (None, "none", "imagenet") and user_path(recipe.weights).is_dir():
+    if recipe.weights not in (None, *NAMED_WEIGHTS) and user_path(recipe.weights).is_dir():
         # A folder of weights decides the architecture where the user did not.
         config = modelfolder.read_config(user_path(recipe.weights))
         if "arch" in reasons:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import Any
 
 from signsclf.errors import SignsclfError
 from signsclf.recipe import (
     AUTO_LR,
+    NAMED_WEIGHTS,
+    SYNTHETIC_WEIGHTS,
     Augment,
     BatchNorm,
     Device,
@@ -26,12 +29,15 @@ _ENOUGH_FROM_SCRATCH = 2_000
 _FASTEST = "signnet-fast"
 _OWN = "signnet"
 _OF_SGD = (_OWN, _FASTEST)
+_NOT_PRETRAINED = ("none", SYNTHETIC_WEIGHTS)
+"""Weights that images are trained on as from scratch: at the images' own size, with high learning rates."""
 _FEW_EPOCHS, _VERY_FEW_EPOCHS = 5, 4
 _SYNTHETIC_PER_CLASS, _SYNTHETIC_PER_CLASS_AT_MOST = 200, 500
+_OUTLIERS = 0.08
 _TEACHER_WEIGHT, _TEACHER_TEMPERATURE = 0.9, 2.0
 _PLAIN = (
     *(("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.TRAIN)),
-    *(("shards", 1), ("freeze", False), ("probe_first", False)),
+    *(("shards", 1), ("freeze", False), ("probe_first", False), ("outliers", 0.0)),
 )
 """The only values that networks without torch's gradients take."""
 
@@ -90,6 +96,8 @@ def choose_arch(recipe: Recipe, is_synthetic: bool, n_images: int, median_side: 
     chosen = _Choices(recipe)
     if is_synthetic:
         chosen.choose("arch", _OWN, "synthetic signs: a small network, nothing to download")
+    elif recipe.weights == SYNTHETIC_WEIGHTS:
+        chosen.choose("arch", _OWN, "that of --weights")
     elif recipe.weights in (None, "none") and median_side < SMALL_SIDE and n_images >= _ENOUGH_FROM_SCRATCH:
         chosen.choose("arch", _OWN, f"{n_images:,} small images: enough for a small network from scratch")
     else:
@@ -104,7 +112,9 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         SignsclfError: a field that the data, the architecture or the device cannot take.
     """
     chosen = _Choices(recipe)
-    if facts.native_size is None:
+    if facts.is_gtsrb and not facts.is_synthetic and recipe.arch in _OF_SGD:
+        chosen.choose("weights", SYNTHETIC_WEIGHTS, "GTSRB: the network has learnt these classes from rendered signs")
+    elif facts.native_size is None:
         chosen.choose("weights", "none", f"{recipe.arch} has no pretrained weights")
     else:
         chosen.choose("weights", "imagenet", "the default")
@@ -132,7 +142,7 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         _choose_solved(chosen, facts)
     elif facts.solver is Solver.NUMPY:
         _choose_numpy(chosen, facts)
-    elif chosen.recipe.weights != "none":
+    elif chosen.recipe.weights not in _NOT_PRETRAINED:
         _choose_pretrained(chosen, facts)
     else:
         _choose_from_scratch(chosen, facts)
@@ -151,6 +161,11 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         chosen.choose("flip", Flip.NEVER, "the default: a mirrored picture can mean something else")
     if recipe.flip is Flip.MAP and not facts.is_gtsrb:
         raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
+    learns_signs = facts.is_gtsrb and not facts.is_synthetic and facts.solver is Solver.GRADIENT
+    if learns_signs and chosen.recipe.weights in _NOT_PRETRAINED:
+        chosen.choose("outliers", _OUTLIERS, "GTSRB: a sign is told by the whole of it")
+    else:
+        chosen.choose("outliers", 0.0, "only for signs learnt from scratch")
     _choose_precision(chosen, facts)
     chosen.choose("device", facts.device, "found on this machine")
     _choose_teaching(chosen)
@@ -243,7 +258,7 @@ def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
         if chosen.recipe.add_synthetic:
             raise SignsclfError(f"--add-synthetic: {reason}; leave it out")
         chosen.choose("add_synthetic", 0, reason)
-    elif facts.solver is Solver.GRADIENT and chosen.recipe.weights in ("none", "imagenet"):
+    elif facts.solver is Solver.GRADIENT and chosen.recipe.weights in NAMED_WEIGHTS:
         # A long training from scratch gains from as many as there are real ones; in a short one they would take the
         # place of those.
         most = min(_SYNTHETIC_PER_CLASS_AT_MOST, facts.n_train // facts.n_classes) if chosen.recipe.arch == _OWN else 0
@@ -252,14 +267,14 @@ def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
         chosen.choose("add_synthetic", added, "GTSRB: they help most where real signs are few")
     else:
         chosen.choose(
-            "add_synthetic", 0, "synthetic signs are for training by gradients, not from other weights than ImageNet's"
+            "add_synthetic", 0, "synthetic signs are for training by gradients, not from weights of one's own"
         )
 
 
 def _choose_size(chosen: _Choices, facts: Facts) -> None:
     median, native = facts.median_side, facts.native_size
     smallest = 32 * math.ceil(facts.smallest_size / 32)
-    if chosen.recipe.weights == "none" or native is None:
+    if chosen.recipe.weights in _NOT_PRETRAINED or native is None:
         size = 32 if median < SMALL_SIDE else 64 if median < 112 else 128
         reason = f"the images' median is {median:.0f} px"
     elif median >= 0.6 * native:
@@ -302,24 +317,29 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
 
 def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
     recipe = chosen.recipe
-    for name in ("freeze_epochs", "probe_first"):
-        if getattr(recipe, name):
-            raise SignsclfError(f"{option_name(name)}: from scratch there is nothing worth freezing; leave it out")
-    chosen.fix("batch_norm", BatchNorm.TRAIN, "from scratch there are no statistics to keep")
-    chosen.choose("freeze_epochs", 0, "from scratch")
+    start = "from scratch"
+    if recipe.weights == "none":
+        for name in ("freeze_epochs", "probe_first"):
+            if getattr(recipe, name):
+                raise SignsclfError(f"{option_name(name)}: from scratch there is nothing worth freezing; leave it out")
+        chosen.fix("batch_norm", BatchNorm.TRAIN, "from scratch there are no statistics to keep")
+    else:
+        start = "from synthetic signs"
+    chosen.choose("batch_norm", BatchNorm.TRAIN, f"{start}: all layers have to move")
+    chosen.choose("freeze_epochs", 0, f"{start}: all layers at once")
     sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch in _OF_SGD)
-    chosen.choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, "from scratch")
+    chosen.choose("optimizer", Optimizer.SGD if sgd else Optimizer.ADAM, start)
     _choose_length_from_scratch(chosen, facts)
     short = chosen.passes(facts) <= _FEW_EPOCHS
     if sgd:
-        reason = f"from scratch, in {chosen.recipe.epochs} epochs"
+        reason = f"{start}, in {chosen.recipe.epochs} epochs"
         chosen.choose("lr", (0.3 if short else 0.2) * min(1.0, recipe.batch_size / 128), reason)
     elif facts.is_normalised:
-        chosen.choose("lr", 2e-3, "from scratch")
+        chosen.choose("lr", 2e-3, start)
     else:
-        chosen.choose("lr", 4e-4, "from scratch, and without batch-norm higher rates diverge")
-    chosen.choose("lr_ratio", 1.0, "from scratch: one rate for all layers")
-    chosen.choose("weight_decay", 5e-4 if sgd else 0.01, "from scratch")
+        chosen.choose("lr", 4e-4, f"{start}, and without batch-norm higher rates diverge")
+    chosen.choose("lr_ratio", 1.0, f"{start}: one rate for all layers")
+    chosen.choose("weight_decay", 5e-4 if sgd else 0.01, start)
     if chosen.passes(facts) <= _VERY_FEW_EPOCHS and not facts.is_synthetic:
         chosen.choose(
             "augment", Augment.LIGHT, f"{chosen.recipe.epochs} epochs: images that change little teach faster"
@@ -335,7 +355,7 @@ def _choose_probe(chosen: _Choices, facts: Facts) -> None:
         chosen.fix(name, None, why)
     for name, only in (
         *(("freeze_epochs", 0), ("lr_ratio", 1.0), ("ema_decay", 0.0), ("batch_norm", BatchNorm.KEEP)),
-        *(("shards", 1), ("patience", 0), ("add_synthetic", 0), ("augment", Augment.NONE)),
+        *(("shards", 1), ("patience", 0), ("add_synthetic", 0), ("augment", Augment.NONE), ("outliers", 0.0)),
         *(("precision", Precision.FP32), ("epochs", 1), ("epoch_images", 0), ("samples", facts.n_train)),
     ):
         chosen.fix(name, only, why)
@@ -373,11 +393,14 @@ def _choose_plain_precision(chosen: _Choices) -> None:
 def _choose_length_from_scratch(chosen: _Choices, facts: Facts) -> None:
     if facts.is_synthetic:
         samples, reason = 300_000, "synthetic signs are new ones every time, so that more of them teach more"
+    elif chosen.recipe.arch == _FASTEST and chosen.recipe.weights == SYNTHETIC_WEIGHTS:
+        samples, reason = max(36_000, facts.n_train // 2), "synthetic signs have taught it most: 36,000 images, or half"
     elif chosen.recipe.arch == _FASTEST:
         samples, reason = max(72_000, facts.n_train), "a network that learns quickly: 72,000 images, or each once"
     else:
         samples, reason = max(240_000, 6 * facts.n_train), "from scratch: 240,000 images, or each six times"
-    chosen.choose_length(facts, samples, 60, reason)
+    # Synthetic signs are not repeated.
+    chosen.choose_length(facts, samples, sys.maxsize if facts.is_synthetic else 60, reason)
 
 
 def _choose_precision(chosen: _Choices, facts: Facts) -> None:

@@ -24,7 +24,7 @@ from signsclf.files import absolute_source, csv_bytes, json_bytes, user_path, wr
 from signsclf.machine import usable_cores
 from signsclf.model import folder as modelfolder
 from signsclf.observer import Observer, Observers, PlanSummary
-from signsclf.recipe import Recipe, Solver
+from signsclf.recipe import NAMED_WEIGHTS, Recipe, Solver
 from signsclf.report import plots
 from signsclf.runs import rehearsal
 from signsclf.runs.building import build_loaders, build_network, direct_fit, fit_apart, start_head
@@ -350,7 +350,8 @@ def _fit_and_finish(
         if is_first and request.pictures:
             shown, labels = loaders.train.augmented_batch(min(36, recipe.batch_size))
             classes = prepared.source.classes
-            plots.batch(shown, [classes[i] for i in labels], run / "plots" / "batch.png", classes)
+            named = [classes[i] if i >= 0 else "no class" for i in labels]
+            plots.batch(shown, named, run / "plots" / "batch.png", classes)
         observer.training_began()
         if isinstance(fit, Fit) and (search := fit.search()) is not None and is_first:
             write_search(search, run)
@@ -525,7 +526,7 @@ def write_inputs(run: Path, prepared: Prepared) -> None:
 
 def _record(partial: Path, request: RunRequest, prepared: Prepared) -> None:
     recipe = prepared.recipe
-    if recipe.weights not in ("none", "imagenet"):
+    if recipe.weights not in NAMED_WEIGHTS:
         recipe = recipe.replace(weights=str(Path(recipe.weights).expanduser().absolute()))
     # Last: with it the folder is a run.
     record = Record(request=request, recipe=recipe, fingerprint=prepared.fingerprint, held=_held(prepared))

@@ -130,6 +130,11 @@ def _initial_weights(recipe: Recipe, arch: architectures.Architecture) -> str:
 def _licence(initial_weights: str) -> str:
     if not initial_weights:
         return "Trained from random weights; the rights to the training images are their owners'."
+    if initial_weights.startswith("signsclf"):
+        return (
+            f"Trained from weights under the Apache-2.0 licence ({initial_weights}); the rights to the training images "
+            "are their owners'."
+        )
     return (
         f"Trained from other weights ({initial_weights}), whose licence applies as well (ImageNet's are for research "
         "in many cases); the rights to the training images are their owners'."

@@ -21,10 +21,11 @@ from fastai.vision import models as fastai_models
 from fastai.vision.learner import model_meta
 from torch import nn
 
+from signsclf.data.gtsrb import CLASS_NAMES
 from signsclf.errors import ModelError, SignsclfError, first_line, install_command
 from signsclf.files import file_hash, user_path
 from signsclf.model import folder as modelfolder
-from signsclf.recipe import Solver
+from signsclf.recipe import SYNTHETIC_WEIGHTS, Solver
 from signsclf.training.networks import OWN
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -46,6 +47,8 @@ _PACKAGED = {
     ),
 }
 """Packages that bring the ImageNet weights of an architecture in one .pth file, and that file's SHA-256."""
+_SYNTHETIC = Path(__file__).with_name("weights")
+"""Where the weights of signnet and signnet-fast lie that `scripts/make_weights.py` made of two trainings."""
 _COUNTS = ".num_batches_tracked"
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Where training scripts keep the tensors within what they save."""
@@ -262,12 +265,12 @@ def parameter_groups(model: nn.Module, classifier: str) -> list[list[nn.Paramete
 def load_weights(
     model: nn.Module, arch: Architecture, n_classes: int, weights: str, classes: Sequence[str] | None = None
 ) -> str:
-    """Fills a network from ``imagenet``, a weights file or a model folder, and says in a line what was done.
+    """Fills a network from named weights, a weights file or a model folder, and says in a line what was done.
 
     Args:
-        weights: ``none``, ``imagenet``, or the path of a file or folder.
-        classes: in index order: ImageNet, and a model folder of other classes or another order, give all but their
-            head. None goes by the number of classes alone, as for a file, which does not name them.
+        weights: ``none``, ``imagenet``, ``synthetic``, or the path of a file or folder.
+        classes: in index order: ImageNet, and synthetic signs and a model folder of other classes or another order,
+            give all but their head. None goes by the number of classes alone, as for a file, which does not name them.
 
     Raises:
         ModelError: the weights cannot be had, cannot be read, or are of another architecture.
@@ -279,6 +282,9 @@ def load_weights(
     if weights == "imagenet":
         state, what = imagenet_weights(arch), f"ImageNet weights of {arch.name}"
         other = classes is not None
+    elif weights == SYNTHETIC_WEIGHTS:
+        state, what = _synthetic_weights(arch), f"weights of {arch.name} that come with signsclf, from synthetic signs"
+        other = classes is not None and tuple(classes) != CLASS_NAMES
     elif path.is_dir():
         config = modelfolder.read_config(path)
         state, what = read_weights(path / modelfolder.WEIGHTS), f"weights of {path.name}"
@@ -338,11 +344,13 @@ def imagenet_weights(arch: Architecture) -> dict[str, torch.Tensor]:
 
 
 def weights_source(arch: Architecture, weights: str) -> str | None:
-    """Name the pretrained weights that ``imagenet`` means here; they change between releases of torchvision and timm.
+    """Name the weights that ``imagenet`` and ``synthetic`` mean here; they change between releases of their packages.
 
     Returns:
-        a name with where it comes from; None for other weights than ``imagenet``.
+        a name with where it comes from; None for other weights.
     """
+    if weights == SYNTHETIC_WEIGHTS:
+        return f"signsclf's {arch.name} from synthetic signs, sha256 {file_hash(_synthetic_file(arch))}"
     if weights != "imagenet":
         return None
     if _packaged_file(arch):
@@ -353,6 +361,18 @@ def weights_source(arch: Architecture, weights: str) -> str | None:
         return f"torchvision {chosen}, {chosen.url}"
     config = timm.get_pretrained_cfg(f"{arch.name}.{arch.tag}" if arch.tag else arch.name)
     return f"timm {config.architecture}.{config.tag}, {config.hf_hub_id or config.url}"
+
+
+def _synthetic_file(arch: Architecture) -> Path:
+    return _SYNTHETIC / f"{arch.name}.safetensors"
+
+
+def _synthetic_weights(arch: Architecture) -> dict[str, torch.Tensor]:
+    if not _synthetic_file(arch).is_file():
+        known = " or ".join(sorted(file.stem for file in _SYNTHETIC.glob("*.safetensors")))
+        raise ModelError(f"--weights {SYNTHETIC_WEIGHTS}: {arch.name} has none; give --arch {known}")
+    # Half precision halves the file, and no answer differs by it.
+    return {name: tensor.float() for name, tensor in read_weights(_synthetic_file(arch)).items()}
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

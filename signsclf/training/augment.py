@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from signsclf.data.optics import Exposures, Optics
 from signsclf.recipe import Augment, Flip
 from signsclf.training.camera import expose, per_image
+from signsclf.training.outliers import NO_CLASS, outliers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,19 +141,23 @@ class BatchAugment:
         flip: whether and how images are mirrored.
         mirror_map: for each class index the class of its mirror image, -1 where it may not be mirrored; int64 (C,).
             Needed for `Flip.MAP` only.
+        outliers: share of the images to replace by `signsclf.training.outliers.outliers`.
     """
 
-    def __init__(self, strength: AugmentParams, flip: Flip, mirror_map: np.ndarray | None = None) -> None:
+    def __init__(
+        self, strength: AugmentParams, flip: Flip, mirror_map: np.ndarray | None = None, outliers: float = 0.0
+    ) -> None:
         if flip is Flip.MAP and mirror_map is None:
             raise ValueError("Flip.MAP needs a mirror_map")
         self.strength = strength
         self.flip = flip
+        self.outliers = outliers
         self.mirror_map = None if mirror_map is None else torch.from_numpy(np.asarray(mirror_map, np.int64))
 
     def __call__(
         self, x: torch.Tensor, y: torch.Tensor, seed: int, part: slice = slice(None)
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Augment a batch, and its labels where it is mirrored.
+        """Augment a batch, and its labels where it is mirrored, or where outliers take the place of images.
 
         Args:
             x: float (N, 3, H, W) in 0 to 1; or, of these, the images of ``part``.
@@ -161,10 +166,13 @@ class BatchAugment:
             part: images of the batch to augment; each is given the numbers that it has in the whole batch.
 
         Returns:
-            The images of ``part``, and the labels of the whole batch.
+            The images of ``part``, and the labels of the whole batch, `NO_CLASS` for outliers.
         """
         s, n = self.strength, len(y)
         rng = np.random.default_rng(seed)
+        replaced = np.zeros(n, bool)
+        if self.outliers:
+            x, replaced = self._with_outliers(x, n, seed, part)
         sampler = _Sampler(rng, n, part)
         mirrored, y = self._mirror(y, rng)
         mirrored = mirrored[part]
@@ -183,7 +191,21 @@ class BatchAugment:
             x = _cut_out(x, s.cutout, sampler)
         if s.cover:
             x = _covered(x, s.cover, sampler)
+        if replaced.any():
+            y = y.masked_fill(torch.from_numpy(replaced).to(y.device), NO_CLASS)
         return x.clamp_(0, 1), y
+
+    def _with_outliers(self, x: torch.Tensor, n: int, seed: int, part: slice) -> tuple[torch.Tensor, np.ndarray]:
+        """Replace some images by outliers; say which of the whole batch's ``n`` are to be."""
+        # Its own numbers, so that the other images are those of a batch without outliers.
+        rng = np.random.default_rng((seed, 1))
+        replaced = rng.random(n) < self.outliers
+        here = np.flatnonzero(replaced[part])
+        if len(here):
+            mine = np.cumsum(replaced)[part][here] - 1
+            x = x.clone()
+            x[here] = outliers(x[here], int(replaced.sum()), mine, int(rng.integers(2**62)))
+        return x, replaced
 
     def _mirror(self, y: torch.Tensor, rng: np.random.Generator) -> tuple[np.ndarray, torch.Tensor]:
         n = len(y)

@@ -63,7 +63,8 @@ class EpochHistory(Callback):
         self.loss_sum = self.loss_sum + self.learn.loss.detach().float() * len(targets)
         self.loss_count += len(targets)
         if targets.dtype == torch.int64:
-            self.samples.scatter_add_(0, targets, torch.ones_like(targets))
+            # Outliers are of no class.
+            self.samples.scatter_add_(0, targets.clamp_min(0), (targets >= 0).long())
 
     def after_validate(self) -> None:
         if not self.is_open:

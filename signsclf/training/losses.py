@@ -13,20 +13,40 @@ from torch import nn
 
 from signsclf.recipe import Recipe
 from signsclf.training.architectures import Architecture
+from signsclf.training.outliers import NO_CLASS
 from signsclf.training.teachers import Teachers, find_teachers
+
+_OUTLIER_WEIGHT = 0.5
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
     """Cross-entropy of logits with what fastai asks a loss for: probabilities, decisions, and whole-number targets.
 
     fastai's own gives tensors of its type, whose every operation takes Python's time.
+
+    Args:
+        label_smoothing: part of the target that is spread over all classes.
+        outliers: whether there are targets `NO_CLASS`.
     """
 
     y_int = True
 
+    def __init__(self, label_smoothing: float = 0.0, outliers: bool = False) -> None:
+        super().__init__(label_smoothing=label_smoothing)
+        self.outliers = outliers
+
     def forward(self, logits: torch.Tensor, targets: torch.Tensor, view: torch.Tensor | None = None) -> torch.Tensor:
-        """Compute the mean loss of logits (N, C) with targets (N,); the images themselves (``view``) do not count."""
-        return super().forward(logits, targets)
+        """Compute the mean loss of logits (N, C) with targets (N,); the images themselves (``view``) do not count.
+
+        That of an outlier is half the cross-entropy with all classes alike (arXiv:1812.04606).
+        """
+        if not self.outliers:
+            return super().forward(logits, targets)
+        losses = F.cross_entropy(
+            logits, targets, ignore_index=NO_CLASS, label_smoothing=self.label_smoothing, reduction="none"
+        )
+        outside = -_OUTLIER_WEIGHT * logits.log_softmax(1).mean(1)
+        return torch.where(targets == NO_CLASS, outside, losses).mean()
 
     def activation(self, logits: torch.Tensor) -> torch.Tensor:
         """Turn logits (N, C) into probabilities."""
@@ -48,11 +68,13 @@ class Distillation(CrossEntropy):
         teachers: see `Teachers`.
         weight: w, 0 to 1.
         temperature: T, above 0.
-        label_smoothing: of the labels' part.
+        label_smoothing, outliers: of the labels' part, see `CrossEntropy`.
     """
 
-    def __init__(self, teachers: Teachers, weight: float, temperature: float, label_smoothing: float) -> None:
-        super().__init__(label_smoothing=label_smoothing)
+    def __init__(
+        self, teachers: Teachers, weight: float, temperature: float, label_smoothing: float, outliers: bool = False
+    ) -> None:
+        super().__init__(label_smoothing=label_smoothing, outliers=outliers)
         self.teachers, self.weight_of_teachers, self.temperature = teachers, weight, temperature
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,9 +107,9 @@ def teaching(recipe: Recipe, arch: Architecture, classes: Sequence[str]) -> tupl
     Raises:
         ModelError: see `find_teachers`.
     """
-    found = find_teachers(recipe, classes)
+    found, hard = find_teachers(recipe, classes), (recipe.label_smoothing, bool(recipe.outliers))
     if not found:
-        return CrossEntropy(label_smoothing=recipe.label_smoothing), []
+        return CrossEntropy(*hard), []
     teachers = Teachers(found, recipe, arch, classes)
-    loss = Distillation(teachers, recipe.teacher_weight, recipe.teacher_temperature, recipe.label_smoothing)
+    loss = Distillation(teachers, recipe.teacher_weight, recipe.teacher_temperature, *hard)
     return loss, [SameView()]

@@ -265,6 +265,9 @@ def test_imagenet_weights_are_recorded_by_the_name_that_releases_give_them():
     recorded = writer._initial_weights(RECIPE.replace(weights="imagenet"), arch)
     assert recorded.startswith("torchvision ResNet34_Weights.IMAGENET1K_V1, https://")
     assert recorded in writer._licence(recorded)
+    ours = writer._initial_weights(RECIPE.replace(weights="synthetic"), architectures.find_architecture("signnet"))
+    assert ours.startswith("signsclf's signnet from synthetic signs, sha256 ")
+    assert f"from weights under the Apache-2.0 licence ({ours})" in writer._licence(ours)
     odd = writer._initial_weights(RECIPE.replace(weights="/x/a\n" + "b" * 250), arch)
     config(initial_weights=odd, licence=writer._licence(odd))
 

@@ -75,7 +75,7 @@ def loaders(of: Recipe, n_train: int = 80, n_valid: int = 40) -> DataLoaders:
         mean=TINY.mean,
         std=TINY.std,
         balance=of.balance,
-        augment=BatchAugment(STRENGTHS[of.augment], of.flip),
+        augment=BatchAugment(STRENGTHS[of.augment], of.flip, outliers=of.outliers or 0.0),
         seed=of.seed,
     )
     rows = SourceRows(pixels=pixels, labels=labels, classes=CLASSES)

@@ -6,14 +6,18 @@ import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from signsclf import images
+from signsclf.data.gtsrb import CLASS_NAMES
+from signsclf.data.synthetic.frame import render_frame
 from signsclf.errors import ModelError, SignsclfError
-from signsclf.export.onnx import fold_temperature
+from signsclf.export.onnx import fold_temperature, torch_logits
 from signsclf.model.folder import Config, write_config
 from signsclf.training import architectures
 from signsclf.training.architectures import (
@@ -209,6 +213,35 @@ def test_a_model_folder_of_as_many_other_classes_gives_no_head(trained, tmp_path
     assert "head dropped" in load_weights(model, find_architecture("signnet"), 5, str(folder), classes)
     assert not model.fc.weight.any() and not model.fc.bias.any()
     assert same(trained.state_dict(), model.state_dict(), but="fc.")
+
+
+def test_weights_from_synthetic_signs_know_the_signs_at_once():
+    pixels = np.stack(
+        [
+            images.resize(Image.fromarray(render_frame(class_id, 900, 25, 7)), (32, 32))
+            for class_id in range(len(CLASS_NAMES))
+        ]
+    )
+    for name in ("signnet", "signnet-fast"):
+        arch = find_architecture(name)
+        model = create(arch, len(CLASS_NAMES))
+        assert "dropped" not in load_weights(model, arch, len(CLASS_NAMES), "synthetic", CLASS_NAMES)
+        assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in model.state_dict().values())
+        right = torch_logits(model.eval(), arch, pixels).argmax(1) == np.arange(len(CLASS_NAMES))
+        assert right.mean() > 0.8
+        source = weights_source(arch, "synthetic")
+        assert source.startswith(f"signsclf's {name} from synthetic signs, sha256 ")
+
+
+def test_weights_from_synthetic_signs_give_all_but_the_head_to_other_classes_and_nothing_to_other_networks():
+    model, arch = fresh(), find_architecture("signnet")
+    assert "head dropped" in load_weights(model, arch, 5, "synthetic", tuple("abcde"))
+    assert not model.fc.weight.any()
+    others = tuple(f"sign {i}" for i in range(len(CLASS_NAMES)))
+    assert "head dropped" in load_weights(fresh(len(others)), arch, len(others), "synthetic", others)
+    arch = find_architecture("simple-cnn")
+    with pytest.raises(ModelError, match="simple-cnn has none; give --arch signnet or signnet-fast"):
+        load_weights(create(arch, 5), arch, 5, "synthetic", tuple("abcde"))
 
 
 def test_old_files_without_batch_counts_are_read(trained, tmp_path):

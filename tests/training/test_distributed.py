@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 
 import numpy as np
@@ -15,6 +16,7 @@ from signsclf.training.checkpoint import read_checkpoint
 from signsclf.training.distributed import FixedSum, Share, World, cut
 from signsclf.training.fit import Fit, find_lr
 from signsclf.training.loaders import LoaderConfig, SharedValidation, SourceRows, dataloaders
+from signsclf.training.outliers import NO_CLASS
 
 SIZES = [(4, 2), (4, 4), (6, 2), (6, 3), (8, 2), (8, 8), (12, 3), (12, 6)]
 
@@ -138,11 +140,12 @@ def _half(rank: int) -> Share:
 
 def test_augmentation_gives_an_image_the_numbers_that_it_has_in_the_whole_batch():
     x, y = torch.rand(8, 3, SIZE, SIZE), torch.arange(8) % 3
-    for strength in STRENGTHS.values():
-        augment = BatchAugment(strength, recipe(flip="always").flip)
-        whole, _ = augment(x.clone(), y, 5)
+    for strength, share in itertools.product(STRENGTHS.values(), (0.0, 0.5)):
+        augment = BatchAugment(strength, recipe(flip="always").flip, outliers=share)
+        whole, labels = augment(x.clone(), y, 5)
         part, targets = augment(x[2:5].clone(), y, 5, slice(2, 5))
-        assert torch.allclose(whole[2:5], part, atol=1e-5) and torch.equal(targets, y)
+        assert torch.allclose(whole[2:5], part, atol=1e-5) and torch.equal(targets, labels)
+        assert (labels == NO_CLASS).any() == bool(share)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7])
