@@ -105,6 +105,8 @@ SYNTHETIC_WEIGHTS = "synthetic"
 """``--weights synthetic``: of a network of the package's own that saw rendered traffic signs, and no photograph."""
 NAMED_WEIGHTS = ("none", "imagenet", SYNTHETIC_WEIGHTS)
 """Weights that are no file's nor folder's."""
+OWN_STARTS = ("none", SYNTHETIC_WEIGHTS)
+"""Weights from which networks are trained at the images' own size, and with high learning rates."""
 
 
 def _setting(

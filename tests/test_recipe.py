@@ -251,6 +251,7 @@ def test_traffic_signs_are_learnt_from_rendered_ones_that_come_with_the_package(
     assert resolved.samples == scratch.samples / (2 if arch == "signnet-fast" else 1)
     for known in (facts(native_size=None), replace(SIGNS, is_synthetic=True)):
         assert settled(Recipe(arch=arch), known)[0].weights == "none"
+    assert settled(Recipe(arch=arch, add_synthetic=0), SIGNS)[0].weights == "none"
     assert settled(Recipe(arch="simple-cnn"), SIGNS)[0].weights == "none"
     assert settled(Recipe(weights="synthetic"), facts(native_size=None))[0].arch == "signnet"
     assert settled(Recipe(arch=arch, weights="synthetic", freeze_epochs=2), SIGNS)[0].freeze_epochs == 2

@@ -11,6 +11,7 @@ from signsclf.errors import SignsclfError
 from signsclf.recipe import (
     AUTO_LR,
     NAMED_WEIGHTS,
+    OWN_STARTS,
     SYNTHETIC_WEIGHTS,
     Augment,
     BatchNorm,
@@ -29,8 +30,6 @@ _ENOUGH_FROM_SCRATCH = 2_000
 _FASTEST = "signnet-fast"
 _OWN = "signnet"
 _OF_SGD = (_OWN, _FASTEST)
-_NOT_PRETRAINED = ("none", SYNTHETIC_WEIGHTS)
-"""Weights that images are trained on as from scratch: at the images' own size, with high learning rates."""
 _FEW_EPOCHS, _VERY_FEW_EPOCHS = 5, 4
 _SYNTHETIC_PER_CLASS, _SYNTHETIC_PER_CLASS_AT_MOST = 200, 500
 _OUTLIERS = 0.08
@@ -112,7 +111,8 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         SignsclfError: a field that the data, the architecture or the device cannot take.
     """
     chosen = _Choices(recipe)
-    if facts.is_gtsrb and not facts.is_synthetic and recipe.arch in _OF_SGD:
+    # Who wants no synthetic signs added wants none to start from either.
+    if facts.is_gtsrb and not facts.is_synthetic and recipe.arch in _OF_SGD and recipe.add_synthetic != 0:
         chosen.choose("weights", SYNTHETIC_WEIGHTS, "GTSRB: the network has learnt these classes from rendered signs")
     elif facts.native_size is None:
         chosen.choose("weights", "none", f"{recipe.arch} has no pretrained weights")
@@ -142,7 +142,7 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
         _choose_solved(chosen, facts)
     elif facts.solver is Solver.NUMPY:
         _choose_numpy(chosen, facts)
-    elif chosen.recipe.weights not in _NOT_PRETRAINED:
+    elif chosen.recipe.weights not in OWN_STARTS:
         _choose_pretrained(chosen, facts)
     else:
         _choose_from_scratch(chosen, facts)
@@ -162,7 +162,7 @@ def resolve(recipe: Recipe, facts: Facts) -> tuple[Recipe, dict[str, str]]:
     if recipe.flip is Flip.MAP and not facts.is_gtsrb:
         raise SignsclfError("--flip map: the mirror map is GTSRB's, and these classes are not; use never or always")
     learns_signs = facts.is_gtsrb and not facts.is_synthetic and facts.solver is Solver.GRADIENT
-    if learns_signs and chosen.recipe.weights in _NOT_PRETRAINED:
+    if learns_signs and chosen.recipe.weights in OWN_STARTS:
         chosen.choose("outliers", _OUTLIERS, "GTSRB: a sign is told by the whole of it")
     else:
         chosen.choose("outliers", 0.0, "only for signs learnt from scratch")
@@ -274,7 +274,7 @@ def _choose_synthetic(chosen: _Choices, facts: Facts) -> None:
 def _choose_size(chosen: _Choices, facts: Facts) -> None:
     median, native = facts.median_side, facts.native_size
     smallest = 32 * math.ceil(facts.smallest_size / 32)
-    if chosen.recipe.weights in _NOT_PRETRAINED or native is None:
+    if chosen.recipe.weights in OWN_STARTS or native is None:
         size = 32 if median < SMALL_SIDE else 64 if median < 112 else 128
         reason = f"the images' median is {median:.0f} px"
     elif median >= 0.6 * native:

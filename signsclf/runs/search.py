@@ -17,7 +17,7 @@ from signsclf.data.table import Source
 from signsclf.errors import DivergedError, SignsclfError
 from signsclf.metrics.calibrate import fit_temperature, softmax
 from signsclf.observer import BatchDone, Observer
-from signsclf.recipe import Augment, Recipe, Solver
+from signsclf.recipe import OWN_STARTS, Augment, Recipe, Solver
 from signsclf.runs.building import fit_apart
 from signsclf.runs.prepare import Plan, Prepared, plan, spread
 
@@ -103,7 +103,7 @@ def search(
 
 
 def _changes(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    return _FROM_SCRATCH if recipe.weights == "none" else _PRETRAINED
+    return _FROM_SCRATCH if recipe.weights in OWN_STARTS else _PRETRAINED
 
 
 def _arms(
