@@ -43,6 +43,7 @@ def main() -> None:
         name, state = halved(folder)
         path = WEIGHTS / f"{name}.safetensors"
         save_file(state, path)
+        path.chmod(0o644)
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -386,8 +386,9 @@ def test_a_schedule_is_as_short_as_what_it_sees_not_as_its_epochs():
     short, long = (settled(scratch.replace(epoch_images=n), SIGNS)[0] for n in (None, 4_000))
     assert (short.epochs, long.epochs) == (2, 18)
     assert short.augment is long.augment is Augment.LIGHT
-    assert settled(Recipe(arch="signnet"), SIGNS)[0].lr == 0.2
-    assert settled(Recipe(arch="signnet", epochs=3), SIGNS)[0].lr == 0.3
+    for weights, pace in (("none", 1), ("synthetic", 0.5)):
+        assert settled(Recipe(arch="signnet", weights=weights), SIGNS)[0].lr == 0.2 * pace
+        assert settled(Recipe(arch="signnet", weights=weights, epochs=3), SIGNS)[0].lr == 0.3 * pace
 
 
 def test_epochs_that_are_asked_for_are_whole():

@@ -317,14 +317,14 @@ def _choose_pretrained(chosen: _Choices, facts: Facts) -> None:
 
 def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
     recipe = chosen.recipe
-    start = "from scratch"
+    start, pace = "from scratch", 1.0
     if recipe.weights == "none":
         for name in ("freeze_epochs", "probe_first"):
             if getattr(recipe, name):
                 raise SignsclfError(f"{option_name(name)}: from scratch there is nothing worth freezing; leave it out")
         chosen.fix("batch_norm", BatchNorm.TRAIN, "from scratch there are no statistics to keep")
     else:
-        start = "from synthetic signs"
+        start, pace = "from synthetic signs", 0.5
     chosen.choose("batch_norm", BatchNorm.TRAIN, f"{start}: all layers have to move")
     chosen.choose("freeze_epochs", 0, f"{start}: all layers at once")
     sgd = recipe.optimizer is Optimizer.SGD or (recipe.optimizer is None and recipe.arch in _OF_SGD)
@@ -333,7 +333,7 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
     short = chosen.passes(facts) <= _FEW_EPOCHS
     if sgd:
         reason = f"{start}, in {chosen.recipe.epochs} epochs"
-        chosen.choose("lr", (0.3 if short else 0.2) * min(1.0, recipe.batch_size / 128), reason)
+        chosen.choose("lr", pace * (0.3 if short else 0.2) * min(1.0, recipe.batch_size / 128), reason)
     elif facts.is_normalised:
         chosen.choose("lr", 2e-3, start)
     else:
