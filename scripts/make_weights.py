@@ -1,6 +1,6 @@
 """Make the weights that training on traffic signs starts from, of models that saw rendered signs alone.
 
-    signsclf train synthetic --arch signnet --samples 1000000 --out models/signnet
+    signsclf train synthetic --out models/signnet
     signsclf train synthetic --recipe fast --samples 1200000 --out models/signnet-fast
     python scripts/make_weights.py models/signnet models/signnet-fast
 

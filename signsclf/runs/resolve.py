@@ -392,7 +392,8 @@ def _choose_plain_precision(chosen: _Choices) -> None:
 
 def _choose_length_from_scratch(chosen: _Choices, facts: Facts) -> None:
     if facts.is_synthetic:
-        samples, reason = 300_000, "synthetic signs are new ones every time, so that more of them teach more"
+        samples = 300_000 if chosen.recipe.arch == _FASTEST else 1_000_000
+        reason = "synthetic signs are new ones every time, so that more of them teach more"
     elif chosen.recipe.arch == _FASTEST and chosen.recipe.weights == SYNTHETIC_WEIGHTS:
         samples, reason = max(36_000, facts.n_train // 2), "synthetic signs have taught it most: 36,000 images, or half"
     elif chosen.recipe.arch == _FASTEST:
