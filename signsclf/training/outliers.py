@@ -1,8 +1,8 @@
 """Images of nothing that is a class: parts of images, images cut up and shuffled, and textures.
 
-A network that is taught to fit them to no class is unsure of most other things too that it was never shown (outlier
-exposure: Hendrycks, Mazeika and Dietterich 2019, arXiv:1812.04606; here they are made, where the paper takes other
-photographs). For classes that are told by the whole of one object, such as signs: a shuffled texture is the same one.
+A network that is taught to fit them to no class is unsure of most out-of-distribution images (outlier exposure:
+Hendrycks, Mazeika and Dietterich 2019, arXiv:1812.04606; here they are made, where the paper takes other photographs).
+For classes that are told by the whole of one object, such as signs: a shuffled texture is the same one.
 """
 
 from __future__ import annotations
