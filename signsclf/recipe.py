@@ -204,8 +204,8 @@ class Recipe:
         "Augmentation of training images; camera: as seen from a moving car; harsh: in bad light and weather, too."
     )
     outliers: float | None = _setting(
-        "Share of each batch to replace by images of no class (parts of images, shuffled ones, textures), so that fewer "
-        "out-of-distribution images are accepted; for classes told by the whole of one object, as signs.",
+        "Share of each batch to replace by images of no class (parts of images, shuffled ones, textures): fewer "
+        "out-of-distribution images are accepted then; for classes told by the whole of one object, such as signs.",
         low=0,
         high=0.5,
     )
