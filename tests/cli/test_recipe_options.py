@@ -34,6 +34,7 @@ CHANGED = {
     "ema_decay": ("0.9", 0.9),
     "balance": ("full", "full"),
     "augment": ("strong", "strong"),
+    "outliers": ("0.1", 0.1),
     "flip": ("never", "never"),
     "crop": ("roi", "roi"),
     "split_by": ("random", "random"),
