@@ -135,7 +135,7 @@ def signsclf_epoch(network: str, folder: Path) -> Callable[[], float]:
         mean=arch.mean,
         std=arch.std,
         balance=recipe.balance,
-        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, np.array(mirror)),
+        augment=BatchAugment(STRENGTHS[recipe.augment], recipe.flip, np.array(mirror), recipe.outliers),
         device=device.value,
     )
     loaders = dataloaders(rows, np.arange(n), np.arange(0), config)

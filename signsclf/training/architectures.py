@@ -371,7 +371,7 @@ def _synthetic_weights(arch: Architecture) -> dict[str, torch.Tensor]:
     if not _synthetic_file(arch).is_file():
         known = " or ".join(sorted(file.stem for file in _SYNTHETIC.glob("*.safetensors")))
         raise ModelError(f"--weights {SYNTHETIC_WEIGHTS}: {arch.name} has none; give --arch {known}")
-    # Half precision halves the file, and no answer differs by it.
+    # They are kept in half precision, which halves the file.
     return {name: tensor.float() for name, tensor in read_weights(_synthetic_file(arch)).items()}
 
 

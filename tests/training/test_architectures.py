@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import zipfile
@@ -242,6 +243,27 @@ def test_weights_from_synthetic_signs_give_all_but_the_head_to_other_classes_and
     arch = find_architecture("simple-cnn")
     with pytest.raises(ModelError, match="simple-cnn has none; give --arch signnet or signnet-fast"):
         load_weights(create(arch, 5), arch, 5, "synthetic", tuple("abcde"))
+
+
+def test_the_script_halves_what_training_left(tmp_path):
+    path = Path(__file__).parents[2] / "scripts" / "make_weights.py"
+    spec = importlib.util.spec_from_file_location("make_weights", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    model = fresh(len(CLASS_NAMES))
+    # As an export leaves it: the last layer divided by the temperature.
+    folded = fresh(len(CLASS_NAMES))
+    folded.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        folded.fc.weight /= 0.5
+        folded.fc.bias /= 0.5
+    name, state = script.halved(write_model_folder(tmp_path / "signs", folded, CLASS_NAMES, 0.5))
+    assert name == "signnet"
+    for key, tensor in model.state_dict().items():
+        assert state[key].dtype == (torch.float16 if tensor.is_floating_point() else tensor.dtype)
+        assert torch.allclose(state[key].float(), tensor.float(), rtol=1e-3, atol=1e-6), key
+    with pytest.raises(SystemExit, match="not GTSRB's"):
+        script.halved(write_model_folder(tmp_path / "letters", fresh(), tuple("abcde")))
 
 
 def test_old_files_without_batch_counts_are_read(trained, tmp_path):
