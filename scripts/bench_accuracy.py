@@ -56,6 +56,8 @@ def main() -> None:
             source = Path(scratch) / "images"
             with zipfile.ZipFile(asked.source) as archive:
                 archive.extractall(source)
+        elif archives := sorted(source.glob("*.zip")):
+            raise SystemExit(f"{source}: fastai reads no images from archives; give {archives[0]} itself")
         train = [sys.executable, "-m", "signsclf", "train", str(source), "--recipe", "fast", "--fold", asked.fold]
         train += ["--epoch-images", str(asked.epoch_images), "--cache", "off"]
         for name, changes in _OURS.items():
