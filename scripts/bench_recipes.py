@@ -5,7 +5,8 @@
 A line of recipes.txt is ``NAME: options of signsclf train``; # begins a comment. ``{NAME}`` in the options is the
 model folder that an earlier recipe made for the same fold and seed: ``small: --recipe fast --teacher {large}``.
 ``NAME: fastai ARCH SIZE EPOCHS`` is plain fastai, not for the first line: ``vision_learner`` and ``fine_tune`` on the
-same files, with the same ImageNet weights. Every image is evaluated once a seed, from the exported file of the model
+same files, with the same ImageNet weights; for one of the package's own networks ``fit_one_cycle`` from random weights,
+at the rate that ``lr_find`` suggests. Every image is evaluated once a seed, from the exported file of the model
 that held it out. Recipes are compared by image (McNemar's exact test) and by group, such as the frames of one track
 (permutation test, interval of the difference).
 
@@ -157,9 +158,11 @@ def fine_tune_fastai(source: str, arch: str, size: str, epochs: str, first: str)
 
     import torch
     from fastai.callback.progress import ProgressCallback  # noqa: F401 - gives no_bar()
-    from fastai.callback.schedule import fine_tune  # noqa: F401 - gives fine_tune()
+    from fastai.callback.schedule import fine_tune  # noqa: F401 - gives fine_tune(), fit_one_cycle() and lr_find()
     from fastai.data.block import CategoryBlock, DataBlock
     from fastai.data.transforms import FuncSplitter, Normalize
+    from fastai.learner import Learner
+    from fastai.losses import CrossEntropyLossFlat
     from fastai.vision.augment import Resize, ResizeMethod, aug_transforms
     from fastai.vision.core import PILImage
     from fastai.vision.data import ImageBlock
@@ -168,6 +171,7 @@ def fine_tune_fastai(source: str, arch: str, size: str, epochs: str, first: str)
     from signsclf import images
     from signsclf.data.table import read_source
     from signsclf.training.architectures import find_architecture, imagenet_weights
+    from signsclf.training.networks import OWN
 
     warnings.filterwarnings("ignore")
     torch.manual_seed(0)
@@ -186,13 +190,19 @@ def fine_tune_fastai(source: str, arch: str, size: str, epochs: str, first: str)
         item_tfms=Resize(int(size), method=ResizeMethod.Squish),
         batch_tfms=[*aug_transforms(), Normalize.from_stats(weights.mean, weights.std)],
     ).dataloaders(source, bs=32, num_workers=0)
-    learner = vision_learner(loaders, arch, pretrained=False)
-    body = learner.model[0].model
-    missing = body.load_state_dict(imagenet_weights(weights), strict=False).missing_keys
-    if missing:
-        raise SystemExit(f"{arch}: ImageNet's weights have no {missing[0]}")
+    if arch in OWN:
+        learner = Learner(loaders, OWN[arch].build(len(loaders.vocab), int(size)), CrossEntropyLossFlat())
+    else:
+        learner = vision_learner(loaders, arch, pretrained=False)
+        body = learner.model[0].model
+        missing = body.load_state_dict(imagenet_weights(weights), strict=False).missing_keys
+        if missing:
+            raise SystemExit(f"{arch}: ImageNet's weights have no {missing[0]}")
     with learner.no_bar(), learner.no_logging():
-        learner.fine_tune(int(epochs))
+        if arch in OWN:
+            learner.fit_one_cycle(int(epochs), learner.lr_find(show_plot=False).valley)
+        else:
+            learner.fine_tune(int(epochs))
         predicted, targets = learner.get_preds()
     right = (predicted.argmax(1) == targets).tolist()
     held_out = list(loaders.valid.items)
