@@ -1,7 +1,7 @@
 """Near-duplicates without track numbers: precision and recall of pairs within tracks, seconds and memory.
 
     python scripts/bench_copies.py gtsrb-original                      # what the thresholds of the package give
-    python scripts/bench_copies.py gtsrb-original --curve              # and other thresholds of appearance
+    python scripts/bench_copies.py gtsrb-original --curve              # and other thresholds, each on its own
     python scripts/bench_copies.py gtsrb-32px --without gtsrb-original # on tracks that the other source does not have
     python scripts/bench_copies.py gtsrb-32px --without gtsrb-original --fit appearance.npz --curve
 
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("--without", metavar="SOURCE", help="leave out the tracks that this source has")
     parser.add_argument("--fit", metavar="FILE", type=Path, help="fit the projection on every second track first")
-    parser.add_argument("--curve", action="store_true", help="a line for each of several thresholds of appearance")
+    parser.add_argument("--curve", action="store_true", help="a line for each of several thresholds")
     parser.add_argument("--classes", action="store_true", help="a line for each class")
     options = parser.parse_args()
     thumbnails, labels, tracks = read(options.source)
@@ -111,9 +111,12 @@ def main() -> None:
             told = "precision {:6.2f} %, recall {:6.2f} %".format(*(100 * v for v in score(groups[rows], tracks[rows])))
             print(f"  {told}, {len(set(tracks[rows])):3} tracks: {label}")
     if options.curve:
-        for name, other in (("appearance", "min_layout"), ("layout", "min_appearance")):
-            for least in (0.995, 0.99, 0.985, 0.98, 0.975, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9, 0.85, 0.8):
-                chosen = {f"min_{name}": least, other: 2.0}
+        close = (0.995, 0.99, 0.985, 0.98, 0.975, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9, 0.85, 0.8)
+        shared = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
+        for name, thresholds in {"appearance": close, "layout": close, "shared": shared}.items():
+            for least in thresholds:
+                # No pair has as much as 2 of the others.
+                chosen = {f"min_{each}": 2.0 for each in ("appearance", "layout", "shared")} | {f"min_{name}": least}
                 figures = score(nearduplicates.group_near_duplicates(described, labels, **chosen), tracks)
                 print(f"  {name} {least:.3f}: precision {100 * figures[0]:6.2f} %, recall {100 * figures[1]:6.2f} %")
     scale = 1 if sys.platform == "darwin" else 1024

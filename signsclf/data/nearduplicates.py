@@ -1,15 +1,17 @@
 """Find near-duplicates by their pixels: frames of one object, re-encoded, resized, slightly cropped or relit copies.
 
-Each image becomes two short vectors, of a thumbnail of 32 × 32 pixels, and two images of one class are near-duplicates
-where either pair of vectors is close enough:
+Each image becomes two short vectors, of a thumbnail of 32 × 32 pixels:
 
 - *layout*: 8 × 8 cells of colour without their mean, compared by correlation. It is what a perceptual hash is made of,
   before it is cut to bits, so a copy that differs in brightness, contrast, size or JPEG quality keeps it.
 - *appearance*: a linear projection in which frames of one traffic sign lie close together and different signs of one
   class do not (linear discriminant analysis, Fisher 1936), fitted once on tracks of GTSRB; it also tolerates a crop.
 
-Groups are what chains of such pairs connect, so that a sign that comes nearer frame by frame is one group. NumPy and
-Pillow only; labels keep images of different classes apart, and names and their order are never used.
+Two images of one class are near-duplicates where either pair of vectors is close enough, and sooner where their
+appearances have nearly the same nearest neighbours (Jarvis and Patrick 1973): frames of one object have each other,
+however alike the class's other objects are. Groups are what chains of such pairs connect, so that a sign that comes
+nearer frame by frame is one group. NumPy and Pillow only; labels keep images of different classes apart, and names and
+their order are never used.
 """
 
 from __future__ import annotations
@@ -27,13 +29,20 @@ SIDE = 32
 """Side of the thumbnails in pixels."""
 MIN_LAYOUT = 0.99
 """Least correlation of two layouts that are near-duplicates."""
-MIN_APPEARANCE = 0.976
-"""Least cosine of two appearances that are near-duplicates; chosen on tracks of GTSRB that the projection was not
-fitted on, where with it 98.6 % of the pairs that groups connect are true."""
+MIN_APPEARANCE = 0.98
+"""Least cosine of two appearances that are near-duplicates. It and what follows were chosen on tracks of GTSRB that the
+projection was not fitted on, where 99.4 % of the pairs that groups connect are true."""
+
+NEIGHBOURS = 12
+"""How many nearest images by appearance are compared of two that are each other's."""
+MIN_SHARED = 0.75
+"""Least part of these, each image among its own, that two images share. They are near-duplicates where they are close
+as well, or where either is in a group of more images than these: among the neighbours of a smaller one are other
+objects, and two of those share each other's frames."""
 
 LARGEST = 50
 """Of one class, a larger group that also has more than a quarter of the images is taken for a sign that they all look
-alike, as X-rays do: the class is grouped again by half the distances, up to twice."""
+alike, as X-rays do: the class is grouped again by half the distances, up to twice, and without neighbours."""
 
 DESCRIBED = 232
 """Numbers that describe an image: layout and appearance."""
@@ -44,7 +53,13 @@ _LAYOUT = _CELLS * _CELLS * 3
 _FLAT = 0.02
 # The projection knows signs alone: what looks alike to it must be laid out alike too.
 _LEAST_OF_BOTH = 0.85
+# The least cosine by which one pair that shares its neighbours connects two images.
+_LEAST_OF_NEIGHBOURS = 0.9
+# All images of a smaller class have the same neighbours.
+_LEAST_OF_CLASS = 4 * NEIGHBOURS
+_NONE_SHARE = 2.0
 _BLOCK = 1024
+_SHARED_BLOCK = 256
 _AT_ONCE = 64  # images that are taken together
 _STRICTER = 2
 
@@ -104,16 +119,17 @@ def group_near_duplicates(
     *,
     min_layout: float = MIN_LAYOUT,
     min_appearance: float = MIN_APPEARANCE,
+    min_shared: float = MIN_SHARED,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Group near-duplicates of one class; pairs are compared block by block, never held all at once.
 
-    Where most images of a class would become one group, the distances are halved for that class, see `LARGEST`.
+    Where most images of a class would become one group, that class is grouped more strictly, see `LARGEST`.
 
     Args:
         described: of `describe` (n, d).
         labels: of each image; those of different labels are not compared.
-        min_layout, min_appearance: see `MIN_LAYOUT` and `MIN_APPEARANCE`.
+        min_layout, min_appearance, min_shared: see `MIN_LAYOUT`, `MIN_APPEARANCE` and `MIN_SHARED`.
         progress: told how many of the images are compared, and of how many.
 
     Returns:
@@ -124,13 +140,12 @@ def group_near_duplicates(
     done = 0
     for label in dict.fromkeys(labels.tolist()):
         rows = np.flatnonzero(labels == label)
-        distances = 1 - min_layout, 1 - min_appearance
-        groups = _group(described[rows], distances)
-        for _ in range(_STRICTER):
+        groups = _group(described[rows], min_layout, min_appearance, min_shared)
+        for halved in range(1, _STRICTER + 1):
             if np.bincount(groups).max() <= max(LARGEST, len(rows) // 4):
                 break
-            distances = distances[0] / 2, distances[1] / 2
-            groups = _group(described[rows], distances)
+            stricter = (1 - (1 - least) / 2**halved for least in (min_layout, min_appearance))
+            groups = _group(described[rows], *stricter, _NONE_SHARE)
         first[rows] = rows[groups]
         done += len(rows)
         if progress:
@@ -138,17 +153,70 @@ def group_near_duplicates(
     return first
 
 
-def _group(described: np.ndarray, distances: tuple[float, float]) -> np.ndarray:
-    """Connect images within these distances of layout and appearance; return the first of each one's group."""
+def _group(described: np.ndarray, min_layout: float, min_appearance: float, min_shared: float) -> np.ndarray:
+    """Connect near-duplicates by these thresholds; return the first of each one's group."""
     vectors = np.ascontiguousarray(described, dtype=np.float32)
     groups = np.arange(len(vectors))
     for start in range(0, len(vectors), _BLOCK):
         these = slice(start, start + _BLOCK)
         for other in range(start, len(vectors), _BLOCK):
             those = slice(other, other + _BLOCK)
-            a, b = np.nonzero(_close(vectors[these], vectors[those], distances))
+            a, b = np.nonzero(_close(vectors[these], vectors[those], min_layout, min_appearance))
             groups = _join(groups, a + start, b + other)
-    return groups
+    a, b, close = _sharing(vectors, min_shared)
+    groups = _join(groups, a[close], b[close])
+    while True:
+        size = np.bincount(groups)
+        left, right = groups[a], groups[b]
+        joined = (left != right) & (np.maximum(size[left], size[right]) > NEIGHBOURS)
+        if not joined.any():
+            return groups
+        groups = _join(groups, a[joined], b[joined])
+
+
+def _sharing(described: np.ndarray, min_shared: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the pairs that share their neighbours, each once: the positions of both, and whether they are close too."""
+    layout, appearance = described[:, :_LAYOUT], described[:, _LAYOUT:]
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool))]
+    near = _nearest(appearance) if len(described) >= _LEAST_OF_CLASS else np.zeros((0, 0), np.int64)
+    for start in range(0, len(near), _SHARED_BLOCK):
+        these = near[start : start + _SHARED_BLOCK]
+        theirs = near[these]
+        shared = (theirs[:, :, :, None] == these[:, None, None, :]).any(axis=-1).sum(axis=-1)
+        rows = np.arange(start, start + len(these))[:, None, None]
+        mutual = (theirs == rows).any(axis=-1)
+        row, place = np.nonzero((shared >= min_shared * near.shape[1]) & mutual & (these > rows[..., 0]))
+        a, b = row + start, these[row, place]
+        cosine = (appearance[a] * appearance[b]).sum(axis=1)
+        close = (cosine >= _LEAST_OF_NEIGHBOURS) & ((layout[a] * layout[b]).sum(axis=1) >= _LEAST_OF_BOTH)
+        # An image without contrast is close to nothing, so that its nearest are any.
+        alike = cosine > 0
+        found.append((a[alike], b[alike], close[alike]))
+    a, b, close = map(np.concatenate, zip(*found, strict=True))
+    return a, b, close
+
+
+def _nearest(vectors: np.ndarray) -> np.ndarray:
+    """Find the nearest vectors of each by cosine, itself among them: int64 (n, `NEIGHBOURS` + 1), in no order."""
+    count = NEIGHBOURS + 1
+    nearest = []
+    for start in range(0, len(vectors), _BLOCK):
+        these = vectors[start : start + _BLOCK]
+        cosines, places = np.zeros((len(these), 0), np.float32), np.zeros((len(these), 0), np.int64)
+        for other in range(0, len(vectors), _BLOCK):
+            of_block = these @ vectors[other : other + _BLOCK].T
+            kept = _largest(of_block, count)
+            cosines = np.concatenate([cosines, np.take_along_axis(of_block, kept, axis=1)], axis=1)
+            places = np.concatenate([places, kept + other], axis=1)
+            kept = _largest(cosines, count)
+            cosines, places = np.take_along_axis(cosines, kept, axis=1), np.take_along_axis(places, kept, axis=1)
+        nearest.append(places)
+    return np.concatenate(nearest)
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Find the positions of the largest so many values of each row, or of all where there are fewer, in no order."""
+    return np.argpartition(values, max(0, values.shape[1] - count), axis=1)[:, -count:]
 
 
 def have_near_duplicates(
@@ -162,13 +230,12 @@ def have_near_duplicates(
     """
     found = np.zeros(len(described), bool)
     labels, other_labels = (np.asarray(each, dtype=object) for each in (labels, other_labels))
-    distances = 1 - MIN_LAYOUT, 1 - MIN_APPEARANCE
     for label in dict.fromkeys(labels.tolist()):
         mine, theirs = np.flatnonzero(labels == label), np.flatnonzero(other_labels == label)
         for start in range(0, len(mine), _BLOCK):
             rows = mine[start : start + _BLOCK]
             for other in range(0, len(theirs), _BLOCK):
-                close = _close(described[rows], others[theirs[other : other + _BLOCK]], distances)
+                close = _close(described[rows], others[theirs[other : other + _BLOCK]], MIN_LAYOUT, MIN_APPEARANCE)
                 found[rows] |= close.any(axis=1)
     return found
 
@@ -179,12 +246,12 @@ def names_of_groups(first: np.ndarray) -> list[str]:
     return [f"near {place}" if sizes[place] > 1 else "" for place in first.tolist()]
 
 
-def _close(described: np.ndarray, others: np.ndarray, distances: tuple[float, float]) -> np.ndarray:
-    """Tell which pairs are within the distances of layout and appearance: bool (n, m)."""
+def _close(described: np.ndarray, others: np.ndarray, min_layout: float, min_appearance: float) -> np.ndarray:
+    """Tell which pairs are near-duplicates by layout or by appearance: bool (n, m)."""
     correlation = described[:, :_LAYOUT] @ others[:, :_LAYOUT].T
-    close = described[:, _LAYOUT:] @ others[:, _LAYOUT:].T >= 1 - distances[1]
+    close = described[:, _LAYOUT:] @ others[:, _LAYOUT:].T >= min_appearance
     close &= correlation >= _LEAST_OF_BOTH
-    close |= correlation >= 1 - distances[0]
+    close |= correlation >= min_layout
     return close
 
 

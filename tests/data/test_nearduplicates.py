@@ -86,9 +86,82 @@ def test_frames_whose_ends_differ_are_connected_by_those_between():
     assert grouped([frames[0], frames[-1]]) == [0, 1]
 
 
+def described_objects(drawn: Callable[[np.random.Generator, int], np.ndarray], n: int = 6) -> np.ndarray:
+    """Describe frames of so many objects: ``drawn`` gives an object's unit vectors of a length, (frames, length)."""
+    rng = np.random.default_rng(0)
+    lengths = nearduplicates._LAYOUT, nearduplicates.DESCRIBED - nearduplicates._LAYOUT
+    return np.concatenate([np.concatenate([drawn(rng, length) for length in lengths], axis=1) for _ in range(n)])
+
+
+def scattered(rng: np.random.Generator, length: int) -> np.ndarray:
+    """One more frame than are compared, equally far from each other: not near enough to be near-duplicates."""
+    frames = nearduplicates.NEIGHBOURS + 1
+    return unit(unit(rng.normal(size=length)) + 0.3 * unit(rng.normal(size=(frames, length))))
+
+
+def turning(*angles: float) -> Callable[[np.random.Generator, int], np.ndarray]:
+    """Frames of an object that turns to these angles, in radians."""
+
+    def drawn(rng: np.random.Generator, length: int) -> np.ndarray:
+        one, other = np.linalg.qr(rng.normal(size=(length, 2)))[0].T
+        return np.cos(angles)[:, None] * one + np.sin(angles)[:, None] * other
+
+    return drawn
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def grouped_objects(drawn: Callable[[np.random.Generator, int], np.ndarray], n: int = 6) -> list[list[int]]:
+    """The groups of each object's frames, as positions among them."""
+    described = described_objects(drawn, n)
+    groups = group_near_duplicates(described, ["x"] * len(described)).reshape(n, -1)
+    return (groups - np.arange(n)[:, None] * groups.shape[1]).tolist()
+
+
+def test_frames_that_are_each_others_neighbours_are_one_group():
+    assert grouped_objects(scattered) == [[0] * (nearduplicates.NEIGHBOURS + 1)] * 6
+    described = described_objects(scattered)
+    assert len(set(group_near_duplicates(described, ["x"] * len(described), min_shared=2.0).tolist())) == len(described)
+
+
+def test_neighbours_are_found_across_blocks(monkeypatch):
+    described = described_objects(scattered)
+    order = np.random.default_rng(1).permutation(len(described))
+    whole = group_near_duplicates(described[order], ["x"] * len(described))
+    monkeypatch.setattr(nearduplicates, "_BLOCK", 7)
+    monkeypatch.setattr(nearduplicates, "_SHARED_BLOCK", 5)
+    assert group_near_duplicates(described[order], ["x"] * len(described)).tolist() == whole.tolist()
+    assert len(set(whole.tolist())) == 6
+
+
+def test_images_of_a_small_class_are_no_near_duplicates_by_their_neighbours():
+    frames = nearduplicates.NEIGHBOURS + 1
+    assert grouped_objects(scattered, 3) == [list(range(frames))] * 3
+
+
+def test_a_distant_frame_joins_a_group_of_more_images_than_are_compared():
+    slowly = 0.05 * np.arange(nearduplicates.NEIGHBOURS + 4)
+    distant = slowly[-1] + 0.46
+    assert np.cos(distant - slowly[-1]) < nearduplicates._LEAST_OF_NEIGHBOURS
+    assert grouped_objects(turning(*slowly, distant)) == [[0] * (len(slowly) + 1)] * 6
+    few = slowly[-nearduplicates.NEIGHBOURS :]
+    assert grouped_objects(turning(*few, distant)) == [[0] * len(few) + [len(few)]] * 6
+
+
+def test_short_bursts_that_are_each_others_neighbours_stay_apart():
+    burst = (nearduplicates.NEIGHBOURS + 1) // 2
+    photos = [photo(seed) for seed in range(40)]
+    pictures = [one.resize((90 + 3 * k, 90)) for one in photos for k in range(burst)]
+    assert grouped(pictures) == np.repeat(np.arange(40) * burst, burst).tolist()
+
+
 def test_images_without_contrast_are_close_to_nothing():
     flat = [Image.new("RGB", (50, 50), colour) for colour in ("white", "white", "black", "#808080")]
     assert grouped(flat) == [0, 1, 2, 3]
+    many = [photo(0), photo(0), *[Image.new("RGB", (50, 50), "white")] * 60]
+    assert grouped(many) == [0, 0, *range(2, 62)]
 
 
 def test_a_class_whose_images_all_look_alike_does_not_become_one_group(monkeypatch):
