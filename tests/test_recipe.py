@@ -449,6 +449,15 @@ def test_what_makes_no_sense_for_it_is_refused_in_one_line(known, field, value):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("arch", "is_normalised", "rate"),
+    [("simple-cnn", False, 2e-3), ("mlp", False, 2e-3), ("alexnet", False, 4e-4), ("resnet18", True, 2e-3)],
+)
+def test_from_scratch_only_deep_networks_without_batch_norm_start_at_a_low_rate(arch, is_normalised, rate):
+    chosen = settled(Recipe(arch=arch, weights="none"), facts(is_normalised=is_normalised))[0]
+    assert (chosen.lr, chosen.optimizer) == (rate, Optimizer.ADAM)
+
+
 def test_freezing_from_scratch_is_refused():
     with pytest.raises(SignsclfError, match="nothing worth freezing"):
         resolve(Recipe(arch="signnet", weights="none", freeze_epochs=1), facts())

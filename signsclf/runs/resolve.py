@@ -30,6 +30,7 @@ _ENOUGH_FROM_SCRATCH = 2_000
 _FASTEST = "signnet-fast"
 _OWN = "signnet"
 _OF_SGD = (_OWN, _FASTEST)
+_SHALLOW = ("logistic-regression", "perceptron", "mlp", "simple-cnn")
 _FEW_EPOCHS, _VERY_FEW_EPOCHS = 5, 4
 _SYNTHETIC_PER_CLASS, _SYNTHETIC_PER_CLASS_AT_MOST = 200, 500
 _OUTLIERS = 0.08
@@ -334,10 +335,10 @@ def _choose_from_scratch(chosen: _Choices, facts: Facts) -> None:
     if sgd:
         reason = f"{start}, in {chosen.recipe.epochs} epochs"
         chosen.choose("lr", pace * (0.3 if short else 0.2) * min(1.0, recipe.batch_size / 128), reason)
-    elif facts.is_normalised:
+    elif facts.is_normalised or recipe.arch in _SHALLOW:
         chosen.choose("lr", 2e-3, start)
     else:
-        chosen.choose("lr", 4e-4, f"{start}, and without batch-norm higher rates diverge")
+        chosen.choose("lr", 4e-4, f"{start}, and many layers without batch-norm diverge at higher rates")
     chosen.choose("lr_ratio", 1.0, f"{start}: one rate for all layers")
     chosen.choose("weight_decay", 5e-4 if sgd else 0.01, start)
     if chosen.passes(facts) <= _VERY_FEW_EPOCHS and not facts.is_synthetic:
