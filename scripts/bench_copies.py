@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("--without", metavar="SOURCE", help="leave out the tracks that this source has")
     parser.add_argument("--fit", metavar="FILE", type=Path, help="fit the projection on every second track first")
+    parser.add_argument("--every", metavar="N", type=int, default=1, help="take every Nth image alone: smaller tracks")
     parser.add_argument("--curve", action="store_true", help="a line for each of several thresholds")
     parser.add_argument("--classes", action="store_true", help="a line for each class")
     options = parser.parse_args()
@@ -97,6 +98,7 @@ def main() -> None:
         np.savez_compressed(options.fit, mean=mean.astype(np.float32), projection=projection.astype(np.float16))
         nearduplicates._MATRIX = options.fit
         thumbnails, labels, tracks = thumbnails[~half], labels[~half], tracks[~half]
+    thumbnails, labels, tracks = (each[:: options.every] for each in (thumbnails, labels, tracks))
     started = time.perf_counter()
     described = nearduplicates.describe_all(thumbnails)
     print(f"{len(labels):,} images, {len(set(tracks)):,} tracks; described in {time.perf_counter() - started:.1f} s")
@@ -112,13 +114,16 @@ def main() -> None:
             print(f"  {told}, {len(set(tracks[rows])):3} tracks: {label}")
     if options.curve:
         close = (0.995, 0.99, 0.985, 0.98, 0.975, 0.97, 0.96, 0.95, 0.94, 0.92, 0.9, 0.85, 0.8)
-        shared = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
-        for name, thresholds in {"appearance": close, "layout": close, "shared": shared}.items():
-            for least in thresholds:
-                # No pair has as much as 2 of the others.
-                chosen = {f"min_{each}": 2.0 for each in ("appearance", "layout", "shared")} | {f"min_{name}": least}
+        ratios = (0.2, 0.25, 0.3, 1 / 3, 0.35, 0.4, 0.45, 0.5)
+        for name, thresholds in {"min_appearance": close, "min_layout": close, "max_ratio": ratios}.items():
+            for threshold in thresholds:
+                # No pair has as much as 2 of the other. What is close tells where the ratio's other objects are.
+                alone = {} if name == "max_ratio" else {"min_appearance": 2.0, "min_layout": 2.0, "max_ratio": 0.0}
+                chosen = alone | {name: threshold}
                 figures = score(nearduplicates.group_near_duplicates(described, labels, **chosen), tracks)
-                print(f"  {name} {least:.3f}: precision {100 * figures[0]:6.2f} %, recall {100 * figures[1]:6.2f} %")
+                print(
+                    f"  {name} {threshold:.3f}: precision {100 * figures[0]:6.2f} %, recall {100 * figures[1]:6.2f} %"
+                )
     scale = 1 if sys.platform == "darwin" else 1024
     print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20:,.0f} MiB")
 

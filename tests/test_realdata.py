@@ -183,10 +183,12 @@ def _jpeg(photo: Image.Image) -> Image.Image:
         (_jpeg, 1.0),
         (lambda photo: photo.resize((photo.width // 2, photo.height // 2), Image.Resampling.LANCZOS), 1.0),
         (lambda photo: ImageOps.crop(photo, round(0.02 * min(photo.size))), 0.98),
+        (lambda photo: ImageOps.crop(photo, round(0.05 * min(photo.size))), 0.95),
+        (lambda photo: photo.crop((0, 0, round(0.96 * photo.width), round(0.96 * photo.height))), 0.9),
         (lambda photo: ImageEnhance.Brightness(photo).enhance(1.15), 0.98),
         (lambda photo: ImageEnhance.Brightness(photo).enhance(0.6), 1.0),
     ],
-    ids=["jpeg", "half", "crop", "brighter", "darker"],
+    ids=["jpeg", "half", "crop", "close crop", "corner", "brighter", "darker"],
 )
 def test_changed_copies_of_photos_are_found_and_other_photos_are_not(change, least):
     paths = read_source(ANIMALS).table["path"][::6]

@@ -7,9 +7,9 @@ Each image becomes two short vectors, of a thumbnail of 32 × 32 pixels:
 - *appearance*: a linear projection in which frames of one traffic sign lie close together and different signs of one
   class do not (linear discriminant analysis, Fisher 1936), fitted once on tracks of GTSRB; it also tolerates a crop.
 
-Two images of one class are near-duplicates where either pair of vectors is close enough, and sooner where their
-appearances have nearly the same nearest neighbours (Jarvis and Patrick 1973): frames of one object have each other,
-however alike the class's other objects are. Groups are what chains of such pairs connect, so that a sign that comes
+Two images of one class are near-duplicates where either pair of vectors is close enough, or where their appearances are
+much closer to each other than to those of other objects (the ratio test of Lowe 2004): how alike the objects of a class
+are differs between classes. Groups are what chains of such pairs connect, so that a sign that comes
 nearer frame by frame is one group. NumPy and Pillow only; labels keep images of different classes apart, and names and
 their order are never used.
 """
@@ -31,18 +31,17 @@ MIN_LAYOUT = 0.99
 """Least correlation of two layouts that are near-duplicates."""
 MIN_APPEARANCE = 0.98
 """Least cosine of two appearances that are near-duplicates. It and what follows were chosen on tracks of GTSRB that the
-projection was not fitted on, where 99.4 % of the pairs that groups connect are true."""
+projection was not fitted on, whole and thinned to a sixth; 99.5 % of the pairs that groups connect there are true."""
 
-NEIGHBOURS = 12
-"""How many nearest images by appearance are compared of two that are each other's."""
-MIN_SHARED = 0.75
-"""Least part of these, each image among its own, that two images share. They are near-duplicates where they are close
-as well, or where either is in a group of more images than these: among the neighbours of a smaller one are other
-objects, and two of those share each other's frames."""
+MAX_RATIO = 1 / 3
+"""Most of its distance to another object, by cosine of appearances, that an image has to its near-duplicate, and this
+to it. Another object is what is so far down the list of nearest images that no more can be of the same one."""
+OBJECT_LIST = 1.2
+"""How far down, in images of a large object: a tenth of the images that close pairs group are in larger groups."""
 
 LARGEST = 50
 """Of one class, a larger group that also has more than a quarter of the images is taken for a sign that they all look
-alike, as X-rays do: the class is grouped again by half the distances, up to twice, and without neighbours."""
+alike, as X-rays do: the class is grouped again by half the distances, up to twice, and without the ratio."""
 
 DESCRIBED = 232
 """Numbers that describe an image: layout and appearance."""
@@ -53,13 +52,11 @@ _LAYOUT = _CELLS * _CELLS * 3
 _FLAT = 0.02
 # The projection knows signs alone: what looks alike to it must be laid out alike too.
 _LEAST_OF_BOTH = 0.85
-# The least cosine by which one pair that shares its neighbours connects two images.
-_LEAST_OF_NEIGHBOURS = 0.9
-# All images of a smaller class have the same neighbours.
-_LEAST_OF_CLASS = 4 * NEIGHBOURS
-_NONE_SHARE = 2.0
+# The least cosine and correlation of what the ratio finds: without a near-duplicate the nearest may be anything.
+_LEAST_BY_RATIO = 0.5
+_LARGE_OBJECT = 0.9
+_LEAST_OF_LIST = 4
 _BLOCK = 1024
-_SHARED_BLOCK = 256
 _AT_ONCE = 64  # images that are taken together
 _STRICTER = 2
 
@@ -119,7 +116,7 @@ def group_near_duplicates(
     *,
     min_layout: float = MIN_LAYOUT,
     min_appearance: float = MIN_APPEARANCE,
-    min_shared: float = MIN_SHARED,
+    max_ratio: float = MAX_RATIO,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Group near-duplicates of one class; pairs are compared block by block, never held all at once.
@@ -129,7 +126,8 @@ def group_near_duplicates(
     Args:
         described: of `describe` (n, d).
         labels: of each image; those of different labels are not compared.
-        min_layout, min_appearance, min_shared: see `MIN_LAYOUT`, `MIN_APPEARANCE` and `MIN_SHARED`.
+        min_layout, min_appearance: see `MIN_LAYOUT` and `MIN_APPEARANCE`.
+        max_ratio: see `MAX_RATIO`; 0 is none.
         progress: told how many of the images are compared, and of how many.
 
     Returns:
@@ -137,24 +135,46 @@ def group_near_duplicates(
     """
     labels = np.asarray(labels, dtype=object)
     first = np.arange(len(described))
+    varied = []
     done = 0
     for label in dict.fromkeys(labels.tolist()):
         rows = np.flatnonzero(labels == label)
-        groups = _group(described[rows], min_layout, min_appearance, min_shared)
-        for halved in range(1, _STRICTER + 1):
-            if np.bincount(groups).max() <= max(LARGEST, len(rows) // 4):
-                break
-            stricter = (1 - (1 - least) / 2**halved for least in (min_layout, min_appearance))
-            groups = _group(described[rows], *stricter, _NONE_SHARE)
+        groups = _group_close(described[rows], min_layout, min_appearance)
+        if _too_large(groups):
+            for halved in range(1, _STRICTER + 1):
+                stricter = (1 - (1 - least) / 2**halved for least in (min_layout, min_appearance))
+                groups = _group_close(described[rows], *stricter)
+                if not _too_large(groups):
+                    break
+        else:
+            varied.append(rows)
         first[rows] = rows[groups]
         done += len(rows)
         if progress:
             progress(done, len(described))
+    other_object = _place_of_other_object([first[rows] for rows in varied])
+    for rows in varied if max_ratio else ():
+        groups = _group_by_ratio(np.searchsorted(rows, first[rows]), described[rows], other_object, max_ratio)
+        if not _too_large(groups):
+            first[rows] = rows[groups]
     return first
 
 
-def _group(described: np.ndarray, min_layout: float, min_appearance: float, min_shared: float) -> np.ndarray:
-    """Connect near-duplicates by these thresholds; return the first of each one's group."""
+def _place_of_other_object(groups: list[np.ndarray]) -> int:
+    """Tell how far down an image's list of nearest ones other objects are, by the groups that close pairs made."""
+    sizes = np.concatenate([np.zeros(0, int), *(np.unique(each, return_counts=True)[1] for each in groups)])
+    # Every image counts, not every group.
+    sizes = np.repeat(sizes, sizes)[np.repeat(sizes, sizes) > 1]
+    return max(_LEAST_OF_LIST, round(OBJECT_LIST * np.quantile(sizes, _LARGE_OBJECT)) if len(sizes) else 0)
+
+
+def _too_large(groups: np.ndarray) -> bool:
+    """Tell whether a class's images seem to be all alike; see `LARGEST`."""
+    return np.bincount(groups).max() > max(LARGEST, len(groups) // 4)
+
+
+def _group_close(described: np.ndarray, min_layout: float, min_appearance: float) -> np.ndarray:
+    """Connect the images that are close by these thresholds; return the first of each one's group."""
     vectors = np.ascontiguousarray(described, dtype=np.float32)
     groups = np.arange(len(vectors))
     for start in range(0, len(vectors), _BLOCK):
@@ -163,60 +183,40 @@ def _group(described: np.ndarray, min_layout: float, min_appearance: float, min_
             those = slice(other, other + _BLOCK)
             a, b = np.nonzero(_close(vectors[these], vectors[those], min_layout, min_appearance))
             groups = _join(groups, a + start, b + other)
-    a, b, close = _sharing(vectors, min_shared)
-    groups = _join(groups, a[close], b[close])
-    while True:
-        size = np.bincount(groups)
-        left, right = groups[a], groups[b]
-        joined = (left != right) & (np.maximum(size[left], size[right]) > NEIGHBOURS)
-        if not joined.any():
-            return groups
-        groups = _join(groups, a[joined], b[joined])
+    return groups
 
 
-def _sharing(described: np.ndarray, min_shared: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the pairs that share their neighbours, each once: the positions of both, and whether they are close too."""
-    layout, appearance = described[:, :_LAYOUT], described[:, _LAYOUT:]
-    found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool))]
-    near = _nearest(appearance) if len(described) >= _LEAST_OF_CLASS else np.zeros((0, 0), np.int64)
-    for start in range(0, len(near), _SHARED_BLOCK):
-        these = near[start : start + _SHARED_BLOCK]
-        theirs = near[these]
-        shared = (theirs[:, :, :, None] == these[:, None, None, :]).any(axis=-1).sum(axis=-1)
-        rows = np.arange(start, start + len(these))[:, None, None]
-        mutual = (theirs == rows).any(axis=-1)
-        row, place = np.nonzero((shared >= min_shared * near.shape[1]) & mutual & (these > rows[..., 0]))
-        a, b = row + start, these[row, place]
-        cosine = (appearance[a] * appearance[b]).sum(axis=1)
-        close = (cosine >= _LEAST_OF_NEIGHBOURS) & ((layout[a] * layout[b]).sum(axis=1) >= _LEAST_OF_BOTH)
-        # An image without contrast is close to nothing, so that its nearest are any.
-        alike = cosine > 0
-        found.append((a[alike], b[alike], close[alike]))
-    a, b, close = map(np.concatenate, zip(*found, strict=True))
-    return a, b, close
+def _group_by_ratio(groups: np.ndarray, described: np.ndarray, other_object: int, max_ratio: float) -> np.ndarray:
+    """Connect the groups of a class further by `MAX_RATIO`, unless it is too small for most images to be others."""
+    if len(described) <= 2 * other_object:
+        return groups
+    layout = np.ascontiguousarray(described[:, :_LAYOUT], dtype=np.float32)
+    appearance = np.ascontiguousarray(described[:, _LAYOUT:], dtype=np.float32)
+    most = max_ratio * (1 - _nth_cosine(appearance, other_object))
+    for start in range(0, len(described), _BLOCK):
+        these = slice(start, start + _BLOCK)
+        for other in range(start, len(described), _BLOCK):
+            those = slice(other, other + _BLOCK)
+            cosine = appearance[these] @ appearance[those].T
+            found = (1 - cosine <= np.minimum(most[these, None], most[those])) & (cosine >= _LEAST_BY_RATIO)
+            a, b = np.nonzero(found)
+            kept = (layout[a + start] * layout[b + other]).sum(axis=1) >= _LEAST_BY_RATIO
+            groups = _join(groups, a[kept] + start, b[kept] + other)
+    return groups
 
 
-def _nearest(vectors: np.ndarray) -> np.ndarray:
-    """Find the nearest vectors of each by cosine, itself among them: int64 (n, `NEIGHBOURS` + 1), in no order."""
-    count = NEIGHBOURS + 1
-    nearest = []
+def _nth_cosine(vectors: np.ndarray, n: int) -> np.ndarray:
+    """Compute the cosine of each vector and its nth nearest other one, float32 (m,)."""
+    found = []
     for start in range(0, len(vectors), _BLOCK):
-        these = vectors[start : start + _BLOCK]
-        cosines, places = np.zeros((len(these), 0), np.float32), np.zeros((len(these), 0), np.int64)
+        # It is its own nearest.
+        largest = np.full((len(vectors[start : start + _BLOCK]), n + 1), -1, np.float32)
         for other in range(0, len(vectors), _BLOCK):
-            of_block = these @ vectors[other : other + _BLOCK].T
-            kept = _largest(of_block, count)
-            cosines = np.concatenate([cosines, np.take_along_axis(of_block, kept, axis=1)], axis=1)
-            places = np.concatenate([places, kept + other], axis=1)
-            kept = _largest(cosines, count)
-            cosines, places = np.take_along_axis(cosines, kept, axis=1), np.take_along_axis(places, kept, axis=1)
-        nearest.append(places)
-    return np.concatenate(nearest)
-
-
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Find the positions of the largest so many values of each row, or of all where there are fewer, in no order."""
-    return np.argpartition(values, max(0, values.shape[1] - count), axis=1)[:, -count:]
+            cosines = vectors[start : start + _BLOCK] @ vectors[other : other + _BLOCK].T
+            cosines = np.concatenate([largest, cosines], axis=1)
+            largest = np.partition(cosines, cosines.shape[1] - n - 1, axis=1)[:, -n - 1 :]
+        found.append(largest.min(axis=1))
+    return np.concatenate(found)
 
 
 def have_near_duplicates(

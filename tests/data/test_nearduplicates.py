@@ -86,6 +86,10 @@ def test_frames_whose_ends_differ_are_connected_by_those_between():
     assert grouped([frames[0], frames[-1]]) == [0, 1]
 
 
+FRAMES = 12
+"""Frames of an object."""
+
+
 def described_objects(drawn: Callable[[np.random.Generator, int], np.ndarray], n: int = 6) -> np.ndarray:
     """Describe frames of so many objects: ``drawn`` gives an object's unit vectors of a length, (frames, length)."""
     rng = np.random.default_rng(0)
@@ -93,10 +97,15 @@ def described_objects(drawn: Callable[[np.random.Generator, int], np.ndarray], n
     return np.concatenate([np.concatenate([drawn(rng, length) for length in lengths], axis=1) for _ in range(n)])
 
 
-def scattered(rng: np.random.Generator, length: int) -> np.ndarray:
-    """One more frame than are compared, equally far from each other: not near enough to be near-duplicates."""
-    frames = nearduplicates.NEIGHBOURS + 1
-    return unit(unit(rng.normal(size=length)) + 0.3 * unit(rng.normal(size=(frames, length))))
+def scattered(cosine: float, frames: int = FRAMES) -> Callable[[np.random.Generator, int], np.ndarray]:
+    """Frames of an object at about this cosine from each other, and at about none from those of others."""
+    spread = (1 / cosine - 1) ** 0.5
+
+    def drawn(rng: np.random.Generator, length: int) -> np.ndarray:
+        axes = np.linalg.qr(rng.normal(size=(length, frames + 1)))[0].T
+        return unit(axes[0] + spread * axes[1:])
+
+    return drawn
 
 
 def turning(*angles: float) -> Callable[[np.random.Generator, int], np.ndarray]:
@@ -113,48 +122,60 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def grouped_objects(drawn: Callable[[np.random.Generator, int], np.ndarray], n: int = 6) -> list[list[int]]:
-    """The groups of each object's frames, as positions among them."""
+def grouped_objects(
+    drawn: Callable[[np.random.Generator, int], np.ndarray], n: int = 6, usual: int = FRAMES, **chosen: float
+) -> list[list[int]]:
+    """The groups of each object's frames, as positions among them.
+
+    Beside it, in another class, is an object whose close frames tell how many frames objects usually have.
+    """
+    close = described_objects(turning(*0.01 * np.arange(usual)), 1)
     described = described_objects(drawn, n)
-    groups = group_near_duplicates(described, ["x"] * len(described)).reshape(n, -1)
-    return (groups - np.arange(n)[:, None] * groups.shape[1]).tolist()
+    labels = ["x"] * len(described) + ["close"] * usual
+    groups = group_near_duplicates(np.concatenate([described, close]), labels, **chosen)
+    assert set(groups[len(described) :].tolist()) == {len(described)}
+    return (groups[: len(described)].reshape(n, -1) - np.arange(n)[:, None] * (len(described) // n)).tolist()
 
 
-def test_frames_that_are_each_others_neighbours_are_one_group():
-    assert grouped_objects(scattered) == [[0] * (nearduplicates.NEIGHBOURS + 1)] * 6
-    described = described_objects(scattered)
-    assert len(set(group_near_duplicates(described, ["x"] * len(described), min_shared=2.0).tolist())) == len(described)
+def test_frames_much_closer_to_each_other_than_to_other_objects_are_one_group():
+    apart = [list(range(FRAMES))] * 6
+    assert grouped_objects(scattered(0.9)) == [[0] * FRAMES] * 6
+    assert grouped_objects(scattered(0.9), max_ratio=0.0) == apart
+    assert grouped_objects(scattered(0.55)) == apart
+    # The same distance is too far where the class's objects are as close.
+    assert grouped_objects(scattered(0.9), 1) == apart[:1]
 
 
-def test_neighbours_are_found_across_blocks(monkeypatch):
-    described = described_objects(scattered)
+def test_other_objects_are_looked_for_beyond_as_many_images_as_objects_have():
+    # The list ends within the object, whose frames are all as far.
+    assert grouped_objects(scattered(0.9), usual=FRAMES // 2) == [list(range(FRAMES))] * 6
+    # It ends in the third object.
+    assert grouped_objects(scattered(0.9), usual=FRAMES * 2) == [[0] * FRAMES] * 6
+    # Most of the images are not others.
+    assert grouped_objects(scattered(0.9), usual=FRAMES * 3) == [list(range(FRAMES))] * 6
+
+
+def test_what_is_nearest_by_far_is_no_near_duplicate_at_a_great_distance():
+    assert grouped_objects(scattered(0.45), max_ratio=0.9) == [list(range(FRAMES))] * 6
+    assert grouped_objects(scattered(0.6), max_ratio=0.9) == [[0] * FRAMES] * 6
+
+
+def test_the_ratio_is_found_across_blocks(monkeypatch):
+    described = np.concatenate(
+        [described_objects(scattered(0.9)), described_objects(turning(*0.01 * np.arange(12)), 1)]
+    )
     order = np.random.default_rng(1).permutation(len(described))
     whole = group_near_duplicates(described[order], ["x"] * len(described))
     monkeypatch.setattr(nearduplicates, "_BLOCK", 7)
-    monkeypatch.setattr(nearduplicates, "_SHARED_BLOCK", 5)
     assert group_near_duplicates(described[order], ["x"] * len(described)).tolist() == whole.tolist()
-    assert len(set(whole.tolist())) == 6
+    assert len(set(whole.tolist())) == 7
 
 
-def test_images_of_a_small_class_are_no_near_duplicates_by_their_neighbours():
-    frames = nearduplicates.NEIGHBOURS + 1
-    assert grouped_objects(scattered, 3) == [list(range(frames))] * 3
-
-
-def test_a_distant_frame_joins_a_group_of_more_images_than_are_compared():
-    slowly = 0.05 * np.arange(nearduplicates.NEIGHBOURS + 4)
-    distant = slowly[-1] + 0.46
-    assert np.cos(distant - slowly[-1]) < nearduplicates._LEAST_OF_NEIGHBOURS
-    assert grouped_objects(turning(*slowly, distant)) == [[0] * (len(slowly) + 1)] * 6
-    few = slowly[-nearduplicates.NEIGHBOURS :]
-    assert grouped_objects(turning(*few, distant)) == [[0] * len(few) + [len(few)]] * 6
-
-
-def test_short_bursts_that_are_each_others_neighbours_stay_apart():
-    burst = (nearduplicates.NEIGHBOURS + 1) // 2
+@pytest.mark.parametrize("length", [2, 6])
+def test_short_bursts_stay_apart(length):
     photos = [photo(seed) for seed in range(40)]
-    pictures = [one.resize((90 + 3 * k, 90)) for one in photos for k in range(burst)]
-    assert grouped(pictures) == np.repeat(np.arange(40) * burst, burst).tolist()
+    pictures = [one.resize((90 + 3 * k, 90)) for one in photos for k in range(length)]
+    assert grouped(pictures) == np.repeat(np.arange(40) * length, length).tolist()
 
 
 def test_images_without_contrast_are_close_to_nothing():
