@@ -222,22 +222,14 @@ def _nth_cosine(vectors: np.ndarray, n: int) -> np.ndarray:
 def have_near_duplicates(
     described: np.ndarray, labels: Sequence[str], others: np.ndarray, other_labels: Sequence[str]
 ) -> np.ndarray:
-    """Tell which images have a near-duplicate of their class among others, such as the training images: bool (n,).
+    """Tell which images are grouped with one of the others, such as the training images: bool (n,).
 
     Args:
         described, others: of `describe`, (n, d) and (m, d).
         labels, other_labels: of each image.
     """
-    found = np.zeros(len(described), bool)
-    labels, other_labels = (np.asarray(each, dtype=object) for each in (labels, other_labels))
-    for label in dict.fromkeys(labels.tolist()):
-        mine, theirs = np.flatnonzero(labels == label), np.flatnonzero(other_labels == label)
-        for start in range(0, len(mine), _BLOCK):
-            rows = mine[start : start + _BLOCK]
-            for other in range(0, len(theirs), _BLOCK):
-                close = _close(described[rows], others[theirs[other : other + _BLOCK]], MIN_LAYOUT, MIN_APPEARANCE)
-                found[rows] |= close.any(axis=1)
-    return found
+    groups = group_near_duplicates(np.concatenate([described, others]), [*labels, *other_labels])
+    return np.isin(groups[: len(described)], groups[len(described) :])
 
 
 def names_of_groups(first: np.ndarray) -> list[str]:
