@@ -70,10 +70,11 @@ class Toy:
     def open(self):
         return len(self.protocol.open.all)
 
-    def comes_to(self, count):
+    def comes_to(self, count, *, ended=None):
+        """Wait for so many open connections, and until the application has heard of so many that ended early."""
         until = time.monotonic() + PATIENCE
-        while self.open != count:
-            assert time.monotonic() < until, f"{self.open} connections, not {count}"
+        while self.open != count or ended not in (None, self.ended):
+            assert time.monotonic() < until, f"{self.open} connections and {self.ended} ended, not {count} and {ended}"
             time.sleep(0.005)
 
     def stop(self):
@@ -150,8 +151,7 @@ def test_a_slow_body_ends_at_its_deadline_and_the_application_hears_of_it(toy):
         said = drip(client, b"x" * 10_000)
         assert status(said) == 408
         assert "body" in json.loads(said.partition(b"\r\n\r\n")[2])["error"]
-    server.comes_to(0)
-    assert server.ended == 1
+    server.comes_to(0, ended=1)
 
 
 def test_chunks_without_end_are_a_slow_body_too(toy):
