@@ -27,7 +27,7 @@ class PlanSummary:
         n_synthetic: synthetic signs that each epoch adds.
         chosen: name, value and reason of each field of the recipe that was chosen from the data.
         seconds: that training is estimated to take, with its rehearsal; None where it is not estimated.
-        rehearses: whether a second training calibrates a model that holds nothing out, see `signsclf.runs.rehearsal`.
+        rehearsals: further trainings that calibrate a model that holds nothing out, see `signsclf.runs.rehearsal`.
     """
 
     arch: str
@@ -42,7 +42,7 @@ class PlanSummary:
     n_synthetic: int
     chosen: tuple[tuple[str, Any, str], ...]
     seconds: float | None
-    rehearses: bool = False
+    rehearsals: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

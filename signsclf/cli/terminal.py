@@ -209,8 +209,9 @@ class TerminalObserver(SilentObserver):
         if plan.n_synthetic:
             images += f" and {plan.n_synthetic:,} synthetic signs"
         self.say(f"plan: {plan.arch} at {plan.size} px, {head}{plan.epochs} epochs of {images}")
-        if plan.rehearses:
-            self.say("  then the same with a fifth of the images held out, to calibrate; --no-rehearsal leaves it out")
+        if plan.rehearsals:
+            again = "again" if plan.rehearsals == 1 else f"{plan.rehearsals} times"
+            self.say(f"  then {again} with a fifth of the images held out, to calibrate; --no-rehearsal leaves it out")
         if plan.seconds is None:
             return
         self.say(f"estimated time: {duration(plan.seconds)}")

@@ -337,14 +337,15 @@ def _fit_and_finish(
     world: World,
 ) -> Outcome:
     recipe, loaders, run, is_first = prepared.recipe, build_loaders(prepared), partial / modelfolder.RUN, not world.rank
-    stop, rehearses = stop or threading.Event(), request.rehearsal and rehearsal.rehearses(prepared)
+    stop = stop or threading.Event()
+    rehearsals = rehearsal.networks(prepared) if request.rehearsal else 0
     world.announce()
     with world.connected(recipe.device.value):
         if recipe.probe_first and checkpoint is None and is_first:
             start_head(prepared, loaders, model, observer, stop)
         world.hand_out(list(model.state_dict().values()))
         fit = _fitter(prepared, loaders, model, partial, checkpoint, observer, stop, world)
-        observer.planned(_summary(prepared, fit.seconds_left if isinstance(fit, Fit) else None, world, rehearses))
+        observer.planned(_summary(prepared, fit.seconds_left if isinstance(fit, Fit) else None, world, rehearsals))
         if is_first:
             (run / "plots").mkdir(parents=True, exist_ok=True)
         if is_first and request.pictures:
@@ -357,7 +358,7 @@ def _fit_and_finish(
             write_search(search, run)
         result = fit.run()
     rehearsed, stopped = None, result.stopped
-    if rehearses and is_first and not stopped:
+    if rehearsals and is_first and not stopped:
         rehearsed, stopped = _rehearse(prepared, result, observer, stop)
     observer.training_ended()
     if stopped or not is_first:
@@ -374,16 +375,21 @@ def _rehearse(
     it is resumed.
     """
     held = rehearsal.held_out(prepared, result.lr)
-    if held is None:
+    if not held:
         observer.say("not calibrated: no class has two groups of images, so nothing can be held out")
         return None, False
-    found, logits = fit_apart(held, rehearsal.Steps(observer), stop)
-    if found.stopped:
-        return None, True
+    logits, seconds = [], 0.0
+    for number, of_fold in enumerate(held, start=1):
+        found, of_one = fit_apart(of_fold, rehearsal.Steps(observer, number, len(held)), stop)
+        if found.stopped:
+            return None, True
+        logits.append(of_one)
+        seconds += found.seconds
     answers = rehearsal.answers(held, logits)
+    like_it = "a training like it" if len(held) == 1 else f"{len(held)} trainings like it"
     observer.say(
-        f"rehearsed for the calibration: {len(logits):,} images held out of a training like it, "
-        f"accuracy {100 * (answers.logits.argmax(1) == answers.targets).mean():.2f} % ({found.seconds:.1f} s)"
+        f"rehearsed for the calibration: {len(answers.targets):,} images held out of {like_it}, "
+        f"accuracy {100 * (answers.logits.argmax(1) == answers.targets).mean():.2f} % ({seconds:.1f} s)"
     )
     return answers, False
 
@@ -452,7 +458,7 @@ def _choose_threads(prepared: Prepared, world: World) -> None:
     torch.set_num_threads(int(threads))
 
 
-def _summary(prepared: Prepared, seconds: float | None, world: World, rehearses: bool) -> PlanSummary:
+def _summary(prepared: Prepared, seconds: float | None, world: World, rehearsals: int) -> PlanSummary:
     recipe = prepared.recipe
     together = f", {world.size} processes" if world.size > 1 else ""
     return PlanSummary(
@@ -471,8 +477,8 @@ def _summary(prepared: Prepared, seconds: float | None, world: World, rehearses:
             for name, value in recipe.to_dict().items()
             if name in prepared.plan.reasons
         ),
-        seconds=seconds if seconds is None or not rehearses else seconds + rehearsal.seconds(prepared, seconds),
-        rehearses=rehearses,
+        seconds=seconds if seconds is None or not rehearsals else seconds + rehearsal.seconds(prepared, seconds),
+        rehearsals=rehearsals,
     )
 
 

@@ -246,11 +246,18 @@ PLAN = PlanSummary(
         ({}, ["plan: mlp at 32 px, 10 epochs of 9 images", "estimated time: 42 s"]),
         ({"seconds": None}, ["plan: mlp at 32 px, 10 epochs of 9 images"]),
         (
-            {"rehearses": True},
+            {"rehearsals": 1},
             [
                 "plan: mlp at 32 px, 10 epochs of 9 images",
-                "  then the same with a fifth of the images held out, to calibrate; --no-rehearsal leaves it out",
+                "  then again with a fifth of the images held out, to calibrate; --no-rehearsal leaves it out",
                 "estimated time: 42 s",
+            ],
+        ),
+        (
+            {"rehearsals": 3, "seconds": None},
+            [
+                "plan: mlp at 32 px, 10 epochs of 9 images",
+                "  then 3 times with a fifth of the images held out, to calibrate; --no-rehearsal leaves it out",
             ],
         ),
         (

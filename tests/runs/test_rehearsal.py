@@ -60,21 +60,47 @@ def test_it_is_said_where_the_figures_come_from(model):
     config = read_config(model)
     assert config.figures["valid"] is None
     calibration = config.figures["calibration"]
-    assert calibration["n"] == 30
-    assert "another training of the same recipe" in calibration["note"]
+    assert calibration["n"] == 120
+    assert "held out of 5 other trainings of the same recipe: figures of those networks" in calibration["note"]
     assert 0 < config.reject_threshold <= 1
     card = (model / "README.md").read_text("utf-8")
     assert "no figure can be given" in card
-    assert "held out of another training of the same recipe" in card
+    assert "held out of 5 other trainings of the same recipe" in card
 
 
 def test_groups_are_held_out_whole_and_the_recipe_is_the_same(source):
     prepared = prepare(read_plan(source, None, ALL, Observer()), False, Observer())
-    assert rehearsal.rehearses(prepared)
     held = rehearsal.held_out(prepared, 0.02)
-    assert (len(held.split.rows("train")), len(held.split.rows("valid"))) == (90, 30)
-    assert held.split.groups_in_both_splits == 0
-    assert held.recipe.replace(valid_fraction=0) == prepared.recipe
+    rows = [one.split.rows("valid") for one in held]
+    assert sorted(np.concatenate(rows)) == list(range(120))
+    for one, out in zip(held, rows, strict=True):
+        assert len(one.split.rows("train")) == 120 - len(out)
+        assert one.split.groups_in_both_splits == 0
+        assert one.recipe.replace(fold=None, valid_fraction=0) == prepared.recipe
+
+
+@pytest.mark.parametrize(
+    ("changes", "networks"),
+    [
+        ({}, 5),
+        ({"epochs": 80}, 2),
+        ({"epochs": 80, "epoch_images": 64}, 3),
+        ({"epochs": 1000}, 1),
+        ({"valid_fraction": 0.2}, 0),
+    ],
+)
+def test_several_networks_rehearse_a_short_training_of_few_images(source, changes, networks):
+    prepared = prepare(read_plan(source, None, ALL.replace(**changes), Observer()), False, Observer())
+    assert rehearsal.networks(prepared) == networks
+
+
+def test_enough_images_are_rehearsed_by_one_network(tmp_path):
+    source = draw_source(tmp_path / "many", tracks=60, frames=7)
+    prepared = prepare(read_plan(source, None, ALL.replace(epochs=1), Observer()), False, Observer())
+    assert len(prepared.split.rows("train")) == 1260
+    assert rehearsal.networks(prepared) == 1
+    (held,) = rehearsal.held_out(prepared, None)
+    assert len(held.split.rows("valid")) == 252
 
 
 def test_it_can_be_left_out(source, tmp_path, cli):

@@ -108,7 +108,7 @@ def test_a_rehearsal_says_that_the_teacher_knows_what_it_holds_out(source, model
     whole = train(source, tmp_path / "whole", Recipe(**TINY, valid_fraction=0), rehearsal=False).folder
     folder, _ = taught(source, tmp_path / "all", whole, recipe=SHORT.replace(valid_fraction=0))
     note = read_config(folder).figures["calibration"]["note"]
-    assert note.endswith("they flatter, as 30 of them trained its teacher")
+    assert note.endswith("they flatter, as 120 of them trained its teacher")
 
 
 def test_a_resumed_run_ends_the_same_and_asks_for_its_teacher(source, model, tmp_path):

@@ -221,7 +221,7 @@ def test_without_validation_nothing_is_judged_and_that_is_said(source, tmp_path,
     assert ran.code == 0, ran.err
     assert "nothing is held out" in ran.err
     assert "accuracy" not in ran.out
-    assert "rehearsed for the calibration: 30 images" in ran.err
+    assert "rehearsed for the calibration: 120 images held out of 5 trainings like it" in ran.err
     config = read_config(tmp_path / "all")
     assert config.figures["training"]["n"] == 120
     assert config.figures["valid"] is None
