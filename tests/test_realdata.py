@@ -105,10 +105,9 @@ def test_the_empty_file_is_found_and_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def signs(tmp_path_factory):
-    """A model of real signs, trained for two minutes in a process of its own: far from done, and far from guessing."""
+    """A model of real signs, trained for an epoch in a process of its own, from the weights of rendered ones."""
     folder = tmp_path_factory.mktemp("signs")
-    words = ("--recipe", "fast", "--epochs", 4, "--batch-size", 32, "--lr", 0.05, "--ema-decay", 0.98)
-    words = (*words, "--augment", "light", "--add-synthetic", 20, "--skip-bad", "--device", "cpu")
+    words = ("--recipe", "fast", "--epochs", 1, "--add-synthetic", 20, "--skip-bad", "--device", "cpu")
     ran = run_command("train", ORIGINAL, "--out", folder / "m", *words, cwd=folder, timeout=1200)
     assert ran.code == 0, ran.err
     return folder / "m", ran
@@ -116,13 +115,13 @@ def signs(tmp_path_factory):
 
 @needs(ORIGINAL)
 @pytest.mark.slow
-def test_real_signs_are_learned(signs):
+def test_real_signs_are_told_apart(signs):
     model, ran = signs
     assert ran.out.startswith("accuracy ")
     figures = json.loads((model / "config.json").read_text())["signsclf"]["figures"]
     assert figures["training"]["skipped"] == 1
     assert figures["valid"]["n"] > 1_500
-    assert figures["valid"]["accuracy"] > 0.4
+    assert figures["valid"]["accuracy"] > 0.95
     assert empty_name().rpartition("/")[2] in (model / "run" / "skipped.csv").read_text()
 
 
