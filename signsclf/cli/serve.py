@@ -169,7 +169,8 @@ def serve_command(
             eprint("ending when all that was accepted is answered; once more ends at once")
             server.stop(drain if number == signal.SIGTERM else 0)
 
-    on_signals(heard)
+    # A closed terminal ends no server: its SIGHUP reads the folders anew, and under nohup `kill -HUP` is meant.
+    on_signals(heard, nohup=False)
     server.run()
 
 

@@ -304,8 +304,12 @@ def stop_on_signals() -> None:
     on_signals(unwind)
 
 
-def on_signals(handler: Callable[[int, object], None]) -> None:
-    """Let ``handler(number, frame)`` have SIGINT, SIGTERM and SIGHUP, but not within a change of the terminal."""
+def on_signals(handler: Callable[[int, object], None], *, nohup: bool = True) -> None:
+    """Let ``handler(number, frame)`` have SIGINT, SIGTERM and SIGHUP, but not within a change of the terminal.
+
+    Args:
+        nohup: leave SIGHUP ignored where it is, as under ``nohup``.
+    """
 
     def heard(number: int, frame: object) -> None:
         if _held is None:
@@ -316,9 +320,9 @@ def on_signals(handler: Callable[[int, object], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         # SIGINT too where a script's shell had it ignored for a job in the background: `kill -INT` is meant.
         signal.signal(number, heard)
-    # A terminal that is closed, or ssh that breaks; Windows has no such signal, and nohup means it to be ignored.
+    # A terminal that is closed, or ssh that breaks; Windows has no such signal.
     hangup = getattr(signal, "SIGHUP", None)
-    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+    if hangup is not None and not (nohup and signal.getsignal(hangup) is signal.SIG_IGN):
         signal.signal(hangup, heard)
 
 

@@ -183,6 +183,10 @@ def test_hanging_up_is_as_being_terminated_unless_it_is_ignored():
         terminal.stop_on_signals()
         os.kill(os.getpid(), signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heard = []
+        terminal.on_signals(lambda number, _: heard.append(number), nohup=False)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert heard == [signal.SIGHUP]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -49,8 +49,8 @@ class Process:
 def process(tiny) -> Iterator[Callable[..., Process]]:
     started: list[Process] = []
 
-    def start(*options: object, model: object = tiny, **environment: str) -> Process:
-        command = [sys.executable, "-m", "signsclf", "serve", str(model), "--port", "0", *map(str, options)]
+    def start(*options: object, model: object = tiny, prefix: tuple[str, ...] = (), **environment: str) -> Process:
+        command = [*prefix, sys.executable, "-m", "signsclf", "serve", str(model), "--port", "0", *map(str, options)]
         made = Process(
             subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
@@ -108,6 +108,12 @@ def test_it_calibrates_while_it_answers_and_sighup_reads_the_folder_anew(process
     ran.process.send_signal(signal.SIGHUP)
     ran.wait_for("tiny: unchanged")
     assert ran.get("/health/ready").status_code == 200
+
+
+def test_sighup_is_heard_under_nohup(process):
+    ran = process(*SHORT, prefix=("nohup",))
+    ran.process.send_signal(signal.SIGHUP)
+    ran.wait_for("tiny: unchanged")
 
 
 def test_the_log_has_a_json_line_for_each_request_and_never_its_query(process):
