@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import logging
 import shutil
 import sys
 import warnings
@@ -18,12 +17,14 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import onnx_ir as ir
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
 from signsclf.errors import ModelError, ParityError, first_line
+from signsclf.export.graphs import graph
 from signsclf.inference import runtime
 from signsclf.metrics.calibrate import softmax
 from signsclf.model import folder as modelfolder
@@ -32,9 +33,6 @@ from signsclf.training.learner import stock_learner
 
 PARITY_TOLERANCE = 1e-3
 PARITY_IMAGES = 256
-_OPSET = 18
-# ONNX Runtime reads it since 1.14, of 2023; opset 18 needs no newer one.
-_IR_VERSION = 8
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class ExportedNetwork:
         self.classifier_weight = classifier and f"{classifier}.weight"
         self._module = _Exported(self.model, arch, classifier is not None).eval()
         self._path = folder / (modelfolder.ONNX + ".new")
-        self._program = _write_onnx(self._path, self._module, classes, size)
+        _write_onnx(self._path, self._module, classes, size)
 
     def __enter__(self) -> ExportedNetwork:
         return self
@@ -139,16 +137,7 @@ class ExportedNetwork:
     def fold(self, temperature: float) -> None:
         """Divide the classifier by the temperature, in the network and in the graph."""
         fold_temperature(self.model, len(self.classes), temperature)
-        layer = self.model.get_submodule(classifier_name(self.model, len(self.classes)))
-        tensors = [tensor for tensor in (layer.weight, layer.bias) if tensor is not None]
-        names = [name for name, tensor in self._module.named_parameters() if any(tensor is own for own in tensors)]
-        if len(names) == len(tensors) and set(names) <= self._program.model.graph.initializers.keys():
-            state = self._module.state_dict()
-            self._program.apply_weights({name: state[name] for name in names})
-            _save(self._program, self._path)
-        else:
-            # The exporter has rewritten the classifier's tensors.
-            self._program = _write_onnx(self._path, self._module, self.classes, self.size)
+        _write_onnx(self._path, self._module, self.classes, self.size)
 
     def write(self, learner: bool = False) -> Parity:
         """Write model.onnx, model.safetensors and, if asked, learner.pkl, once the graph has passed the parity check.
@@ -246,44 +235,17 @@ def _map_classifier(model: nn.Module, arch: Architecture, n_classes: int, pixels
         return name if torch.allclose(layer(features.mean((2, 3))), logits, atol=1e-3) else None
 
 
-def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int) -> torch.onnx.ONNXProgram:
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    outputs = ["logits", "features"] if module.with_features else ["logits"]
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
+def _write_onnx(path: Path, module: nn.Module, classes: Sequence[str], size: int) -> None:
     try:
-        logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module,
-                (example,),
-                input_names=["image"],
-                output_names=outputs,
-                dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=65_536)}},
-                opset_version=_OPSET,
-                dynamo=True,
-                verbose=False,
-            )
+        model = graph(module, size, ["logits", "features"] if module.with_features else ["logits"])
     # The exporter's errors have many types; the architecture is the user's choice.
     except Exception as error:
         reason = first_line(error)[:160]
         raise ModelError(f"export: torch cannot export this architecture to ONNX ({reason}); choose another") from error
-    finally:
-        logger.setLevel(level)
-    # The exporter leaves in each node the stack that it came from: paths of this machine.
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()
-    program.model.ir_version = _IR_VERSION
-    program.model.metadata_props["labels"] = json.dumps(list(classes), ensure_ascii=False)
-    _save(program, path)
-    return program
-
-
-def _save(program: torch.onnx.ONNXProgram, path: Path) -> None:
+    model.metadata_props["labels"] = json.dumps(list(classes), ensure_ascii=False)
     try:
         with _writing(path.parent):
-            program.save(str(path), external_data=False)
+            ir.save(model, path)
     except ModelError:
         path.unlink(missing_ok=True)
         raise

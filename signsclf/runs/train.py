@@ -417,7 +417,7 @@ def _fitter(
     elif share is not None:
         _choose_threads(prepared, world)
     choosing = checkpoint is None and share is None and "OMP_NUM_THREADS" not in os.environ
-    pace = estimate(learner, model, recipe, len(phases(recipe)), choosing_threads=choosing)
+    pace = estimate(learner, model, recipe, phases(recipe), choosing_threads=choosing)
     if choosing and torch.get_num_threads() != threads:
         observer.say(f"threads: 1 in place of {threads}, which is faster while other programs use the CPU")
     if world.size > 1:

@@ -117,12 +117,14 @@ def _timed(step: Callable[[], object]) -> tuple[float, float]:
     return (time.process_time() - cpu) / seconds, seconds / n
 
 
-def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int, choosing_threads: bool = False) -> Pace:
-    """Time warm steps of a copy of the network on batches like those of training; takes some three seconds.
+def estimate(
+    learner: Learner, model: nn.Module, recipe: Recipe, epochs: Sequence[int], choosing_threads: bool = False
+) -> Pace:
+    """Time warm steps of a copy of the network on batches like those of training; takes at most some three seconds.
 
     Args:
         model: the whole network, which stays as it is.
-        n_phases: 2 where the head trains alone first.
+        epochs: of each phase; two phases where the head trains alone first.
         choosing_threads: whether torch's threads are chosen first, see `choose_threads`; on a CPU only.
     """
     loader, device = learner.dls.train, learner.dls.device
@@ -151,8 +153,10 @@ def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int, 
     forward: list[float] = []
     began = time.monotonic()
     warm = epoch = 0
+    # A training of a few steps is not to wait for more of them than it has.
+    most = min(_MOST_STEPS, max(_FEWEST_STEPS, sum(epochs) * len(loader) // 10))
     with flushed_denormals(), torch.random.fork_rng(devices=[]):
-        while not _enough(len(whole), time.monotonic() - began):
+        while not _enough(len(whole), most, time.monotonic() - began):
             epoch += 1
             asked = time.monotonic()
             for x, y in loader.batches(_PHASE, epoch):
@@ -169,14 +173,14 @@ def estimate(learner: Learner, model: nn.Module, recipe: Recipe, n_phases: int, 
                     loading.append(loaded)
                     whole.append(step)
                     forward.append(pass_through(x, y, False))
-                if _enough(len(whole), time.monotonic() - began):
+                if _enough(len(whole), most, time.monotonic() - began):
                     break
                 asked = time.monotonic()
     load, full, half = (typical(seconds) for seconds in (loading, whole, forward))
     valid = len(learner.dls.valid.rows) / loader.bs * half
-    steps = [load + half, load + full] if n_phases == 2 else [load + full]
+    steps = [load + half, load + full] if len(epochs) == 2 else [load + full]
     return Pace(steps, valid)
 
 
-def _enough(steps: int, seconds: float) -> bool:
-    return steps >= _MOST_STEPS or (seconds > _MOST_SECONDS and steps >= _FEWEST_STEPS)
+def _enough(steps: int, most: int, seconds: float) -> bool:
+    return steps >= most or (seconds > _MOST_SECONDS and steps >= _FEWEST_STEPS)

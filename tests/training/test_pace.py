@@ -59,11 +59,21 @@ def test_the_estimate_is_the_time_of_warm_steps(monkeypatch: pytest.MonkeyPatch)
 
     model.register_forward_pre_hook(slow)
     monkeypatch.setattr(timing, "_MOST_STEPS", 6)
-    pace = estimate(built, model, of, 2)
+    pace = estimate(built, model, of, (3, 30))
     head, whole = pace.steps
     assert 0.01 < whole < 0.1
     assert 0.002 < head < whole
     assert 0.002 * 40 / 8 < pace.valid < 0.1
+
+
+def test_a_short_training_is_not_timed_for_longer_than_it_takes():
+    model, calls = network(), []
+    built = learner(recipe(), model)
+    model.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    estimate(built, model, recipe(), (1,))
+    # Two warm ones and the fewest that are timed; these again without the way back, as in validation.
+    assert calls.count(True) == timing._WARM_STEPS + timing._FEWEST_STEPS
+    assert calls.count(False) == timing._FEWEST_STEPS
 
 
 def test_the_estimate_changes_nothing():
@@ -72,7 +82,7 @@ def test_the_estimate_changes_nothing():
     built = learner(of, model)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     generator = torch.get_rng_state()
-    pace = estimate(built, model, of, len(phases(of)))
+    pace = estimate(built, model, of, phases(of))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert built.epoch_history.samples.sum() == 0
     assert torch.equal(torch.get_rng_state(), generator)
