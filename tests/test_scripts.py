@@ -236,20 +236,25 @@ def test_recipes_are_trained_once_and_every_experiment_is_logged(bench_recipes, 
     lines += "theirs: fastai tf_efficientnet_lite0 32 1\n"
     (tmp_path / "recipes.txt").write_text(lines)
     log = tmp_path / "log.jsonl"
-    arguments = ["recipes.txt", str(source), "--folds", "2", "--log", "log.jsonl", "--page", "page.md"]
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bench_recipes.py", *arguments])
-    bench_recipes.main()
-    logged = [json.loads(line) for line in log.read_text().splitlines()]
+
+    def run(*options: str) -> list[dict]:
+        arguments = ["recipes.txt", str(source), "--folds", "2", "--log", "log.jsonl", "--page", "page.md", *options]
+        monkeypatch.setattr(sys, "argv", ["bench_recipes.py", *arguments])
+        bench_recipes.main()
+        return [json.loads(line) for line in log.read_text().splitlines()]
+
+    logged = run("--only-folds", "1")
     assert [line["outcome"] for line in logged] == ["holds", "not taken", "failed", "failed", "not taken"]
     assert all(set(line) == test_docs.FIELDS for line in logged)
-    assert [line["n"] for line in logged] == [90, 90, None, None, 90]
+    assert [line["n"] for line in logged] == [45, 45, None, None, 45]
     assert "difference" not in logged[0]["figures"] and "p_groups" in logged[1]["figures"]
     assert "--arch: 'none' is not known" in logged[2]["note"] and "there is no model of 'wrong'" in logged[3]["note"]
     assert str(tmp_path) not in log.read_text()
     assert "longer" in capsys.readouterr().out
-    made = sorted((tmp_path / "bench").glob("*/config.json"))
-    assert len(made) == 4
-    times = [path.stat().st_mtime_ns for path in made]
-    bench_recipes.main()
-    assert [path.stat().st_mtime_ns for path in made] == times
+    (first,) = (tmp_path / "bench").glob("base-*/config.json")
+    written = first.stat().st_mtime_ns
+    (tmp_path / "recipes.txt").write_text(lines.partition("\n")[0])
+    assert run()[-1]["n"] == 90
+    assert first.stat().st_mtime_ns == written
+    assert len(list((tmp_path / "bench").glob("base-*/config.json"))) == 2
