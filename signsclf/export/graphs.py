@@ -9,6 +9,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxscript
 import torch
 from onnxscript import optimizer
 from torch import nn
@@ -17,6 +18,8 @@ _OPSET = 18
 # ONNX Runtime reads it since 1.14, of 2023; opset 18 needs no newer one.
 _IR_VERSION = 8
 _LARGEST_BATCH = 65_536
+# Earlier ones print to standard output, which may be the caller's JSON. ONNX Runtime optimizes what it loads anyway.
+_SILENT = tuple(map(int, onnxscript.__version__.split(".")[:2])) >= (0, 7)
 _captured: dict[Hashable, onnx.ModelProto] = {}
 """Graphs by what decides them, with a zero in place of each weight."""
 
@@ -74,8 +77,9 @@ def _capture(module: nn.Module, size: int, outputs: Sequence[str]) -> ir.Model:
 
 
 def _finished(model: ir.Model) -> ir.Model:
-    """Optimize a graph: with the weights in it, batch norms become part of the convolutions before them."""
-    model = optimizer.optimize(model)
+    """Optimize a graph as torch's exporter does; with its weights in it, for some become part of others."""
+    if _SILENT:
+        optimizer.optimize_ir(model)
     # The exporter leaves in each node the stack that it came from: paths of this machine.
     for node in model.graph.all_nodes():
         node.metadata_props.clear()
