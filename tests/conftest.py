@@ -38,6 +38,12 @@ def _configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: at the end, short ones keep all processes busy."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def forget_home(patch: pytest.MonkeyPatch) -> None:
     """Neither HOME nor an entry in the password file, as in a container with a user of its own number."""
 
